@@ -156,11 +156,12 @@ bool pdlb_port_directed(const struct pdlb_port *port);
 /* Any thread. `priority` 0 to 7, 0 is served first. Linking again changes the priority. */
 int pdlb_port_link(struct pdlb_port *port, uint32_t queue, uint32_t priority, struct pdlb_error *error);
 int pdlb_port_unlink(struct pdlb_port *port, uint32_t queue, struct pdlb_error *error);
-/* Any thread. A disabled port is given nothing; a wait on it goes on. */
+/* Any thread. A disabled port is given nothing and may not send; a wait on it goes on. */
 int pdlb_port_enable(struct pdlb_port *port, struct pdlb_error *error);
 int pdlb_port_disable(struct pdlb_port *port, struct pdlb_error *error);
 
-/* Why a send or forward took fewer elements than it was given. */
+/* Why a send or forward took fewer elements than it was given. NOT_STARTED and PORT_DISABLED are looked at first and
+ * once, then for each element NOT_HELD, BAD_QUEUE, BAD_SCHED and NO_CREDIT in this order. */
 enum pdlb_refusal {
   PDLB_TAKEN = 0,       /* it did not: all were taken */
   PDLB_NO_CREDIT,       /* the domain's credits are used up: try when something was received */

@@ -1,0 +1,177 @@
+/* The way in: credits, then the ring of the element's queue and priority.
+ *
+ * Every ring has room for all credits of the domain, so an element with a credit always finds a place, and
+ * back-pressure shows in exactly one spot: where credits are taken.
+ */
+#include "internal.h"
+
+enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key) {
+  const struct engine_header *header = engine->header;
+  const uint32_t id = key & 0xFFu, type = key >> 8;
+  if (id >= (type == PDLB_SCHED_DIRECTED ? header->dir_queues : header->ldb_queues)) return PDLB_BAD_QUEUE;
+  const struct engine_queue *queue = &engine->queues[engine_key_queue(engine, key)];
+  if (!atomic_load_explicit(&queue->configured, memory_order_acquire)) return PDLB_BAD_QUEUE;
+  return queue->types & (1u << type) ? PDLB_TAKEN : PDLB_BAD_SCHED;
+}
+
+uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
+  _Atomic uint32_t *credits = &engine->header->credits;
+  uint32_t free = atomic_load_explicit(credits, memory_order_relaxed), taken;
+  do {
+    taken = free < wanted ? free : wanted;
+    if (UNLIKELY(taken == 0)) return 0;
+  } while (!atomic_compare_exchange_weak_explicit(credits, &free, free - taken, memory_order_acquire,
+                                                  memory_order_relaxed));
+  return taken;
+}
+
+/* Copy the leading elements with `key` into their rings; the tails in `tail` move on. */
+static uint32_t copy_in(const struct pdlb_engine *engine, uint32_t queue, uint32_t key,
+                        const struct pdlb_event *events, uint32_t count, uint32_t tail[PDLB_PRIORITIES]) {
+  struct pdlb_event *rings = engine_ring(engine, queue, 0);
+  const uint32_t shift = engine->header->ring_shift, mask = engine_ring_mask(engine);
+  uint32_t copied = 0;
+  for (; copied < count && engine_event_key(&events[copied]) == key; copied++) {
+    const uint32_t priority = pdlb_event_priority(&events[copied]);
+    rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[copied];
+  }
+  return copied;
+}
+
+/* Under the ingress lock. */
+static uint32_t append_locked(const struct pdlb_engine *engine, uint32_t index, uint32_t key,
+                              const struct pdlb_event *events, uint32_t count) {
+  struct engine_queue *queue = &engine->queues[index];
+  const uint32_t seen = atomic_load_explicit(&queue->types_seen, memory_order_relaxed), type = 1u << (key >> 8);
+  if (UNLIKELY(!(seen & type))) atomic_store_explicit(&queue->types_seen, seen | type, memory_order_relaxed);
+
+  uint32_t copied = 1;
+  if (count == 1) {
+    const uint32_t priority = pdlb_event_priority(events);
+    const uint32_t tail = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+    engine_ring(engine, index, priority)[tail & engine_ring_mask(engine)] = *events;
+    atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
+  } else {
+    uint32_t tail[PDLB_PRIORITIES];
+    for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+      tail[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+    copied = copy_in(engine, index, key, events, count, tail);
+    for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+      atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
+  }
+  const uint64_t enqueued = atomic_load_explicit(&queue->enqueued, memory_order_relaxed);
+  atomic_store_explicit(&queue->enqueued, enqueued + copied, memory_order_release);
+  return copied;
+}
+
+/* The queue's clock starts with the element that finds nothing before it. */
+static inline void start_waiting(struct engine_queue *queue, uint64_t now) {
+  if (now && atomic_load_explicit(&queue->waiting_since, memory_order_relaxed) == 0)
+    atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+}
+
+uint32_t engine_append(struct pdlb_engine *engine, uint32_t index, uint32_t key, const struct pdlb_event *events,
+                       uint32_t count, uint64_t now) {
+  struct engine_queue *queue = &engine->queues[index];
+  engine_lock(engine, &queue->ingress);
+  const uint32_t copied = append_locked(engine, index, key, events, count);
+  start_waiting(queue, now);
+  engine_unlock_and_fence(&queue->ingress);
+  return copied;
+}
+
+/* As engine_append, for elements that have no credit yet; takes them where a dead owner's can be told from a live
+ * one's: inside the lock. */
+static uint32_t append_with_credit(struct pdlb_engine *engine, uint32_t index, uint32_t key,
+                                   const struct pdlb_event *events, uint32_t count, uint64_t now) {
+  struct engine_queue *queue = &engine->queues[index];
+  engine_lock(engine, &queue->ingress);
+  const uint32_t credits = engine_take_credits(engine, count);
+  uint32_t copied = 0;
+  if (LIKELY(credits != 0)) {
+    copied = append_locked(engine, index, key, events, credits);
+    if (copied < credits) engine_give_credits(engine, credits - copied);
+    start_waiting(queue, now);
+  }
+  engine_unlock_and_fence(&queue->ingress);
+  return copied;
+}
+
+static enum pdlb_refusal check_sender(const struct pdlb_engine *engine, const struct engine_port *port) {
+  if (UNLIKELY(!atomic_load_explicit(&engine->header->started, memory_order_acquire))) return PDLB_NOT_STARTED;
+  if (UNLIKELY(!atomic_load_explicit(&port->enabled, memory_order_relaxed))) return PDLB_PORT_DISABLED;
+  return PDLB_TAKEN;
+}
+
+uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
+                          uint32_t count, uint64_t now, enum pdlb_refusal *why) {
+  struct engine_port *port = &engine->ports[port_index];
+  uint32_t sent = 0;
+  *why = check_sender(engine, port);
+  while (sent < count && *why == PDLB_TAKEN) {
+    const uint32_t key = engine_event_key(&events[sent]);
+    *why = engine_check_key(engine, key);
+    if (UNLIKELY(*why != PDLB_TAKEN)) break;
+    const uint32_t queue = engine_key_queue(engine, key);
+    const uint32_t copied = append_with_credit(engine, queue, key, events + sent, count - sent, now);
+    if (UNLIKELY(copied == 0)) {
+      *why = PDLB_NO_CREDIT;
+      atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);
+      break;
+    }
+    engine_offer(engine, queue, copied, now);
+    sent += copied;
+  }
+  const uint64_t total = atomic_load_explicit(&port->sent, memory_order_relaxed);
+  atomic_store_explicit(&port->sent, total + sent, memory_order_relaxed);
+  return sent;
+}
+
+/* ---- forward: into the oldest held element's place ------------------------------------------------------------------ */
+
+/* The oldest element held gives its place to `event`, for which a credit is held. Returns the ordered queue whose line
+ * may have moved, or NIL. */
+static uint32_t forward_one(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *event,
+                            uint64_t now) {
+  struct engine_port *port = &engine->ports[port_index];
+  struct history_entry *oldest = &engine_history(engine, port)[port->history_head & port->history_mask];
+  const uint32_t key = engine_event_key(event);
+#ifndef PDLB_BREAK_REORDER
+  if (oldest->type == PDLB_SCHED_ORDERED) {
+    const uint32_t index = oldest->queue;
+    engine_complete_in_order(engine, port_index, event, now);
+    return index;
+  }
+#endif
+  const uint32_t target = engine_key_queue(engine, key);
+  engine_append(engine, target, key, event, 1, now);
+  engine_offer(engine, target, 1, now);
+  pdlb_engine_release(engine, port_index, 1, now);
+  return NIL;
+}
+
+uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
+                             uint32_t count, uint64_t now, enum pdlb_refusal *why) {
+  struct engine_port *port = &engine->ports[port_index];
+  *why = check_sender(engine, port);
+  if (*why != PDLB_TAKEN || count == 0) return 0;
+
+  const uint32_t credits = engine_take_credits(engine, count);
+  uint32_t sent = 0, ordered = NIL;
+  while (sent < count) {
+    *why = port->history_head == port->history_tail ? PDLB_NOT_HELD
+                                                    : engine_check_key(engine, engine_event_key(&events[sent]));
+    if (*why == PDLB_TAKEN && sent == credits) *why = PDLB_NO_CREDIT;
+    if (*why != PDLB_TAKEN) break;
+    const uint32_t moved = forward_one(engine, port_index, &events[sent++], now);
+    if (ordered != NIL && ordered != moved) engine_order_flush(engine, ordered, now);
+    ordered = moved;
+  }
+  if (ordered != NIL) engine_order_flush(engine, ordered, now);
+  if (sent < credits) engine_give_credits(engine, credits - sent);
+  if (*why == PDLB_NO_CREDIT)
+    atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);
+  const uint64_t total = atomic_load_explicit(&port->sent, memory_order_relaxed);
+  atomic_store_explicit(&port->sent, total + sent, memory_order_relaxed);
+  return sent;
+}
