@@ -275,11 +275,6 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
   return id;
 }
 
-void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
-  atomic_store_explicit(&engine->ports[index].enabled, enabled, memory_order_seq_cst);
-  if (enabled && pdlb_engine_has_work(engine, index)) engine_call(engine, index);
-}
-
 /* ---- links ------------------------------------------------------------------------------------------------------------------------ */
 
 static uint32_t slot_of_link(const struct engine_port *port, uint32_t queue) {
@@ -354,6 +349,19 @@ static void offer_again(struct pdlb_engine *engine, uint32_t queue_index) {
   if (waiting) engine_offer(engine, queue_index, waiting, 0);
 }
 
+void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
+  struct engine_port *port = &engine->ports[index];
+  atomic_store_explicit(&port->enabled, enabled, memory_order_seq_cst);
+  if (enabled) {
+    if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
+    return;
+  }
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
+    if (link != LINK_NONE) offer_again(engine, LINK_QUEUE(link));
+  }
+}
+
 int pdlb_engine_unlink(struct pdlb_engine *engine, uint32_t index, uint32_t queue_index, const char **why) {
   engine_lock(engine, &engine->header->control_lock);
   const uint32_t slot = slot_of_link(&engine->ports[index], queue_index);
@@ -382,7 +390,7 @@ void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
       atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
   }
   engine_unlock(&engine->header->control_lock);
-  pdlb_engine_release(engine, index, UINT32_MAX, 0);
+  engine_complete(engine, index, UINT32_MAX, 0);
   atomic_store_explicit(&port->configured, 0, memory_order_release);
   for (uint32_t i = 0; i < count; i++) offer_again(engine, queues[i]);
 }

@@ -107,7 +107,7 @@ uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port_index, const
                           uint32_t count, uint64_t now, enum pdlb_refusal *why) {
   struct engine_port *port = &engine->ports[port_index];
   uint32_t sent = 0;
-  *why = check_sender(engine, port);
+  *why = count ? check_sender(engine, port) : PDLB_TAKEN;
   while (sent < count && *why == PDLB_TAKEN) {
     const uint32_t key = engine_event_key(&events[sent]);
     *why = engine_check_key(engine, key);
@@ -129,45 +129,61 @@ uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port_index, const
 
 /* ---- forward: into the oldest held element's place ------------------------------------------------------------------ */
 
-/* The oldest element held gives its place to `event`, for which a credit is held. Returns the ordered queue whose line
- * may have moved, or NIL. */
-static uint32_t forward_one(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *event,
-                            uint64_t now) {
-  struct engine_port *port = &engine->ports[port_index];
-  struct history_entry *oldest = &engine_history(engine, port)[port->history_head & port->history_mask];
-  const uint32_t key = engine_event_key(event);
-#ifndef PDLB_BREAK_REORDER
-  if (oldest->type == PDLB_SCHED_ORDERED) {
-    const uint32_t index = oldest->queue;
-    engine_complete_in_order(engine, port_index, event, now);
-    return index;
-  }
-#endif
-  const uint32_t target = engine_key_queue(engine, key);
-  engine_append(engine, target, key, event, 1, now);
-  engine_offer(engine, target, 1, now);
-  pdlb_engine_release(engine, port_index, 1, now);
+/* The ordered queue in whose line the oldest held element has its place, or NIL. */
+static uint32_t line_of_oldest(const struct pdlb_engine *engine, const struct engine_port *port) {
+#ifdef PDLB_BREAK_REORDER
   return NIL;
+#endif
+  const struct history_entry *oldest = &engine_history(engine, port)[port->history_head & port->history_mask];
+  return oldest->type == PDLB_SCHED_ORDERED ? oldest->queue : NIL;
+}
+
+/* `event` goes to its queue at once, and the oldest held element is completed after it, so that what follows in an
+ * atomic flow stays behind. */
+static void forward_at_once(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event, uint64_t now) {
+  const uint32_t key = engine_event_key(event), queue = engine_key_queue(engine, key);
+  engine_append(engine, queue, key, event, 1, now);
+  engine_offer(engine, queue, 1, now);
+  engine_complete(engine, port, 1, now);
+}
+
+static enum pdlb_refusal check_forward(const struct pdlb_engine *engine, const struct engine_port *port,
+                                       const struct pdlb_event *event, bool credit) {
+  if (port->history_head == port->history_tail) return PDLB_NOT_HELD;
+  const enum pdlb_refusal why = engine_check_key(engine, engine_event_key(event));
+  return why == PDLB_TAKEN && !credit ? PDLB_NO_CREDIT : why;
+}
+
+/* With credits for `credits` of the elements. */
+static uint32_t forward_each(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
+                             uint32_t count, uint32_t credits, uint64_t now, enum pdlb_refusal *why) {
+  struct engine_port *port = &engine->ports[port_index];
+  uint32_t sent = 0, line = NIL;
+  for (; sent < count; sent++) {
+    *why = check_forward(engine, port, &events[sent], sent < credits);
+    if (*why != PDLB_TAKEN) break;
+    const uint32_t next = line_of_oldest(engine, port);
+    /* Before anything overtakes on another way. */
+    if (line != NIL && line != next) engine_order_flush(engine, line, now);
+    line = next;
+    if (line != NIL)
+      engine_complete_in_order(engine, port_index, &events[sent], now);
+    else
+      forward_at_once(engine, port_index, &events[sent], now);
+  }
+  if (line != NIL) engine_order_flush(engine, line, now);
+  return sent;
 }
 
 uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
                              uint32_t count, uint64_t now, enum pdlb_refusal *why) {
   struct engine_port *port = &engine->ports[port_index];
-  *why = check_sender(engine, port);
+  engine_settle(engine, port_index, now);
+  *why = count ? check_sender(engine, port) : PDLB_TAKEN;
   if (*why != PDLB_TAKEN || count == 0) return 0;
 
   const uint32_t credits = engine_take_credits(engine, count);
-  uint32_t sent = 0, ordered = NIL;
-  while (sent < count) {
-    *why = port->history_head == port->history_tail ? PDLB_NOT_HELD
-                                                    : engine_check_key(engine, engine_event_key(&events[sent]));
-    if (*why == PDLB_TAKEN && sent == credits) *why = PDLB_NO_CREDIT;
-    if (*why != PDLB_TAKEN) break;
-    const uint32_t moved = forward_one(engine, port_index, &events[sent++], now);
-    if (ordered != NIL && ordered != moved) engine_order_flush(engine, ordered, now);
-    ordered = moved;
-  }
-  if (ordered != NIL) engine_order_flush(engine, ordered, now);
+  const uint32_t sent = forward_each(engine, port_index, events, count, credits, now, why);
   if (sent < credits) engine_give_credits(engine, credits - sent);
   if (*why == PDLB_NO_CREDIT)
     atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);

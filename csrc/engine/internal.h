@@ -78,6 +78,17 @@ static inline bool engine_has_room(const struct engine_port *port) {
 
 /* ---- release.c --------------------------------------------------------------------------------------------------------- */
 
+/* Complete the `count` oldest elements, whatever may be put off. */
+uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port, uint32_t count, uint64_t now);
+
+void engine_release_put_off(struct pdlb_engine *engine, uint32_t port, uint64_t now);
+
+/* Carry out what pdlb_engine_release_later put off. */
+static inline void engine_settle(struct pdlb_engine *engine, uint32_t port, uint64_t now) {
+  if (UNLIKELY(atomic_load_explicit(&engine->ports[port].released_later, memory_order_relaxed)))
+    engine_release_put_off(engine, port, now);
+}
+
 /* The oldest element that the port holds is an ordered one: `event` takes its place in line. The line is not moved. */
 void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event,
                               uint64_t now);

@@ -13,7 +13,10 @@ static struct order_slot *slot_of(const struct pdlb_engine *engine, uint32_t que
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence,
                        const struct pdlb_event *event) {
   struct order_slot *slot = slot_of(engine, queue, sequence);
-  if (event) slot->event = *event;
+  if (event) {
+    slot->event = *event;
+    atomic_fetch_add_explicit(&engine->queues[queue].in_line, 1, memory_order_relaxed);
+  }
   slot->state = event ? ORDER_FORWARDED : ORDER_DROPPED;
 }
 
@@ -41,6 +44,7 @@ static uint32_t flush_round(struct pdlb_engine *engine, uint32_t index, struct p
     const uint32_t key = engine_event_key(&events[done]);
     done += engine_append(engine, engine_key_queue(engine, key), key, events + done, count - done, now);
   }
+  if (count) atomic_fetch_sub_explicit(&queue->in_line, count, memory_order_relaxed);
   const bool was_full = window_before == queue->window && queue->next_sequence - queue->oldest_sequence < window_before;
   engine_unlock_and_fence(&queue->egress);
   if (was_full) engine_offer(engine, index, window_before, now);

@@ -100,6 +100,7 @@ struct engine_queue {
   /* Ordered: sequence numbers of elements scheduled and not yet completed in order; under `egress`. */
   uint32_t next_sequence;
   uint32_t oldest_sequence;
+  _Atomic uint32_t in_line; /* elements in order slots: sent, but not yet in the queue that they are for */
 };
 
 /* A parked element. `stamp` is not 0 while it is in use, and says in which order the elements were parked. */

@@ -77,7 +77,7 @@ static void count_released(struct pdlb_engine *engine, uint32_t port_index, uint
   if (UNLIKELY(held >= port->history_limit) && done) wake_if_work(engine, port_index);
 }
 
-uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port_index, uint32_t count, uint64_t now) {
+uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port_index, uint32_t count, uint64_t now) {
   struct engine_port *port = &engine->ports[port_index];
   const uint32_t held = atomic_load_explicit(&port->in_flight, memory_order_relaxed);
   if (count > held) count = held;
@@ -109,6 +109,17 @@ void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port_index, c
   if (--oldest->count == 0) port->history_head++;
   leave_flight(engine, index, 1, now);
   count_released(engine, port_index, 1);
+}
+
+void engine_release_put_off(struct pdlb_engine *engine, uint32_t port, uint64_t now) {
+  const uint32_t count =
+      atomic_exchange_explicit(&engine->ports[port].released_later, 0, memory_order_relaxed);
+  engine_complete(engine, port, count, now);
+}
+
+uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port, uint32_t count, uint64_t now) {
+  engine_settle(engine, port, now);
+  return engine_complete(engine, port, count, now);
 }
 
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port_index, uint32_t count, uint64_t now) {

@@ -18,6 +18,7 @@ struct pass {
   uint32_t window_room; /* ordered elements that may still be put in flight */
   uint32_t owners;
   bool blocked; /* the next element must wait: stop */
+  bool limited; /* the queue's in-flight limit cut what the port may take */
   uint32_t owner[MAX_OWNERS];
 };
 
@@ -40,9 +41,8 @@ static inline bool has_any(const struct pass *pass, uint32_t priority) {
 /* Elements that need no look each: all of one type, which is unordered or directed. */
 static uint32_t take_run(const struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
   const struct pdlb_event *ring = engine_ring(pass->engine, pass->queue_index, priority);
-  const uint32_t mask = engine_ring_mask(pass->engine), depth = ring_depth(pass->queue, priority);
+  const uint32_t mask = engine_ring_mask(pass->engine);
   const uint32_t head = atomic_load_explicit(&pass->queue->head[priority], memory_order_relaxed);
-  if (count > depth) count = depth;
   for (uint32_t i = 0; i < count; i++) events[i] = ring[(head + i) & mask];
   if (!pass->queue->directed)
     engine_history_push(pass->engine, pass->port, pass->queue_index, PDLB_SCHED_UNORDERED, 0, count);
@@ -69,13 +69,14 @@ static inline void note_run(const struct pass *pass, uint32_t type, uint32_t fir
     engine_history_push(pass->engine, port, pass->queue_index, type, first, 1);
 }
 
-static uint32_t take_each(struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
+static uint32_t take_each(struct pass *pass, uint32_t priority, uint32_t depth, struct pdlb_event *events,
+                          uint32_t count) {
   struct engine_queue *queue = pass->queue;
   const struct pdlb_event *ring = engine_ring(pass->engine, pass->queue_index, priority);
   const uint32_t mask = engine_ring_mask(pass->engine), mine = engine_flow_owned_by(pass->port_index);
   uint32_t *flows = engine_flows(pass->engine, pass->queue_index);
   uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
-  const uint32_t end = head + ring_depth(queue, priority);
+  const uint32_t end = head + depth;
   uint32_t taken = 0;
   for (; head != end && taken < count && !pass->blocked; head++) {
     const struct pdlb_event *event = &ring[head & mask];
@@ -112,10 +113,14 @@ static uint32_t take(struct pass *pass, uint32_t priority, struct pdlb_event *ev
     taken = engine_unpark(pass->engine, pass->queue_index, pass->port_index, pass->slot, priority, events, count);
     if (taken == count) return taken;
   }
+  count -= taken;
+  /* In this order: the types of all that the depth counts have then been seen. */
+  const uint32_t depth = ring_depth(pass->queue, priority);
   const uint32_t seen = atomic_load_explicit(&pass->queue->types_seen, memory_order_relaxed);
+  if (depth == 0) return taken;
   if (seen == 1u << PDLB_SCHED_UNORDERED || seen == 1u << PDLB_SCHED_DIRECTED)
-    return taken + take_run(pass, priority, events + taken, count - taken);
-  return taken + take_each(pass, priority, events + taken, count - taken);
+    return taken + take_run(pass, priority, events + taken, count < depth ? count : depth);
+  return taken + take_each(pass, priority, depth, events + taken, count);
 }
 
 /* ---- which priority next -------------------------------------------------------------------------------------------------- */
@@ -159,7 +164,8 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t now, uint6
   if (queue->directed) return count;
   const uint32_t inflight = atomic_load_explicit(&queue->inflight, memory_order_seq_cst);
   const uint32_t room = inflight < queue->inflight_limit ? queue->inflight_limit - inflight : 0;
-  if (count > room) count = room;
+  pass->limited = count > room;
+  if (pass->limited) count = room;
   pass->window_room = queue->window - (queue->next_sequence - queue->oldest_sequence);
   if (queue->even && count) {
     const uint32_t waiting = engine_queued(queue);
@@ -171,13 +177,15 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t now, uint6
   return count;
 }
 
-/* What was taken leaves the queue for good: its counters, its clock, the credits. */
-static void commit(const struct pass *pass, uint32_t taken, uint64_t now) {
+/* What was taken leaves the queue for good: its counters, its clock, the credits. Sets `*offer` where a release made
+ * room, unseen by those whom the in-flight limit had turned away. */
+static void commit(const struct pass *pass, uint32_t taken, uint64_t now, bool *offer) {
   struct engine_queue *queue = pass->queue;
   const uint64_t scheduled = atomic_load_explicit(&queue->scheduled, memory_order_relaxed);
   atomic_store_explicit(&queue->scheduled, scheduled + taken, memory_order_release);
   if (!queue->directed) {
-    atomic_fetch_add_explicit(&queue->inflight, taken, memory_order_seq_cst);
+    const uint32_t before = atomic_fetch_add_explicit(&queue->inflight, taken, memory_order_seq_cst);
+    if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;
     const uint32_t held = atomic_load_explicit(&pass->port->in_flight, memory_order_relaxed);
     atomic_store_explicit(&pass->port->in_flight, held + taken, memory_order_relaxed);
   }
@@ -185,32 +193,49 @@ static void commit(const struct pass *pass, uint32_t taken, uint64_t now) {
   engine_give_credits(pass->engine, taken);
 }
 
-static uint32_t schedule_from(struct pdlb_engine *engine, uint32_t port_index, uint32_t slot, uint32_t queue_index,
-                              struct pdlb_event *events, uint32_t count, uint64_t now, uint64_t *retry_at) {
-  struct pass pass = {.engine = engine,
-                      .queue = &engine->queues[queue_index],
-                      .port = &engine->ports[port_index],
-                      .queue_index = queue_index,
-                      .port_index = port_index,
-                      .slot = slot};
-  bool offer = false;
-  engine_lock(engine, &pass.queue->egress);
+/* One pass under the lock. */
+static uint32_t schedule_once(struct pass *pass, struct pdlb_event *events, uint32_t count, uint64_t now,
+                              uint64_t *retry_at) {
+  struct pdlb_engine *engine = pass->engine;
+  bool hold_back = false, offer = false;
+  engine_lock(engine, &pass->queue->egress);
   /* Links change under this lock: the slot may have been given to another queue meanwhile. */
-  const uint32_t link = atomic_load_explicit(&pass.port->link[slot], memory_order_relaxed);
-  if (UNLIKELY(link == LINK_NONE || LINK_QUEUE(link) != queue_index)) {
-    engine_unlock(&pass.queue->egress);
-    return 0;
+  const uint32_t link = atomic_load_explicit(&pass->port->link[pass->slot], memory_order_relaxed);
+  uint32_t taken = 0;
+  if (LIKELY(link != LINK_NONE && LINK_QUEUE(link) == pass->queue_index)) {
+    count = allowance(pass, count, now, retry_at, &hold_back);
+    if (count) taken = take_by_priority(pass, events, count);
+    if (taken) commit(pass, taken, now, &offer);
   }
-  count = allowance(&pass, count, now, retry_at, &offer);
-  const uint32_t taken = count ? take_by_priority(&pass, events, count) : 0;
-  if (taken) commit(&pass, taken, now);
-  if (LIKELY(pass.owners == 0 && !offer)) {
-    engine_unlock(&pass.queue->egress);
+  if (LIKELY(pass->owners == 0 && !hold_back && !offer)) {
+    engine_unlock(&pass->queue->egress);
     return taken;
   }
-  engine_unlock_and_fence(&pass.queue->egress);
-  for (uint32_t i = 0; i < pass.owners; i++) engine_call(engine, pass.owner[i]);
-  if (offer) engine_offer_to_due(engine, queue_index, engine_queued(pass.queue));
+  engine_unlock_and_fence(&pass->queue->egress);
+  for (uint32_t i = 0; i < pass->owners; i++) engine_call(engine, pass->owner[i]);
+  const uint32_t waiting = engine_queued(pass->queue);
+  if (hold_back && waiting) engine_offer_to_due(engine, pass->queue_index, waiting);
+  if (offer && waiting) engine_offer(engine, pass->queue_index, waiting, now);
+  return taken;
+}
+
+static uint32_t schedule_from(struct pdlb_engine *engine, uint32_t port_index, uint32_t slot, uint32_t queue_index,
+                              struct pdlb_event *events, uint32_t count, uint64_t now, uint64_t *retry_at) {
+  uint32_t taken = 0, owners;
+  do {
+    struct pass pass;
+    pass.engine = engine;
+    pass.queue = &engine->queues[queue_index];
+    pass.port = &engine->ports[port_index];
+    pass.queue_index = queue_index;
+    pass.port_index = port_index;
+    pass.slot = slot;
+    pass.window_room = 0;
+    pass.owners = 0;
+    pass.blocked = pass.limited = false;
+    taken += schedule_once(&pass, events + taken, count - taken, now, retry_at);
+    owners = pass.owners;
+  } while (UNLIKELY(owners == MAX_OWNERS) && taken < count);
   return taken;
 }
 
@@ -241,11 +266,9 @@ static void serve_equals_next(struct engine_port *port, uint64_t order, uint32_t
 
 static void before_scheduling(struct pdlb_engine *engine, uint32_t port_index, uint64_t now) {
   struct engine_port *port = &engine->ports[port_index];
-  if (UNLIKELY(atomic_load_explicit(&port->released_later, memory_order_relaxed)))
-    pdlb_engine_release(engine, port_index, atomic_exchange_explicit(&port->released_later, 0, memory_order_relaxed),
-                        now);
+  engine_settle(engine, port_index, now);
   if (port->release_on_recv && port->last_received) {
-    pdlb_engine_release(engine, port_index, port->last_received, now);
+    engine_complete(engine, port_index, port->last_received, now);
     port->last_received = 0;
   }
   if (UNLIKELY(atomic_load_explicit(&port->stalled, memory_order_relaxed)))
