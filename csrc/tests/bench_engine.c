@@ -135,16 +135,17 @@ static void expect(uint32_t moved, uint32_t wanted, const char *where) {
 
 static void move_once(struct bench *bench, struct pdlb_port *port, const struct pdlb_event *events) {
   struct pdlb_event received[MAX_BATCH];
+  enum pdlb_refusal why;
   const uint32_t batch = bench->batch;
 
-  expect(pdlb_port_send(bench->producer, events, batch, NULL), batch, "send");
+  expect(pdlb_port_send(bench->producer, events, batch, &why), batch, "send");
   expect((uint32_t)pdlb_port_recv(port, received, batch, 0), batch, "recv");
   if (bench->forwarding) {
     for (uint32_t i = 0; i < batch; i++) {
       received[i].queue = bench->sink_queue;
       received[i].sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, pdlb_event_priority(&received[i]));
     }
-    expect(pdlb_port_forward(port, received, batch, NULL), batch, "forward");
+    expect(pdlb_port_forward(port, received, batch, &why), batch, "forward");
     expect((uint32_t)pdlb_port_recv(bench->sink, received, batch, 0), batch, "recv after forward");
     port = bench->sink;
   }

@@ -10,7 +10,9 @@
  */
 #include "rig.h"
 
-enum { QUEUES = 4, PORTS = 5, DIRECTED = 2, CREDITS = 256, HELD = 256, BATCH = 64 };
+enum { QUEUES = 4, PORTS = 5, DIRECTED = 2, CREDITS = 256, HELD = 64, BATCH = 64 };
+
+enum { SEQUENCE_NUMBERS = 64 };
 
 /* A lower priority is served first for one of so many elements of a queue, and in one of so many calls of a port. */
 enum { STARVATION_PERIOD = 64 };
@@ -28,7 +30,7 @@ struct model_queue {
   uint32_t limit, in_flight;
   struct pdlb_event waiting[CREDITS]; /* in order of arrival */
   uint32_t count;
-  struct model_place places[HELD]; /* of ordered elements in flight, by sequence number modulo HELD */
+  struct model_place places[SEQUENCE_NUMBERS]; /* of ordered elements in flight, by sequence number */
   uint32_t oldest, next;
   uint64_t picks, out_of_turn;
 };
@@ -118,7 +120,7 @@ static bool eligible(const struct model_port *port, uint32_t queue_index, uint32
   if (queue->directed) return port->directed && port->directed_queue == queue_index;
   if (port->directed || port->link[queue_index] < 0) return false;
   if (port->held_count >= port->config.history_entries || queue->in_flight >= queue->limit) return false;
-  if (pdlb_event_type(event) == PDLB_SCHED_ORDERED && queue->next - queue->oldest >= queue->limit) return false;
+  if (pdlb_event_type(event) == PDLB_SCHED_ORDERED && queue->next - queue->oldest >= SEQUENCE_NUMBERS) return false;
   if (pdlb_event_type(event) != PDLB_SCHED_ATOMIC) return true;
   const struct model_port *owner = owner_of(queue_index, event->flow);
   return !owner || owner == port;
@@ -177,7 +179,7 @@ static void append(const struct pdlb_event *event) {
 /* The oldest places that are settled give way. */
 static void settle(struct model_queue *queue) {
   for (; queue->oldest != queue->next; queue->oldest++) {
-    const struct model_place *place = &queue->places[queue->oldest % HELD];
+    const struct model_place *place = &queue->places[queue->oldest % SEQUENCE_NUMBERS];
     if (place->state == PLACE_OPEN) return;
     if (place->state == PLACE_TAKEN) append(&place->event);
   }
@@ -192,7 +194,7 @@ static void complete_oldest(struct model_port *port, const struct pdlb_event *ta
     if (taking_its_place) append(taking_its_place);
     return;
   }
-  struct model_place *place = &queue->places[held.sequence % HELD];
+  struct model_place *place = &queue->places[held.sequence % SEQUENCE_NUMBERS];
   place->state = taking_its_place ? PLACE_TAKEN : PLACE_DROPPED;
   if (taking_its_place) place->event = *taking_its_place;
   settle(queue);
@@ -212,9 +214,10 @@ static void do_what_was_put_off(struct model_port *port) {
 static enum pdlb_refusal judge(const struct model_port *port, const struct pdlb_event *event, bool forward) {
   const struct model_queue *queue = queue_named(event);
   if (!model.started) return PDLB_NOT_STARTED;
+  if (!port->enabled) return PDLB_PORT_DISABLED;
+  if (forward && !port->held_count) return PDLB_NOT_HELD;
   if (!queue) return PDLB_BAD_QUEUE;
   if (!does_type(queue, pdlb_event_type(event))) return PDLB_BAD_SCHED;
-  if (forward && !port->held_count) return PDLB_NOT_HELD;
   return model.credits ? PDLB_TAKEN : PDLB_NO_CREDIT;
 }
 
@@ -240,7 +243,7 @@ static void take(struct model_port *port, const struct pdlb_event *event) {
   port->held[port->held_count++] =
       (struct model_held){queue_index, queue->next, pdlb_event_type(event), event->flow};
   queue->in_flight++;
-  if (pdlb_event_type(event) == PDLB_SCHED_ORDERED) queue->places[queue->next++ % HELD].state = PLACE_OPEN;
+  if (pdlb_event_type(event) == PDLB_SCHED_ORDERED) queue->places[queue->next++ % SEQUENCE_NUMBERS].state = PLACE_OPEN;
 }
 
 /* ---- operations, on both ---------------------------------------------------------------------------------------- */
@@ -307,8 +310,9 @@ static void receive(struct model_port *port) {
 static void release(struct model_port *port) {
   const uint32_t count = one_in(8) ? BATCH : below(6);
   if (one_in(4)) {
-    port->later = least(count, port->held_count);
-    pdlb_port_release_later(port->handle, port->later);
+    const uint32_t later = least(count, port->held_count - port->later);
+    pdlb_port_release_later(port->handle, later);
+    port->later += later;
     return;
   }
   do_what_was_put_off(port);
@@ -360,22 +364,20 @@ static void start_or_stop(void) {
 }
 
 static void compare(void) {
-  uint32_t waiting = 0;
   for (uint32_t i = 0; i < QUEUES + DIRECTED; i++) {
     struct model_queue *queue = &model.queues[i];
     struct pdlb_error error = {0};
     const int depth =
         (queue->directed ? pdlb_dir_queue_depth : pdlb_ldb_queue_depth)(model.rig.domain, queue->id, &error);
     CHECK_EQ(depth, queue->count);
-    waiting += queue->count;
   }
   for (uint32_t i = 0; i < PORTS + DIRECTED; i++)
     if (!model.ports[i].later) CHECK_EQ(pdlb_port_in_flight(model.ports[i].handle), model.ports[i].held_count);
   const struct pdlb_domain_stats stats = rig_stats(&model.rig);
-  CHECK_EQ(stats.enqueued, model.enqueued);
   CHECK_EQ(stats.scheduled, model.scheduled);
+  CHECK_EQ(stats.enqueued, model.enqueued);
   CHECK_EQ(stats.credits_free, model.credits);
-  CHECK_EQ(stats.queued, waiting);
+  CHECK_EQ(stats.queued, model.credits_total - model.credits); /* with those that await their turn in a line */
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------ */
@@ -391,7 +393,7 @@ static void create_queues(void) {
     queue->ordered = one_in(2);
     queue->atomic = queue->ordered ? one_in(2) : !one_in(4);
     queue->limit = one_in(3) ? at_most(6) : at_most(64);
-    queue->id = rig_queue_with(&model.rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = queue->ordered ? 64 : 0,
+    queue->id = rig_queue_with(&model.rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = queue->ordered ? SEQUENCE_NUMBERS : 0,
                                                                            .inflights = queue->limit,
                                                                            .atomic_inflights = queue->atomic ? 64 : 0});
   }
