@@ -99,13 +99,13 @@ int pdlb_domain_set_external_clock(struct pdlb_domain *domain, bool external, st
 uint64_t pdlb_domain_tick(struct pdlb_domain *domain, uint64_t now);
 
 struct pdlb_domain_stats {
-  uint64_t enqueued;  /* elements taken by send and forward */
+  uint64_t enqueued;  /* elements taken by send and forward, those held back in an ordered line too */
   uint64_t scheduled; /* elements given to ports */
   uint64_t refused_no_credit;
   uint64_t wakes;     /* idle ports told that there is work */
   uint64_t rewakes;   /* of these: because the first one told did not come in time */
   uint32_t credits_free;
-  uint32_t queued; /* elements waiting in queues */
+  uint32_t queued; /* elements waiting, in queues or in an ordered line: what holds a credit */
 };
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats);
 
