@@ -103,7 +103,7 @@ static void open_engine(struct bench *bench) {
                                       .ldb_credits = 16384,
                                       .history_entries = 2 * MAX_BATCH * (bench->port_count + 1),
                                       .atomic_inflights = 2048 * (bench->queue_count + 1)};
-  if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = bench->queue_count;
+  if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = 16 * bench->queue_count; /* of 64 numbers */
   require(pdlb_device_open_software(PDLB_LIMITS_LARGE, &bench->device, &error), &error);
   require(pdlb_domain_create(bench->device, &config, &bench->domain, &error), &error);
   open_queues_and_ports(bench);
