@@ -121,7 +121,7 @@ int pdlb_engine_ldb_queue_create(struct pdlb_engine *engine, const struct pdlb_l
     queue->inflight_limit = config->inflights ? config->inflights : UINT32_MAX;
     queue->even = config->sharing == PDLB_SHARE_EVEN;
     queue->grace = config->grace_ns ? config->grace_ns : DEFAULT_GRACE_NS;
-    if (queue->even) atomic_fetch_add_explicit(&header->even_queues, 1, memory_order_relaxed);
+    if (queue->even) atomic_store_explicit(&header->timed, 1, memory_order_relaxed);
     atomic_store_explicit(&queue->configured, 1, memory_order_release);
   }
   engine_unlock(&header->control_lock);
@@ -346,7 +346,7 @@ static void unlink_slot(struct pdlb_engine *engine, uint32_t index, uint32_t slo
 /* What a port that no longer serves the queue may have been woken for goes to others. */
 static void offer_again(struct pdlb_engine *engine, uint32_t queue_index) {
   const uint32_t waiting = engine_queued(&engine->queues[queue_index]);
-  if (waiting) engine_offer(engine, queue_index, waiting, 0);
+  if (waiting) engine_offer(engine, queue_index, waiting);
 }
 
 void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
@@ -390,7 +390,7 @@ void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
       atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
   }
   engine_unlock(&engine->header->control_lock);
-  engine_complete(engine, index, UINT32_MAX, 0);
+  engine_complete(engine, index, UINT32_MAX);
   atomic_store_explicit(&port->configured, 0, memory_order_release);
   for (uint32_t i = 0; i < count; i++) offer_again(engine, queues[i]);
 }

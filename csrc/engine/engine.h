@@ -19,6 +19,8 @@ struct pdlb_engine_host {
   /* `port` was idle and has been chosen to look for work; its idle mark is gone. `late` is PDLB_NONE, or another idle
    * port that is to look after the queue's grace (ns) if nobody has taken the work by then. */
   void (*wake)(void *context, uint32_t port, uint32_t late, uint64_t grace);
+  /* CLOCK_MONOTONIC in nanoseconds, never 0. Asked for only where a queue shares evenly or a clock outside ticks. */
+  uint64_t (*now)(void *context);
   /* A lock is held by somebody else; called again and again until it is free. */
   void (*relax)(void *context, uint32_t owner, uint32_t times);
 };
@@ -74,18 +76,18 @@ void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t port, bool ena
 /* `queue`: an index into engine->queues. -EINVAL if it was not created. */
 int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t queue);
 
-/* ---- data path: one thread per port; `port` is an index. `now` may be 0 where no queue shares evenly. ---------- */
+/* ---- data path: one thread per port; `port` is an index ------------------------------------------------------------ */
 
 uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
-                          uint64_t now, enum pdlb_refusal *why);
+                          enum pdlb_refusal *why);
 uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events,
-                             uint32_t count, uint64_t now, enum pdlb_refusal *why);
+                             uint32_t count, enum pdlb_refusal *why);
 /* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
  * the time at which that port will have lost its turn. */
 uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port, struct pdlb_event *events, uint32_t max,
-                              uint64_t now, uint64_t *retry_at);
-uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port, uint32_t count, uint64_t now);
-void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count, uint64_t now);
+                              uint64_t *retry_at);
+uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port, uint32_t count);
+void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count);
 
 /* ---- waiting --------------------------------------------------------------------------------------------------- */
 
@@ -104,8 +106,6 @@ uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
 /* A clock outside calls pdlb_engine_tick: `wake` then names no late port. */
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external);
 bool pdlb_engine_has_clock(const struct pdlb_engine *engine);
-/* Whether any queue that the port serves, or that exists at all (PDLB_NONE), shares evenly and so needs `now`. */
-bool pdlb_engine_needs_time(const struct pdlb_engine *engine);
 
 /* ---- numbers: any thread ------------------------------------------------------------------------------------------ */
 

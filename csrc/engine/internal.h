@@ -31,23 +31,29 @@ static inline void engine_give_credits(struct pdlb_engine *engine, uint32_t coun
   atomic_fetch_add_explicit(&engine->header->credits, count, memory_order_release);
 }
 
+static inline bool engine_is_timed(const struct pdlb_engine *engine) {
+  return UNLIKELY(atomic_load_explicit(&engine->header->timed, memory_order_relaxed));
+}
+
+static inline uint64_t engine_now(const struct pdlb_engine *engine) { return engine->host->now(engine->context); }
+
 /* Append the leading elements that have `key`, for which the caller holds credits. Wakes nobody. */
 uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, uint32_t key, const struct pdlb_event *events,
-                       uint32_t count, uint64_t now);
+                       uint32_t count);
 
 /* ---- wake.c ------------------------------------------------------------------------------------------------------------ */
 
-void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count, uint64_t now);
+void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
 
 /* `count` elements of `queue` wait: wake idle ports for them. To be called with no lock held, and after a
  * sequentially consistent operation that followed the commit. */
-static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint32_t count, uint64_t now) {
+static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   const _Atomic uint64_t *idle = engine_idle(engine);
   const _Atomic uint64_t *linked = engine_linked(engine, queue);
   for (uint32_t word = 0; word < engine->header->port_words; word++) {
     if (UNLIKELY(atomic_load_explicit(&idle[word], memory_order_seq_cst) &
                  atomic_load_explicit(&linked[word], memory_order_relaxed))) {
-      engine_offer_to_idle(engine, queue, count, now);
+      engine_offer_to_idle(engine, queue, count);
       return;
     }
   }
@@ -62,7 +68,7 @@ void engine_call(struct pdlb_engine *engine, uint32_t port);
 /* Even sharing, under the queue's egress lock: how many of `waiting` elements the port may take now. 0 means that
  * others are due first; `*retry_at` is then lowered to the end of their grace, and `*offer` set where one of them has
  * not been told. */
-uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t waiting, uint64_t now,
+uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer);
 
 /* What the port holds, as balancing sees it: what is to be released later does not count. */
@@ -79,19 +85,18 @@ static inline bool engine_has_room(const struct engine_port *port) {
 /* ---- release.c --------------------------------------------------------------------------------------------------------- */
 
 /* Complete the `count` oldest elements, whatever may be put off. */
-uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port, uint32_t count, uint64_t now);
+uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port, uint32_t count);
 
-void engine_release_put_off(struct pdlb_engine *engine, uint32_t port, uint64_t now);
+void engine_release_put_off(struct pdlb_engine *engine, uint32_t port);
 
 /* Carry out what pdlb_engine_release_later put off. */
-static inline void engine_settle(struct pdlb_engine *engine, uint32_t port, uint64_t now) {
+static inline void engine_settle(struct pdlb_engine *engine, uint32_t port) {
   if (UNLIKELY(atomic_load_explicit(&engine->ports[port].released_later, memory_order_relaxed)))
-    engine_release_put_off(engine, port, now);
+    engine_release_put_off(engine, port);
 }
 
 /* The oldest element that the port holds is an ordered one: `event` takes its place in line. The line is not moved. */
-void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event,
-                              uint64_t now);
+void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event);
 
 /* ---- schedule.c -------------------------------------------------------------------------------------------------------- */
 
@@ -133,6 +138,6 @@ static inline void engine_history_push(const struct pdlb_engine *engine, struct 
 /* Under the queue's egress lock: what takes the place of sequence number `sequence`; NULL for nothing. */
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event);
 /* Send on, in order, what is complete from the oldest place on. With no lock held. */
-void engine_order_flush(struct pdlb_engine *engine, uint32_t queue, uint64_t now);
+void engine_order_flush(struct pdlb_engine *engine, uint32_t queue);
 
 #endif

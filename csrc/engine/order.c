@@ -35,32 +35,32 @@ static uint32_t collect(struct pdlb_engine *engine, uint32_t index, struct pdlb_
 }
 
 /* One round under the lock, so that nobody can overtake between collecting and appending. */
-static uint32_t flush_round(struct pdlb_engine *engine, uint32_t index, struct pdlb_event *events, uint64_t now) {
+static uint32_t flush_round(struct pdlb_engine *engine, uint32_t index, struct pdlb_event *events) {
   struct engine_queue *queue = &engine->queues[index];
   engine_lock(engine, &queue->egress);
   const uint32_t window_before = queue->next_sequence - queue->oldest_sequence;
   const uint32_t count = collect(engine, index, events, ENGINE_BATCH);
   for (uint32_t done = 0; done < count;) {
     const uint32_t key = engine_event_key(&events[done]);
-    done += engine_append(engine, engine_key_queue(engine, key), key, events + done, count - done, now);
+    done += engine_append(engine, engine_key_queue(engine, key), key, events + done, count - done);
   }
   if (count) atomic_fetch_sub_explicit(&queue->in_line, count, memory_order_relaxed);
   const bool was_full = window_before == queue->window && queue->next_sequence - queue->oldest_sequence < window_before;
   engine_unlock_and_fence(&queue->egress);
-  if (was_full) engine_offer(engine, index, window_before, now);
+  if (was_full) engine_offer(engine, index, window_before);
   return count;
 }
 
-void engine_order_flush(struct pdlb_engine *engine, uint32_t index, uint64_t now) {
+void engine_order_flush(struct pdlb_engine *engine, uint32_t index) {
   struct pdlb_event events[ENGINE_BATCH];
   uint32_t count;
   do {
-    count = flush_round(engine, index, events, now);
+    count = flush_round(engine, index, events);
     for (uint32_t done = 0; done < count;) {
       const uint32_t key = engine_event_key(&events[done]);
       uint32_t run = 1;
       while (done + run < count && engine_event_key(&events[done + run]) == key) run++;
-      engine_offer(engine, engine_key_queue(engine, key), run, now);
+      engine_offer(engine, engine_key_queue(engine, key), run);
       done += run;
     }
   } while (count == ENGINE_BATCH);

@@ -50,7 +50,7 @@ struct engine_header {
   alignas(CACHE_LINE) _Atomic uint32_t control_lock;
   _Atomic uint32_t started;
   _Atomic uint32_t external_clock;
-  _Atomic uint32_t even_queues;
+  _Atomic uint32_t timed; /* queues keep their clocks: one of them shares evenly, or a clock outside ticks */
 
   alignas(CACHE_LINE) _Atomic uint32_t credits;
   alignas(CACHE_LINE) _Atomic uint64_t wakes;
@@ -195,10 +195,6 @@ static inline uint32_t pdlb_engine_port_index(const struct pdlb_engine *engine, 
 
 static inline uint32_t pdlb_engine_queue_index(const struct pdlb_engine *engine, uint32_t id, bool directed) {
   return directed ? engine->header->ldb_queues + id : id;
-}
-
-static inline uint32_t engine_queue_index_of(const struct pdlb_engine *engine, const struct engine_queue *queue) {
-  return (uint32_t)(queue - engine->queues);
 }
 
 /* The ring of one queue and priority. */

@@ -15,40 +15,102 @@ struct pass {
   struct engine_queue *queue;
   struct engine_port *port;
   uint32_t queue_index, port_index, slot;
-  uint32_t window_room; /* ordered elements that may still be put in flight */
+  uint32_t rings;                  /* a bit for each priority whose ring has elements */
+  uint32_t types;                  /* of all elements counted in `depth` */
+  uint32_t depth[PDLB_PRIORITIES]; /* of the rings, as the pass began; what comes later waits for the next one */
+  uint32_t window_room;            /* ordered elements that may still be put in flight */
+  bool blocked;                    /* the next element must wait: stop */
+  bool limited;                    /* the queue's in-flight limit cut what the port may take */
   uint32_t owners;
-  bool blocked; /* the next element must wait: stop */
-  bool limited; /* the queue's in-flight limit cut what the port may take */
   uint32_t owner[MAX_OWNERS];
 };
 
-static inline uint32_t ring_depth(const struct engine_queue *queue, uint32_t priority) {
-  return atomic_load_explicit(&queue->tail[priority], memory_order_acquire) -
-         atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+/* In this order: the types of all that the depths count have then been seen. */
+static inline void look_at_rings(struct pass *pass) {
+  const struct engine_queue *queue = pass->queue;
+  pass->rings = 0;
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++) {
+    pass->depth[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_acquire) -
+                            atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+    pass->rings |= (uint32_t)(pass->depth[priority] != 0) << priority;
+  }
+  pass->types = atomic_load_explicit(&queue->types_seen, memory_order_relaxed);
 }
 
-static inline bool has_parked(const struct pass *pass, uint32_t priority) {
-  return atomic_load_explicit(&pass->queue->parked, memory_order_relaxed) &&
-         (pass->port->owned[pass->slot][priority].head || pass->queue->ready[priority].head);
+static inline void leave_ring(struct pass *pass, uint32_t priority, uint32_t count) {
+  struct engine_queue *queue = pass->queue;
+  const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+  atomic_store_explicit(&queue->head[priority], head + count, memory_order_relaxed);
+  pass->depth[priority] -= count;
+  if (pass->depth[priority] == 0) pass->rings &= ~(1u << priority);
 }
 
-static inline bool has_any(const struct pass *pass, uint32_t priority) {
-  return ring_depth(pass->queue, priority) || has_parked(pass, priority);
+/* ---- which priority next -------------------------------------------------------------------------------------------------- */
+
+/* Priorities that have parked elements which the port may take. */
+static uint32_t parked_priorities(const struct pass *pass) {
+  uint32_t priorities = 0;
+  if (LIKELY(atomic_load_explicit(&pass->queue->parked, memory_order_relaxed) == 0)) return 0;
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+    if (pass->port->owned[pass->slot][priority].head || pass->queue->ready[priority].head)
+      priorities |= 1u << priority;
+  return priorities;
 }
 
-/* ---- out of a ring ---------------------------------------------------------------------------------------------------- */
+/* The lower priority whose turn it is to be served before the highest one; that one if there is no other. */
+static uint32_t starving(struct engine_queue *queue, uint32_t priorities) {
+  const uint32_t lower = priorities & (priorities - 1);
+  if (!lower) return priorities;
+  const uint32_t next = lower & ~((2u << queue->starve_turn) - 1);
+  const uint32_t turn = next ? next & -next : lower & -lower;
+  queue->starve_turn = (uint32_t)__builtin_ctz(turn);
+  return turn;
+}
 
-/* Elements that need no look each: all of one type, which is unordered or directed. */
-static uint32_t take_run(const struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
+/* Of the priorities that have elements, the one to serve, and how many elements of it at the most. */
+static inline uint32_t choose(struct engine_queue *queue, uint32_t priorities, uint32_t *run) {
+  uint32_t choice = priorities & -priorities;
+  uint32_t most = STARVATION_PERIOD - 1 - queue->picks;
+  if (UNLIKELY(most == 0)) {
+    choice = starving(queue, priorities);
+    most = 1;
+  }
+  if (*run > most) *run = most;
+  return (uint32_t)__builtin_ctz(choice);
+}
+
+static inline void count_picks(struct engine_queue *queue, uint32_t count) {
+  queue->picks = (queue->picks + count) % STARVATION_PERIOD;
+}
+
+/* ---- elements that need no look each: all unordered, or all directed ------------------------------------------------------- */
+
+static inline void copy_out(const struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
   const struct pdlb_event *ring = engine_ring(pass->engine, pass->queue_index, priority);
   const uint32_t mask = engine_ring_mask(pass->engine);
-  const uint32_t head = atomic_load_explicit(&pass->queue->head[priority], memory_order_relaxed);
-  for (uint32_t i = 0; i < count; i++) events[i] = ring[(head + i) & mask];
-  if (!pass->queue->directed)
-    engine_history_push(pass->engine, pass->port, pass->queue_index, PDLB_SCHED_UNORDERED, 0, count);
-  atomic_store_explicit(&pass->queue->head[priority], head + count, memory_order_relaxed);
-  return count;
+  const uint32_t at = atomic_load_explicit(&pass->queue->head[priority], memory_order_relaxed) & mask;
+  const uint32_t straight = mask + 1 - at < count ? mask + 1 - at : count;
+  for (uint32_t i = 0; i < straight; i++) events[i] = ring[at + i];
+  for (uint32_t i = straight; UNLIKELY(i < count); i++) events[i] = ring[i - straight];
 }
+
+static uint32_t take_runs(struct pass *pass, struct pdlb_event *events, uint32_t count) {
+  uint32_t taken = 0;
+  while (taken < count && pass->rings) {
+    uint32_t run = count - taken;
+    const uint32_t priority = choose(pass->queue, pass->rings, &run);
+    if (run > pass->depth[priority]) run = pass->depth[priority];
+    copy_out(pass, priority, events + taken, run);
+    leave_ring(pass, priority, run);
+    count_picks(pass->queue, run);
+    taken += run;
+  }
+  if (taken && !pass->queue->directed)
+    engine_history_push(pass->engine, pass->port, pass->queue_index, PDLB_SCHED_UNORDERED, 0, taken);
+  return taken;
+}
+
+/* ---- elements that do ---------------------------------------------------------------------------------------------------------- */
 
 static void meet_owner(struct pass *pass, uint32_t owner) {
   if (owner == NIL || owner == pass->port_index) return;
@@ -69,17 +131,26 @@ static inline void note_run(const struct pass *pass, uint32_t type, uint32_t fir
     engine_history_push(pass->engine, port, pass->queue_index, type, first, 1);
 }
 
-static uint32_t take_each(struct pass *pass, uint32_t priority, uint32_t depth, struct pdlb_event *events,
-                          uint32_t count) {
-  struct engine_queue *queue = pass->queue;
+/* False if the element must wait, and all behind it. */
+static bool take_in_order(struct pass *pass) {
+  if (pass->window_room == 0) {
+    pass->blocked = true;
+    return false;
+  }
+  pass->window_room--;
+  note_run(pass, PDLB_SCHED_ORDERED, pass->queue->next_sequence++);
+  return true;
+}
+
+static uint32_t take_each(struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
   const struct pdlb_event *ring = engine_ring(pass->engine, pass->queue_index, priority);
   const uint32_t mask = engine_ring_mask(pass->engine), mine = engine_flow_owned_by(pass->port_index);
   uint32_t *flows = engine_flows(pass->engine, pass->queue_index);
-  uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
-  const uint32_t end = head + depth;
-  uint32_t taken = 0;
-  for (; head != end && taken < count && !pass->blocked; head++) {
-    const struct pdlb_event *event = &ring[head & mask];
+  const uint32_t head = atomic_load_explicit(&pass->queue->head[priority], memory_order_relaxed);
+  const uint32_t depth = pass->depth[priority];
+  uint32_t taken = 0, seen = 0;
+  for (; seen < depth && taken < count && !pass->blocked; seen++) {
+    const struct pdlb_event *event = &ring[(head + seen) & mask];
     const uint32_t type = pdlb_event_type(event);
     if (LIKELY(type == PDLB_SCHED_ATOMIC)) {
       const uint32_t word = flows[event->flow];
@@ -92,65 +163,29 @@ static uint32_t take_each(struct pass *pass, uint32_t priority, uint32_t depth, 
       flows[event->flow] = (word | mine) + 1;
       engine_history_push(pass->engine, pass->port, pass->queue_index, PDLB_SCHED_ATOMIC, event->flow, 1);
     } else if (type == PDLB_SCHED_ORDERED) {
-      if (pass->window_room == 0) {
-        pass->blocked = true;
-        break;
-      }
-      pass->window_room--;
-      note_run(pass, PDLB_SCHED_ORDERED, queue->next_sequence++);
+      if (!take_in_order(pass)) break;
     } else {
       note_run(pass, PDLB_SCHED_UNORDERED, 0);
     }
     events[taken++] = *event;
   }
-  atomic_store_explicit(&queue->head[priority], head, memory_order_relaxed);
+  leave_ring(pass, priority, seen);
   return taken;
 }
 
-static uint32_t take(struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
+static uint32_t take_mixed(struct pass *pass, struct pdlb_event *events, uint32_t count) {
   uint32_t taken = 0;
-  if (UNLIKELY(has_parked(pass, priority))) {
-    taken = engine_unpark(pass->engine, pass->queue_index, pass->port_index, pass->slot, priority, events, count);
-    if (taken == count) return taken;
-  }
-  count -= taken;
-  /* In this order: the types of all that the depth counts have then been seen. */
-  const uint32_t depth = ring_depth(pass->queue, priority);
-  const uint32_t seen = atomic_load_explicit(&pass->queue->types_seen, memory_order_relaxed);
-  if (depth == 0) return taken;
-  if (seen == 1u << PDLB_SCHED_UNORDERED || seen == 1u << PDLB_SCHED_DIRECTED)
-    return taken + take_run(pass, priority, events + taken, count < depth ? count : depth);
-  return taken + take_each(pass, priority, depth, events + taken, count);
-}
-
-/* ---- which priority next -------------------------------------------------------------------------------------------------- */
-
-/* The lower priority whose turn it is to be served before the highest one; that one if there is no other. */
-static uint32_t starving(const struct pass *pass, uint32_t highest) {
-  uint32_t turn = pass->queue->starve_turn;
-  for (uint32_t tries = 0; tries < PDLB_PRIORITIES; tries++) {
-    turn = (turn + 1) % PDLB_PRIORITIES;
-    if (turn > highest && has_any(pass, turn)) return turn;
-  }
-  return highest;
-}
-
-static uint32_t take_by_priority(struct pass *pass, struct pdlb_event *events, uint32_t count) {
-  struct engine_queue *queue = pass->queue;
-  uint32_t taken = 0, priority = 0;
   while (taken < count && !pass->blocked) {
-    while (priority < PDLB_PRIORITIES && !has_any(pass, priority)) priority++;
-    if (priority == PDLB_PRIORITIES) break;
-    uint32_t serve = priority, run = STARVATION_PERIOD - 1 - queue->picks;
-    if (UNLIKELY(run == 0)) {
-      serve = queue->starve_turn = starving(pass, priority);
-      run = 1;
-      queue->picks = 0;
-    }
-    if (run > count - taken) run = count - taken;
-    const uint32_t got = take(pass, serve, events + taken, run);
-    if (serve == priority) queue->picks += got;
-    if (queue->picks >= STARVATION_PERIOD) queue->picks = 0;
+    const uint32_t parked = parked_priorities(pass), waiting = parked | pass->rings;
+    if (!waiting) break;
+    uint32_t run = count - taken, got;
+    const uint32_t priority = choose(pass->queue, waiting, &run);
+    if (UNLIKELY(parked & (1u << priority)))
+      got = engine_unpark(pass->engine, pass->queue_index, pass->port_index, pass->slot, priority, events + taken,
+                          run);
+    else
+      got = take_each(pass, priority, events + taken, run);
+    count_picks(pass->queue, got);
     taken += got;
   }
   return taken;
@@ -159,7 +194,7 @@ static uint32_t take_by_priority(struct pass *pass, struct pdlb_event *events, u
 /* ---- one queue, one port ------------------------------------------------------------------------------------------------- */
 
 /* How many elements the queue's limits let the port take now. */
-static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t now, uint64_t *retry_at, bool *offer) {
+static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t *retry_at, bool *hold_back) {
   const struct engine_queue *queue = pass->queue;
   if (queue->directed) return count;
   const uint32_t inflight = atomic_load_explicit(&queue->inflight, memory_order_seq_cst);
@@ -167,10 +202,10 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t now, uint6
   pass->limited = count > room;
   if (pass->limited) count = room;
   pass->window_room = queue->window - (queue->next_sequence - queue->oldest_sequence);
-  if (queue->even && count) {
+  if (UNLIKELY(queue->even) && count) {
     const uint32_t waiting = engine_queued(queue);
-    const uint32_t share = waiting ? engine_even_share(pass->engine, pass->queue_index, pass->port_index, waiting, now,
-                                                       retry_at, offer)
+    const uint32_t share = waiting ? engine_even_share(pass->engine, pass->queue_index, pass->port_index, waiting,
+                                                       retry_at, hold_back)
                                    : 0;
     if (count > share) count = share;
   }
@@ -179,7 +214,7 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t now, uint6
 
 /* What was taken leaves the queue for good: its counters, its clock, the credits. Sets `*offer` where a release made
  * room, unseen by those whom the in-flight limit had turned away. */
-static void commit(const struct pass *pass, uint32_t taken, uint64_t now, bool *offer) {
+static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
   struct engine_queue *queue = pass->queue;
   const uint64_t scheduled = atomic_load_explicit(&queue->scheduled, memory_order_relaxed);
   atomic_store_explicit(&queue->scheduled, scheduled + taken, memory_order_release);
@@ -189,53 +224,63 @@ static void commit(const struct pass *pass, uint32_t taken, uint64_t now, bool *
     const uint32_t held = atomic_load_explicit(&pass->port->in_flight, memory_order_relaxed);
     atomic_store_explicit(&pass->port->in_flight, held + taken, memory_order_relaxed);
   }
-  if (now) atomic_store_explicit(&queue->waiting_since, engine_queued(queue) ? now : 0, memory_order_relaxed);
+  if (engine_is_timed(pass->engine))
+    atomic_store_explicit(&queue->waiting_since, engine_queued(queue) ? engine_now(pass->engine) : 0,
+                          memory_order_relaxed);
   engine_give_credits(pass->engine, taken);
 }
 
+static uint32_t take(struct pass *pass, struct pdlb_event *events, uint32_t count) {
+  look_at_rings(pass);
+  return pass->types == 1u << PDLB_SCHED_UNORDERED || pass->types == 1u << PDLB_SCHED_DIRECTED
+             ? take_runs(pass, events, count)
+             : take_mixed(pass, events, count);
+}
+
+/* Whom the pass found asleep though there is work for them. */
+static void tell_others(const struct pass *pass, bool hold_back, bool offer) {
+  for (uint32_t i = 0; i < pass->owners; i++) engine_call(pass->engine, pass->owner[i]);
+  const uint32_t waiting = engine_queued(pass->queue);
+  if (hold_back && waiting) engine_offer_to_due(pass->engine, pass->queue_index, waiting);
+  if (offer && waiting) engine_offer(pass->engine, pass->queue_index, waiting);
+}
+
 /* One pass under the lock. */
-static uint32_t schedule_once(struct pass *pass, struct pdlb_event *events, uint32_t count, uint64_t now,
-                              uint64_t *retry_at) {
-  struct pdlb_engine *engine = pass->engine;
+static uint32_t schedule_once(struct pass *pass, struct pdlb_event *events, uint32_t count, uint64_t *retry_at) {
   bool hold_back = false, offer = false;
-  engine_lock(engine, &pass->queue->egress);
+  engine_lock(pass->engine, &pass->queue->egress);
   /* Links change under this lock: the slot may have been given to another queue meanwhile. */
   const uint32_t link = atomic_load_explicit(&pass->port->link[pass->slot], memory_order_relaxed);
   uint32_t taken = 0;
   if (LIKELY(link != LINK_NONE && LINK_QUEUE(link) == pass->queue_index)) {
-    count = allowance(pass, count, now, retry_at, &hold_back);
-    if (count) taken = take_by_priority(pass, events, count);
-    if (taken) commit(pass, taken, now, &offer);
+    count = allowance(pass, count, retry_at, &hold_back);
+    if (count) taken = take(pass, events, count);
+    if (taken) commit(pass, taken, &offer);
   }
   if (LIKELY(pass->owners == 0 && !hold_back && !offer)) {
     engine_unlock(&pass->queue->egress);
-    return taken;
+  } else {
+    engine_unlock_and_fence(&pass->queue->egress);
+    tell_others(pass, hold_back, offer);
   }
-  engine_unlock_and_fence(&pass->queue->egress);
-  for (uint32_t i = 0; i < pass->owners; i++) engine_call(engine, pass->owner[i]);
-  const uint32_t waiting = engine_queued(pass->queue);
-  if (hold_back && waiting) engine_offer_to_due(engine, pass->queue_index, waiting);
-  if (offer && waiting) engine_offer(engine, pass->queue_index, waiting, now);
   return taken;
 }
 
 static uint32_t schedule_from(struct pdlb_engine *engine, uint32_t port_index, uint32_t slot, uint32_t queue_index,
-                              struct pdlb_event *events, uint32_t count, uint64_t now, uint64_t *retry_at) {
-  uint32_t taken = 0, owners;
+                              struct pdlb_event *events, uint32_t count, uint64_t *retry_at) {
+  struct pass pass; /* not initialised as a whole: it is large, and most of it is set before it is used */
+  pass.engine = engine;
+  pass.queue = &engine->queues[queue_index];
+  pass.port = &engine->ports[port_index];
+  pass.queue_index = queue_index;
+  pass.port_index = port_index;
+  pass.slot = slot;
+  uint32_t taken = 0;
   do {
-    struct pass pass;
-    pass.engine = engine;
-    pass.queue = &engine->queues[queue_index];
-    pass.port = &engine->ports[port_index];
-    pass.queue_index = queue_index;
-    pass.port_index = port_index;
-    pass.slot = slot;
-    pass.window_room = 0;
-    pass.owners = 0;
+    pass.window_room = pass.owners = 0;
     pass.blocked = pass.limited = false;
-    taken += schedule_once(&pass, events + taken, count - taken, now, retry_at);
-    owners = pass.owners;
-  } while (UNLIKELY(owners == MAX_OWNERS) && taken < count);
+    taken += schedule_once(&pass, events + taken, count - taken, retry_at);
+  } while (UNLIKELY(pass.owners == MAX_OWNERS) && taken < count);
   return taken;
 }
 
@@ -264,11 +309,11 @@ static void serve_equals_next(struct engine_port *port, uint64_t order, uint32_t
                                             memory_order_relaxed);
 }
 
-static void before_scheduling(struct pdlb_engine *engine, uint32_t port_index, uint64_t now) {
+static void before_scheduling(struct pdlb_engine *engine, uint32_t port_index) {
   struct engine_port *port = &engine->ports[port_index];
-  engine_settle(engine, port_index, now);
+  engine_settle(engine, port_index);
   if (port->release_on_recv && port->last_received) {
-    engine_complete(engine, port_index, port->last_received, now);
+    engine_complete(engine, port_index, port->last_received);
     port->last_received = 0;
   }
   if (UNLIKELY(atomic_load_explicit(&port->stalled, memory_order_relaxed)))
@@ -283,9 +328,9 @@ static inline uint32_t room_for(const struct engine_port *port, uint32_t max) {
 }
 
 uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port_index, struct pdlb_event *events, uint32_t max,
-                              uint64_t now, uint64_t *retry_at) {
+                              uint64_t *retry_at) {
   struct engine_port *port = &engine->ports[port_index];
-  before_scheduling(engine, port_index, now);
+  before_scheduling(engine, port_index);
   if (UNLIKELY(!atomic_load_explicit(&port->enabled, memory_order_relaxed))) return 0;
   max = room_for(port, max);
   const uint64_t order = atomic_load_explicit(&port->link_order, memory_order_acquire);
@@ -297,7 +342,7 @@ uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port_index, s
     if (slot == 0xFF) break;
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
     if (link == LINK_NONE || !engine_queued(&engine->queues[LINK_QUEUE(link)])) continue;
-    const uint32_t got = schedule_from(engine, port_index, slot, LINK_QUEUE(link), events + taken, max - taken, now,
+    const uint32_t got = schedule_from(engine, port_index, slot, LINK_QUEUE(link), events + taken, max - taken,
                                        retry_at);
     if (got && !upside_down) serve_equals_next(port, order, position, LINK_PRIORITY(link));
     taken += got;

@@ -29,14 +29,11 @@ void pdlb_engine_parked(struct pdlb_engine *engine, uint32_t port, bool parked) 
 
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external) {
   atomic_store_explicit(&engine->header->external_clock, external, memory_order_relaxed);
+  if (external) atomic_store_explicit(&engine->header->timed, 1, memory_order_relaxed);
 }
 
 bool pdlb_engine_has_clock(const struct pdlb_engine *engine) {
   return atomic_load_explicit(&engine->header->external_clock, memory_order_relaxed);
-}
-
-bool pdlb_engine_needs_time(const struct pdlb_engine *engine) {
-  return atomic_load_explicit(&engine->header->even_queues, memory_order_relaxed) || pdlb_engine_has_clock(engine);
 }
 
 bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port_index) {
@@ -170,13 +167,14 @@ static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *un
 }
 
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port, uint32_t waiting,
-                           uint64_t now, uint64_t *retry_at, bool *offer) {
+                           uint64_t *retry_at, bool *offer) {
   struct engine_queue *queue = &engine->queues[queue_index];
   const uint32_t load = engine_load(&engine->ports[port]);
   uint64_t until;
   for (;;) {
     const uint32_t level = fill_level(engine, queue_index, waiting);
     if (level > load) return level - load;
+    const uint64_t now = engine_now(engine);
     if (grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;
       atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
@@ -212,8 +210,7 @@ static void offer_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t co
 
 /* ---- offering -------------------------------------------------------------------------------------------------------------- */
 
-void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count, uint64_t now) {
-  (void)now;
+void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   if (engine->queues[queue].even) {
     offer_evenly(engine, queue, count);
     return;
@@ -234,7 +231,7 @@ static uint64_t tick_queue(struct pdlb_engine *engine, uint32_t index, uint64_t 
   if (queue->even) pass_over(engine, index, fill_level(engine, index, waiting), NIL);
   atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
   const uint64_t before = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
-  engine_offer(engine, index, waiting, now);
+  engine_offer(engine, index, waiting);
   const uint64_t after = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
   atomic_fetch_add_explicit(&engine->header->rewakes, after - before, memory_order_relaxed);
   return now + queue->grace;

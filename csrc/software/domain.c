@@ -179,7 +179,7 @@ static const struct pdlb_domain_ops domain_ops = {
     .port_create = software_port_create,
 };
 
-static const struct pdlb_engine_host host = {.wake = software_wake, .relax = software_relax};
+static const struct pdlb_engine_host host = {.wake = software_wake, .now = software_now, .relax = software_relax};
 
 /* The region is address space first; pages come as they are used. */
 static int make_engine(struct software_domain *domain, struct pdlb_error *error) {

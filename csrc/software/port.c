@@ -50,23 +50,23 @@ static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *
 static uint32_t port_send(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_send(&port->domain->engine, port->index, events, count, software_time(port->domain), why);
+  return pdlb_engine_send(&port->domain->engine, port->index, events, count, why);
 }
 
 static uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
                              enum pdlb_refusal *why) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_forward(&port->domain->engine, port->index, events, count, software_time(port->domain), why);
+  return pdlb_engine_forward(&port->domain->engine, port->index, events, count, why);
 }
 
 static uint32_t port_release(struct pdlb_port *base, uint32_t count) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_release(&port->domain->engine, port->index, count, software_time(port->domain));
+  return pdlb_engine_release(&port->domain->engine, port->index, count);
 }
 
 static void port_release_later(struct pdlb_port *base, uint32_t count) {
   struct software_port *port = (struct software_port *)base;
-  pdlb_engine_release_later(&port->domain->engine, port->index, count, software_time(port->domain));
+  pdlb_engine_release_later(&port->domain->engine, port->index, count);
 }
 
 static uint32_t port_in_flight(const struct pdlb_port *base) {

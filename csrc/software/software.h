@@ -58,6 +58,7 @@ struct software_port {
 void software_waiter_init(struct waiter *waiter);
 void software_waiter_close(struct waiter *waiter);
 void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace);
+uint64_t software_now(void *context);
 void software_relax(void *context, uint32_t owner, uint32_t times);
 int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
@@ -72,9 +73,5 @@ int software_port_create(struct pdlb_domain *domain, const struct pdlb_port_conf
 
 int software_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
                            struct pdlb_domain **domain, struct pdlb_error *error);
-
-static inline uint64_t software_time(const struct software_domain *domain) {
-  return pdlb_engine_needs_time(&domain->engine) ? pdlb_now() : 0;
-}
 
 #endif

@@ -26,6 +26,11 @@
 #define YIELDS 32u
 #define OWNER_AWAY_NS 50000
 
+uint64_t software_now(void *context) {
+  (void)context;
+  return pdlb_now();
+}
+
 void software_relax(void *context, uint32_t owner, uint32_t times) {
   (void)context;
   (void)owner;
@@ -157,7 +162,7 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
   pdlb_engine_parked(engine, port->index, true);
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
-  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, software_time(port->domain), &retry_at);
+  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
 #endif
   if (rc == 0 && !is_cancelled(waiter)) rc = sleep_on(waiter, sequence, retry_at);
   atomic_store_explicit(&waiter->sleeping, 0, memory_order_seq_cst);
@@ -174,8 +179,7 @@ int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32
   for (;;) {
     if (is_cancelled(waiter)) return -ECANCELED;
     uint64_t retry_at = PDLB_FOREVER;
-    int rc = (int)pdlb_engine_schedule(&port->domain->engine, port->index, events, max, software_time(port->domain),
-                                       &retry_at);
+    int rc = (int)pdlb_engine_schedule(&port->domain->engine, port->index, events, max, &retry_at);
     if (rc == 0 && max && deadline && pdlb_now() < deadline) {
       rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
