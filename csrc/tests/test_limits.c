@@ -195,12 +195,13 @@ static void one_too_many_takes_nothing(void) {
 /* Two amounts that only together are too much, also where their sum wraps. */
 static void combined_credits_are_added_before_they_are_checked(void) {
   struct pdlb_device *device = open_device(PDLB_LIMITS_HARDWARE);
-  static const uint32_t amounts[][2] = {{16384, 1}, {1, 16384}, {UINT32_MAX, 1}, {1u << 31, 1u << 31}, {0, 16385}};
+  static const uint32_t amounts[][2] = {{16384, 1}, {1, 16384}, {0, 16385}, {UINT32_MAX, 1}, {1u << 31, 1u << 31}};
   for (size_t i = 0; i < sizeof amounts / sizeof *amounts; i++) {
     const struct pdlb_domain_config config = {.ldb_credits = amounts[i][0], .dir_credits = amounts[i][1]};
     struct pdlb_domain *domain = NULL;
     struct pdlb_error error;
-    CHECK_ERROR(pdlb_domain_create(device, &config, &domain, &error), -ENOSPC, error);
+    const bool wraps = amounts[i][0] + amounts[i][1] < amounts[i][0];
+    CHECK_ERROR(pdlb_domain_create(device, &config, &domain, &error), wraps ? -EINVAL : -ENOSPC, error);
   }
   CHECK_EQ(available_of(device).ldb_credits, 16384);
   CHECK_EQ(pdlb_device_close(device), 0);
