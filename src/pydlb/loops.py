@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import selectors
 import threading
@@ -206,7 +207,7 @@ class LoopWorker:
         self._selector = _ParkingSelector(self.worker.port, lambda: bool(self.transports or self._tasks))
         return asyncio.SelectorEventLoop(self._selector)
 
-    # ---- in the worker's thread ---------------------------------------------------------------------------------------
+    # ---- in the worker's thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -250,7 +251,7 @@ class LoopWorker:
         protocol = _Protocol(self, ticket, self._options)
         try:
             await self.loop.connect_accepted_socket(lambda: protocol, sock, **self._options.transport)
-        except OSError as error:  # also what goes wrong in a TLS handshake
+        except Exception as error:  # most of all what goes wrong in a TLS handshake
             logger.debug("%s: a connection failed before it was served: %s", self.worker.name, error)
         except asyncio.CancelledError:
             pass
@@ -274,7 +275,18 @@ class LoopWorker:
             asyncio.set_event_loop(None)
             self.loop.close()
 
-    # ---- from any thread ----------------------------------------------------------------------------------------------
+    # ---- from any thread -------------------------------------------------------------------------------------------
+
+    def close_connections(self) -> None:
+        """Close all connections once what was written to them is sent."""
+
+        def close_all() -> None:
+            for transport in list(self.transports):
+                if transport is not None:
+                    transport.close()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(close_all)
 
     def abort(self) -> None:
         """End all connections now; they are counted as aborted."""
@@ -285,19 +297,21 @@ class LoopWorker:
                 if transport is not None:
                     transport.abort()
 
-        self.loop.call_soon_threadsafe(abort_all)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(abort_all)
 
-    def stop(self, timeout: float) -> bool:
-        """End the loop; False if it is still busy after `timeout` seconds."""
+    def stop(self) -> None:
+        """Tell the loop to end."""
 
         def stop() -> None:
-            try:
+            with contextlib.suppress(ClosedError):
                 self.loop.remove_reader(self.worker.fileno())
-            except ClosedError:
-                pass
             self.loop.stop()
 
-        if self._thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # it has ended
             self.loop.call_soon_threadsafe(stop)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it is still busy after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
