@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from pydlb.cli import bench, connections, handoff
 from pydlb.cli.measure import CountError, Figures, Progress, Row, alternate, percentile
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SMALL = ["--events", "2000", "--items", "500", "--connections", "40", "--in-flight", "8", "--workers", "2"]
 
@@ -102,7 +98,7 @@ def test_interrupt_reports_what_there_is() -> None:
 def wait_for_threads(pid: int) -> None:
     """Wait until the program measures: until it has a producer thread."""
     deadline = time.monotonic() + 30
-    while len(os.listdir(f"/proc/{pid}/task")) < 2 and time.monotonic() < deadline:
+    while len(list(Path(f"/proc/{pid}/task").iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
 
 
