@@ -49,7 +49,7 @@ def _default_grace() -> float:
     With the interpreter lock a worker that is not busy may still have to wait for the lock, 5 ms or more.
     """
     is_enabled = getattr(sys, "_is_gil_enabled", None)
-    return 0.020 if is_enabled is None or is_enabled() else 0.001
+    return 0.020 if is_enabled is None or is_enabled() else 0.005
 
 
 class Runner(Protocol):
@@ -91,7 +91,7 @@ class Balancer:
         handler: Called with a :class:`Connection` for each connection, on a worker's thread.
         policy: Which worker gets a connection; ``"dlb"``: the one with the fewest open among those that are not busy.
         backend: As `device` of :func:`pydlb.open`.
-        grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 1 ms
+        grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 5 ms
             without the interpreter lock, 20 ms with it.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
