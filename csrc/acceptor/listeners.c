@@ -3,7 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+static int option(int fd, int name) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0 ? 0 : value;
+}
 
 int listeners_add(struct listeners *listeners, int fd) {
   uint32_t place = 0;
@@ -13,7 +20,13 @@ int listeners_add(struct listeners *listeners, int fd) {
   if (own < 0) return -errno;
   if (place == listeners->count) listeners->count++;
   const uint32_t id = listeners->next_id++;
-  listeners->table[place] = (struct listener){.state = LISTENER_OPEN, .fd = own, .id = id};
+  listeners->table[place] = (struct listener){
+      .state = LISTENER_OPEN,
+      .fd = own,
+      .family = option(own, SO_DOMAIN),
+      .protocol = option(own, SO_PROTOCOL),
+      .id = id,
+  };
   return (int)id;
 }
 

@@ -12,6 +12,7 @@ enum listener_state { LISTENER_UNUSED = 0, LISTENER_OPEN, LISTENER_DRAINING };
 struct listener {
   enum listener_state state;
   int fd;
+  int family, protocol;
   uint32_t id;
   bool watched; /* in the epoll set */
 };

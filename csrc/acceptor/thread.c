@@ -69,7 +69,13 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
   const int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) return judge(acceptor, errno);
   acceptor->backoff = 0;
-  const struct pdlb_accepted accepted = {.fd = fd, .listener = listener->id, .accepted_at = pdlb_now()};
+  const struct pdlb_accepted accepted = {
+      .fd = fd,
+      .listener = listener->id,
+      .family = listener->family,
+      .protocol = listener->protocol,
+      .accepted_at = pdlb_now(),
+  };
   /* Before the slot is filled: nobody may be seen to take what was not accepted. */
   acceptor_count(&acceptor->accepted);
   if (listener->state == LISTENER_DRAINING) acceptor_count(&acceptor->drained);

@@ -73,18 +73,23 @@ void remove_listener(const Acceptor &acceptor, uint32_t listener, bool drain) {
   check(pdlb_acceptor_remove(acceptor.raw(), listener, drain, &error), error);
 }
 
-using Taken = std::optional<std::pair<int, uint32_t>>;
+// Descriptor, listener, family and protocol.
+using Taken = std::optional<std::tuple<int, uint32_t, int, int>>;
+
+Taken taken(const pdlb_accepted &accepted) {
+  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol);
+}
 
 Taken take(const Acceptor &acceptor, uint64_t token) {
   pdlb_accepted accepted;
   if (pdlb_acceptor_take(acceptor.raw(), token, &accepted) < 0) return std::nullopt;
-  return std::make_pair(accepted.fd, accepted.listener);
+  return taken(accepted);
 }
 
 Taken take_left(const Acceptor &acceptor) {
   pdlb_accepted accepted;
   if (pdlb_acceptor_take_left(acceptor.raw(), &accepted) < 0) return std::nullopt;
-  return std::make_pair(accepted.fd, accepted.listener);
+  return taken(accepted);
 }
 
 uint64_t after(double seconds) {

@@ -46,6 +46,7 @@ int pdlb_listener_shut(int fd);
 struct pdlb_accepted {
   int fd; /* non-blocking, close-on-exec; the taker's from now on */
   uint32_t listener;
+  int family, protocol; /* of the listener's socket, and so of this one */
   uint64_t accepted_at; /* ns */
 };
 

@@ -121,17 +121,12 @@ class Worker:
         if taken is None:
             self._release()
             return None
-        descriptor, listener = taken
+        descriptor, listener, family, protocol = taken
         ticket = Ticket(self)
-        try:
-            sock = socket.socket(fileno=descriptor)
-            if blocking:
-                sock.setblocking(True)
-        except OSError:
-            socket.close(descriptor)
-            ticket.release(aborted=True)
-            logger.exception("%s: the accepted descriptor %d cannot be used", self.name, descriptor)
-            return None
+        # The descriptor is non-blocking, and to say so costs nothing; to ask it what it is would.
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol, descriptor)
+        if blocking:
+            sock.setblocking(True)
         return Connection(sock, listener, ticket)
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:

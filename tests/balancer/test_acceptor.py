@@ -56,7 +56,8 @@ def test_a_token_is_good_for_one_take(rig: Rig, clients: Clients) -> None:
         assert token is not None
         taken = rig.acceptor.take(token)
         assert taken is not None
-        descriptor, number = taken
+        descriptor, number, family, protocol = taken
+        assert (family, protocol) == (socket.AF_INET, socket.IPPROTO_TCP)
         assert number == rig.number
         with socket.socket(fileno=descriptor) as sock:
             assert sock.getpeername() == client.getsockname()
