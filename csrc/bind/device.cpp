@@ -12,8 +12,7 @@ py::dict as_dict(const pdlb_resources &resources) {
   return py::dict("domains"_a = resources.domains, "ldb_queues"_a = resources.ldb_queues,
                   "ldb_ports"_a = resources.ldb_ports, "dir_ports"_a = resources.dir_ports,
                   "ldb_credits"_a = resources.ldb_credits, "dir_credits"_a = resources.dir_credits,
-                  "history_entries"_a = resources.history_entries,
-                  "atomic_inflights"_a = resources.atomic_inflights,
+                  "history_entries"_a = resources.history_entries, "atomic_inflights"_a = resources.atomic_inflights,
                   "sequence_slots"_a = py::make_tuple(resources.sequence_slots[0], resources.sequence_slots[1]));
 }
 
@@ -31,9 +30,9 @@ py::tuple device_resources(const Device &device) {
   return py::make_tuple(as_dict(total), as_dict(available));
 }
 
-std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues, uint32_t ldb_ports,
-                                      uint32_t dir_ports, uint32_t credits, uint32_t history_entries,
-                                      uint32_t atomic_inflights, std::pair<uint32_t, uint32_t> sequence_slots) {
+std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues, uint32_t ldb_ports, uint32_t dir_ports,
+                                      uint32_t credits, uint32_t history_entries, uint32_t atomic_inflights,
+                                      std::pair<uint32_t, uint32_t> sequence_slots) {
   const std::shared_ptr<DeviceHandle> handle = device.pin();
   pdlb_domain_config config{};
   config.ldb_queues = ldb_queues;
@@ -104,8 +103,8 @@ py::dict domain_stats(const Domain &domain) {
   struct pdlb_domain_stats stats{};
   pdlb_domain_stats(domain.pin()->domain, &stats);
   return py::dict("enqueued"_a = stats.enqueued, "scheduled"_a = stats.scheduled,
-                  "refused_no_credit"_a = stats.refused_no_credit, "wakes"_a = stats.wakes,
-                  "rewakes"_a = stats.rewakes, "credits_free"_a = stats.credits_free, "queued"_a = stats.queued);
+                  "refused_no_credit"_a = stats.refused_no_credit, "wakes"_a = stats.wakes, "rewakes"_a = stats.rewakes,
+                  "credits_free"_a = stats.credits_free, "queued"_a = stats.queued);
 }
 
 }  // namespace
@@ -126,8 +125,7 @@ void register_device(py::module_ &module) {
            "grace_ns"_a)
       .def("create_dir_queue", &create_dir_queue, "port"_a)
       .def("queue_depth", &queue_depth, "queue"_a, "directed"_a)
-      .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a,
-           "queue"_a)
+      .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a, "queue"_a)
       .def("start", &start)
       .def("stop", &stop)
       .def("stats", &domain_stats)

@@ -10,14 +10,15 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   module.attr("MAX_LINKS") = PDLB_MAX_LINKS;
   module.attr("PRIORITIES") = PDLB_PRIORITIES;
   module.attr("EVENT_SIZE") = sizeof(pdlb_event);
-  module.attr("EVENT_OFFSETS") = py::dict(
-      "data"_a = offsetof(pdlb_event, data), "opaque"_a = offsetof(pdlb_event, opaque),
-      "queue"_a = offsetof(pdlb_event, queue), "sched"_a = offsetof(pdlb_event, sched),
-      "flow"_a = offsetof(pdlb_event, flow), "flags"_a = offsetof(pdlb_event, flags),
-      "command"_a = offsetof(pdlb_event, command));
+  module.attr("EVENT_OFFSETS") =
+      py::dict("data"_a = offsetof(pdlb_event, data), "opaque"_a = offsetof(pdlb_event, opaque),
+               "queue"_a = offsetof(pdlb_event, queue), "sched"_a = offsetof(pdlb_event, sched),
+               "flow"_a = offsetof(pdlb_event, flow), "flags"_a = offsetof(pdlb_event, flags),
+               "command"_a = offsetof(pdlb_event, command));
   register_device(module);
   register_port(module);
   register_acceptor(module);
+  register_poller(module);
   module.def("live_handles", [] {
     return py::dict("devices"_a = live_handles.devices.load(), "domains"_a = live_handles.domains.load(),
                     "ports"_a = live_handles.ports.load(), "acceptors"_a = live_handles.acceptors.load());

@@ -52,8 +52,9 @@ class Events {
   Events(PyObject *object, bool writable) {
     if (PyObject_GetBuffer(object, &view_, PyBUF_ND | (writable ? PyBUF_WRITABLE : 0)) < 0) {
       PyErr_Clear();
-      set_config(writable ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
-                          : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one");
+      set_config(writable
+                     ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
+                     : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one");
       return;
     }
     valid_ = view_.ndim == 1 && view_.itemsize == sizeof(pdlb_event);
@@ -265,7 +266,8 @@ PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count,
   return PyLong_FromUnsignedLongLong(event.data);
 }
 
-// ---- what is held -----------------------------------------------------------------------------------------------------
+// ---- what is held
+// -----------------------------------------------------------------------------------------------------
 
 bool count_of(PyObject *const *arguments, Py_ssize_t count, PyObject *names, uint32_t *result) {
   *result = 1;
