@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 
@@ -12,6 +13,26 @@ namespace py = pybind11;
 using py::literals::operator""_a;
 
 namespace {
+
+constexpr uint32_t kMostAtOnce = 64;
+
+// Holds a port for one call, or throws.
+class PortUse {
+ public:
+  explicit PortUse(Port &port) : port_(port) {
+    switch (port_.enter()) {
+      case Port::Entry::busy: set_busy(); throw py::error_already_set();
+      case Port::Entry::closed: throw_closed("port");
+      case Port::Entry::entered: break;
+    }
+  }
+  ~PortUse() { port_.leave(); }
+  PortUse(const PortUse &) = delete;
+  PortUse &operator=(const PortUse &) = delete;
+
+ private:
+  Port &port_;
+};
 
 // Holds the domain, and the port for itself, for as long as the thread may run.
 class Acceptor {
@@ -92,6 +113,26 @@ Taken take_left(const Acceptor &acceptor) {
   return taken(accepted);
 }
 
+// Take what the port is given now, up to `max` connections: those, and whether there may be more (the port is then not
+// armed). Tokens that name no connection any more are given back.
+py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t max) {
+  std::array<pdlb_event, kMostAtOnce> events;
+  pdlb_acceptor *raw = acceptor.raw();
+  if (max > kMostAtOnce) max = kMostAtOnce;
+  const PortUse use(port);
+  const int count = pdlb_port_recv(port.raw(), events.data(), max, 0);
+  if (count == -ECANCELED) throw_closed("port");
+  py::list connections;
+  for (int i = 0; i < count; i++) {
+    pdlb_accepted accepted;
+    if (pdlb_acceptor_take(raw, events[static_cast<size_t>(i)].data, &accepted) < 0)
+      pdlb_port_release(port.raw(), 1);
+    else
+      connections.append(taken(accepted));
+  }
+  return py::make_tuple(connections, count == static_cast<int>(max));
+}
+
 uint64_t after(double seconds) {
   return seconds > 0 ? pdlb_now() + static_cast<uint64_t>(std::min(seconds, 1e9) * 1e9) : 0;
 }
@@ -134,6 +175,7 @@ void register_acceptor(py::module_ &module) {
           "paused"_a)
       .def("take", &take, "token"_a)
       .def("take_left", &take_left)
+      .def("receive", &receive, "port"_a, "max"_a)
       .def(
           "stop", [](const Acceptor &acceptor, double drain) { pdlb_acceptor_stop(acceptor.raw(), after(drain)); },
           "drain"_a)

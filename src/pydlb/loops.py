@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import selectors
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from .errors import ClosedError
-from .types import event_dtype
+from .selector import WorkerSelector
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
-    from .port import Port
     from .workers import Connection, Ticket, Worker
 
     ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
@@ -28,80 +23,16 @@ __all__ = ["LoopWorker", "StreamOptions"]
 
 logger = logging.getLogger("pydlb")
 
-# Connections taken from the queue before the loop goes on with those that are open.
-_BATCH: Final = 16
+# How many connections are taken from the queue at a time at most, and how long a loop may take, in seconds, until it
+# asks for more, to be given more at a time.
+_MOST: Final = 16
+_QUICK: Final = 0.005
 
-# How many turns a busy loop may go on with what it has before it takes new connections.
-_PUT_OFF_AT_MOST: Final = 4
+# Bytes read from a socket at a time.
+_READ_SIZE: Final = 2**16
 
-# A loop that did not come back for so long is slow for a while: while it has connections, it offers itself for new ones
-# only after a quiet moment. All in seconds.
-_SLOW_TURN: Final = 0.040
-_SLOW_FOR: Final = 0.3
-_QUIET: Final = 0.002
-
-
-class _ParkingSelector(selectors.DefaultSelector):
-    """Tells the port when its loop goes to sleep, and when it is back.
-
-    So the balancer knows which workers are idle, and need not find out by waiting for one that is not. A connection
-    that still waits can go to anybody, one that was taken cannot: therefore a loop that has other things to do does
-    those first, and one whose handlers have been slow, and that may have to call them again in a moment, waits for
-    that moment before it offers itself.
-    """
-
-    def __init__(self, port: Port, has_connections: Callable[[], bool]) -> None:
-        super().__init__()
-        self.more = False
-        """The port may have more, and is not armed: look there before going to sleep."""
-        self._port = port
-        self._descriptor = port.fileno()
-        self._has_connections = has_connections
-        self._put_off = 0
-        self._returned = time.monotonic()
-        self._slow_until = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        now = time.monotonic()
-        if now - self._returned > _SLOW_TURN:
-            self._slow_until = now + _SLOW_FOR
-        if timeout is not None and timeout <= 0:
-            ready = super().select(timeout)
-        else:
-            ready = []
-            if now < self._slow_until and self._has_connections():
-                quiet = _QUIET if timeout is None else min(timeout, _QUIET)
-                ready = super().select(quiet)
-                timeout = None if timeout is None else timeout - quiet
-            ready = ready or self._sleep(timeout)
-        self._returned = time.monotonic()
-        return self._others_first(ready)
-
-    @property
-    def slow(self) -> bool:
-        """Whether the loop has been slow of late."""
-        return self._returned < self._slow_until
-
-    def _sleep(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self.more:
-            self.more = False
-            return super().select(0) or [(self.get_key(self._descriptor), selectors.EVENT_READ)]
-        try:
-            self._port.set_parked(True)
-            try:
-                return super().select(timeout)
-            finally:
-                self._port.set_parked(False)
-        except ClosedError:
-            return super().select(0)
-
-    def _others_first(self, ready: list[tuple[selectors.SelectorKey, int]]) -> list[tuple[selectors.SelectorKey, int]]:
-        others = [entry for entry in ready if entry[0].fd != self._descriptor] if len(ready) > 1 else ready
-        if len(others) == len(ready) or self._put_off >= _PUT_OFF_AT_MOST:
-            self._put_off = 0
-            return ready
-        self._put_off += 1
-        return others
+# In so many turns of an event loop a new connection's first request has been read and its handler has run.
+_FIRST_TURNS: Final = 5
 
 
 class StreamOptions:
@@ -139,6 +70,9 @@ class _Protocol(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._handled = transport  # type: ignore[assignment]
+        if hasattr(transport, "max_size"):
+            # What one read allocates: larger blocks are mapped and unmapped each time, on all processors.
+            transport.max_size = _READ_SIZE
         self._worker.transports.add(self._handled)
         super().connection_made(transport)
 
@@ -190,9 +124,10 @@ class LoopWorker:
         self._options = options
         self._loop_factory = loop_factory or self._new_loop
         self.loop: asyncio.AbstractEventLoop
-        self._selector: _ParkingSelector | None = None
+        self._selector: WorkerSelector | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events = np.empty(_BATCH, dtype=event_dtype())
+        self._most = 1
+        self._more_since = float("-inf")
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=worker.name, daemon=True)
@@ -206,7 +141,7 @@ class LoopWorker:
             raise self._failure
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
-        self._selector = _ParkingSelector(self.worker.port, lambda: bool(self.transports or self._tasks))
+        self._selector = WorkerSelector(self.worker.port, lambda: bool(self.transports or self._tasks))
         return asyncio.SelectorEventLoop(self._selector)
 
     # ---- in the worker's thread ------------------------------------------------------------------------------------
@@ -229,24 +164,34 @@ class LoopWorker:
             self._finish()
 
     def _receive(self) -> None:
-        # A slow worker takes one connection at a time: the next one may find another worker.
-        most = 1 if self._selector is not None and self._selector.slow else _BATCH
+        """Take connections from the queue; where there may be more, look again when these had their first turns.
+
+        One at a time, because a handler may be slow, and who was taken waits for it. More at a time, the longer it goes
+        well.
+        """
+        now = self.loop.time()
+        self._most = min(2 * self._most, _MOST) if now - self._more_since < _QUICK else 1
         try:
-            events = self.worker.port.recv(most, 0, self._events)
+            connections, more = self.worker.receive(self._most)
         except ClosedError:
             return
-        for token in events["data"].tolist():
-            connection = self.worker.take(token, blocking=False)
-            if connection is not None:
-                task = self.loop.create_task(self._connect(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        if len(events) == most:
-            # A full batch leaves the port unarmed: there may be more.
-            if self._selector is not None and most == 1:
+        for connection in connections:
+            task = self.loop.create_task(self._connect(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if more:
+            self._more_since = now
+            if self._selector is not None:
                 self._selector.more = True
             else:
-                self.loop.call_soon(self._receive)
+                self._receive_later(_FIRST_TURNS)
+
+    def _receive_later(self, turns: int) -> None:
+        """In so many turns of the loop."""
+        if turns:
+            self.loop.call_soon(self._receive_later, turns - 1)
+        else:
+            self._receive()
 
     async def _connect(self, connection: Connection) -> None:
         sock, ticket = connection.detach()
@@ -273,6 +218,7 @@ class LoopWorker:
             # Transports that were aborted close their sockets in a callback of the next turn.
             self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
@@ -298,6 +244,8 @@ class LoopWorker:
             for transport in list(self.transports):
                 if transport is not None:
                     transport.abort()
+            for task in self._tasks:
+                task.cancel()
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self.loop.call_soon_threadsafe(abort_all)

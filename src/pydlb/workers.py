@@ -112,7 +112,28 @@ class Worker:
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
-    def take(self, token: int, *, blocking: bool) -> Connection | None:
+    def receive(self, most: int) -> tuple[list[Connection], bool]:
+        """Take what there is now.
+
+        Args:
+            most: Take no more than so many, up to 64.
+
+        Returns:
+            The connections, with non-blocking sockets, and whether there may be more. If not, `fileno` tells of any
+            that come.
+
+        Raises:
+            ClosedError: The worker was closed.
+            BusyError: Another thread receives.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"{self!r} is closed")
+            taken, more = self._acceptor.receive(self.port._native, most)
+            self._accepted += len(taken)
+        return [Connection(_socket(*one), one[1], Ticket(self)) for one in taken], more
+
+    def _take(self, token: int) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
         with self._lock:
             taken = None if self._closed else self._acceptor.take(token)
@@ -121,13 +142,7 @@ class Worker:
         if taken is None:
             self._release()
             return None
-        descriptor, listener, family, protocol = taken
-        ticket = Ticket(self)
-        # The descriptor is non-blocking, and to say so costs nothing; to ask it what it is would.
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol, descriptor)
-        if blocking:
-            sock.setblocking(True)
-        return Connection(sock, listener, ticket)
+        return Connection(_socket(*taken), taken[1], Ticket(self))
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.
@@ -143,8 +158,9 @@ class Worker:
             BusyError: Another thread receives.
         """
         while (token := self.port.recv_one(timeout)) is not None:
-            connection = self.take(token, blocking=True)
+            connection = self._take(token)
             if connection is not None:
+                connection.socket.setblocking(True)
                 return connection
         return None
 
@@ -158,12 +174,11 @@ class Worker:
             ClosedError: The worker was closed.
         """
         while True:
-            token = self.port.recv_one(0)
-            if token is None:
-                # The receive armed the port: its descriptor tells of anything that came since.
-                await self._readable()
-            elif (connection := self.take(token, blocking=False)) is not None:
-                return connection
+            connections, _ = self.receive(1)
+            if connections:
+                return connections[0]
+            # The receive armed the port: its descriptor tells of anything that came since.
+            await self._readable()
 
     async def _readable(self) -> None:
         """Wait until there may be something to receive, or the worker is closed."""
@@ -256,6 +271,11 @@ class Worker:
     def __repr__(self) -> str:
         """Its name."""
         return f"<pydlb.Worker {self.name}>"
+
+
+def _socket(descriptor: int, listener: int, family: int, protocol: int) -> socket.socket:
+    """The socket of an accepted descriptor, which is non-blocking. To say so costs nothing; to ask what it is would."""
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol, descriptor)
 
 
 class ThreadWorker:

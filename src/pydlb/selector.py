@@ -1,0 +1,139 @@
+"""The selector of a worker's event loop: it knows when the loop sleeps, and what comes first."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import time
+from typing import TYPE_CHECKING, Final
+
+from . import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from _typeshed import FileDescriptorLike
+
+    from .port import Port
+
+__all__ = ["WorkerSelector"]
+
+# How many turns a busy loop may go on with what it has before it takes new connections.
+_PUT_OFF_AT_MOST: Final = 4
+
+# A loop that did not come back for so long is slow for a while: while it has connections, it offers itself for new ones
+# only after a quiet moment. All in seconds.
+_SLOW_TURN: Final = 0.040
+_SLOW_FOR: Final = 0.3
+_QUIET: Final = 0.002
+
+
+class WorkerSelector(selectors.BaseSelector):
+    """Tells the port when its loop goes to sleep, and when it is back.
+
+    So the balancer knows which workers are idle, and need not find out by waiting for one that is not. A connection
+    that still waits can go to anybody, one that was taken cannot: therefore a loop that has other things to do does
+    those first, and one whose handlers have been slow, and that may have to call them again in a moment, waits for
+    that moment before it offers itself.
+
+    The interpreter lock is given up to sleep, and only then.
+    """
+
+    def __init__(self, port: Port, has_connections: Callable[[], bool]) -> None:
+        self.more = False
+        """The port may have more, and is not armed: look there before going to sleep."""
+        self._poller = _native.Poller(port._native)
+        self._keys: dict[int, selectors.SelectorKey] = {}
+        self._descriptor = port.fileno()
+        self._has_connections = has_connections
+        self._put_off = 0
+        self._returned = time.monotonic()
+        self._slow_until = 0.0
+
+    # ---- what is waited for ----------------------------------------------------------------------------------------
+
+    def register(self, fileobj: FileDescriptorLike, events: int, data: object = None) -> selectors.SelectorKey:
+        """Wait for a descriptor, or an object that has one."""
+        descriptor = _descriptor(fileobj)
+        if descriptor in self._keys:
+            raise KeyError(f"{fileobj!r} (descriptor {descriptor}) is already registered")
+        key = selectors.SelectorKey(fileobj, descriptor, events, data)
+        self._poller.add(descriptor, events)
+        self._keys[descriptor] = key
+        return key
+
+    def modify(self, fileobj: FileDescriptorLike, events: int, data: object = None) -> selectors.SelectorKey:
+        """Wait for other events, or remember other data."""
+        key = self.get_key(fileobj)
+        if events != key.events:
+            self._poller.change(key.fd, events)
+        key = self._keys[key.fd] = key._replace(events=events, data=data)
+        return key
+
+    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """Wait for it no more."""
+        key = self._keys.pop(self.get_key(fileobj).fd)
+        with contextlib.suppress(OSError):  # it was closed, and left the set by that
+            self._poller.remove(key.fd)
+        return key
+
+    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """What is waited for on a descriptor."""
+        try:
+            return self._keys[_descriptor(fileobj)]
+        except (KeyError, ValueError):
+            raise KeyError(f"{fileobj!r} is not registered") from None
+
+    def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
+        """All that is waited for, by descriptor."""
+        return dict(self._keys)
+
+    def close(self) -> None:
+        """Wait for nothing more."""
+        self._keys.clear()
+        self._poller.close()
+
+    # ---- waiting ---------------------------------------------------------------------------------------------------
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready within `timeout` seconds, None for no end."""
+        now = time.monotonic()
+        if now - self._returned > _SLOW_TURN:
+            self._slow_until = now + _SLOW_FOR
+        if timeout is not None and timeout <= 0:
+            ready = self._poller.poll(0, self._keys, False)
+        else:
+            ready = []
+            if now < self._slow_until and self._has_connections():
+                quiet = _QUIET if timeout is None else min(timeout, _QUIET)
+                ready = self._poller.poll(quiet, self._keys, False)
+                timeout = None if timeout is None else timeout - quiet
+            ready = ready or self._sleep(timeout)
+        self._returned = time.monotonic()
+        return self._others_first(ready)
+
+    @property
+    def slow(self) -> bool:
+        """Whether the loop has been slow of late."""
+        return self._returned < self._slow_until
+
+    def _sleep(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.more:
+            self.more = False
+            return self._poller.poll(0, self._keys, False) or [(self._keys[self._descriptor], selectors.EVENT_READ)]
+        return self._poller.poll(timeout, self._keys, True)
+
+    def _others_first(self, ready: list[tuple[selectors.SelectorKey, int]]) -> list[tuple[selectors.SelectorKey, int]]:
+        others = [entry for entry in ready if entry[0].fd != self._descriptor] if len(ready) > 1 else ready
+        if len(others) == len(ready) or self._put_off >= _PUT_OFF_AT_MOST:
+            self._put_off = 0
+            return ready
+        self._put_off += 1
+        return others
+
+
+def _descriptor(fileobj: FileDescriptorLike) -> int:
+    descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+    if descriptor < 0:
+        raise ValueError(f"{fileobj!r} has no descriptor: it is closed")
+    return descriptor
