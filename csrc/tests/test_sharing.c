@@ -79,6 +79,10 @@ static void a_burst_is_shared(void) {
     struct circle circle = open_circle();
     send(&circle, burst);
     receive_all_round(&circle);
+    /* What does not divide evenly is left for whoever comes next: all have as good a right to it. */
+    CHECK_LE(rig_depth(&circle.rig, circle.queue), MANY - 1);
+    CHECK_LE(spread(&circle), 1);
+    receive_all_round(&circle);
     CHECK_EQ(rig_depth(&circle.rig, circle.queue), 0);
     CHECK_LE(spread(&circle), 1);
     close_circle(&circle);
