@@ -184,6 +184,15 @@ static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *un
   return now >= *until;
 }
 
+/* What the port may take at once, to rise to the level. If not all that are due can rise so far, the last step is
+ * nobody's in particular: it is left to whoever comes next, unless it is the port's first. */
+static uint32_t own_share(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t load,
+                          uint32_t waiting) {
+  uint32_t ignored;
+  const uint32_t rise = level - load;
+  return rise > 1 && room_below(engine, queue, level, &ignored) > waiting ? rise - 1 : rise;
+}
+
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer) {
   struct engine_queue *queue = &engine->queues[queue_index];
@@ -191,9 +200,7 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
   uint64_t until;
   for (;;) {
     const uint32_t level = fill_level(engine, queue_index, waiting);
-    /* One below the level is the port's alone; of what then remains, others at the same height have as good a right
-     * to the first. */
-    if (level > load) return level - load > 1 ? level - load - 1 : 1;
+    if (level > load) return own_share(engine, queue_index, level, load, waiting);
     const uint64_t now = engine_now(engine);
     if (grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;
