@@ -66,7 +66,8 @@ static enum outcome judge(struct pdlb_acceptor *acceptor, int error) {
 }
 
 static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener) {
-  const int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
+  const int fd = accept4(listener->fd, NULL, NULL, flags);
   if (fd < 0) return judge(acceptor, errno);
   acceptor->backoff = 0;
   const struct pdlb_accepted accepted = {

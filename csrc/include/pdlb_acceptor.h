@@ -21,6 +21,7 @@ struct pdlb_acceptor_config {
   uint32_t queue; /* id of the load-balanced queue to send to */
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
+  bool blocking;  /* what the accepted descriptors are */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's
@@ -44,7 +45,7 @@ int pdlb_listener_shut(int fd);
 
 /* A connection, and what is known of it. */
 struct pdlb_accepted {
-  int fd; /* non-blocking, close-on-exec; the taker's from now on */
+  int fd; /* close-on-exec; the taker's from now on */
   uint32_t listener;
   int family, protocol; /* of the listener's socket, and so of this one */
   uint64_t accepted_at; /* ns */

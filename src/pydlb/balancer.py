@@ -12,7 +12,7 @@ import time
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
 from . import _native
 from .device import open as open_device
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Balancer"]
 
 logger = logging.getLogger("pydlb")
+
+# As getsockname returns it: (host, port), (host, port, flow, scope), or the path of a UNIX socket.
+Address: TypeAlias = Any
 
 # Open connections over all workers; each worker's port gets an equal part of them.
 _HISTORY: Final = 1 << 20
@@ -146,6 +149,7 @@ class Balancer:
         self._closing = False
         self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
+        self._blocking = workers > 0  # plain threads want blocking sockets
         self._capacity = _HISTORY // max_workers
         self._open_engine(backend, _default_grace() if grace is None else grace, batch, max_waiting, max_workers)
         self._closed = False
@@ -180,6 +184,7 @@ class Balancer:
                 queue=self._queue.id,
                 slots=max_waiting,
                 batch=batch,
+                blocking=self._blocking,
             )
         except BaseException:
             self._device.close()
@@ -215,7 +220,7 @@ class Balancer:
                 raise ClosedError("this balancer is closed")
             number = len(self._workers) + len(self._left)
             port = self._domain.create_ldb_port(cq_depth=64, history_entries=self._capacity)
-            worker = Worker(name or f"{self._name}_{number}", port, self._acceptor)
+            worker = Worker(name or f"{self._name}_{number}", port, self._acceptor, blocking=self._blocking)
             port.link(self._queue)
             self._workers.append(worker)
             return worker
@@ -348,7 +353,7 @@ class Balancer:
             with contextlib.suppress(OSError):
                 Path(address).unlink()
 
-    def address(self, listener: int = 0) -> tuple[Any, ...] | str:
+    def address(self, listener: int = 0) -> Address:
         """A listener's address, as :meth:`socket.socket.getsockname` returns it.
 
         Raises:
@@ -357,8 +362,7 @@ class Balancer:
         with self._lock:
             if listener not in self._listeners:
                 raise ConfigError(f"there is no listener {listener}")
-            address: tuple[Any, ...] | str = self._listeners[listener].getsockname()
-            return address
+            return self._listeners[listener].getsockname()
 
     def pause(self) -> None:
         """Leave new connections in the kernel's backlogs until :meth:`resume`."""

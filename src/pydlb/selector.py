@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, cast
 
 from . import _native
 
@@ -44,6 +45,7 @@ class WorkerSelector(selectors.BaseSelector):
         """The port may have more, and is not armed: look there before going to sleep."""
         self._poller = _native.Poller(port._native)
         self._keys: dict[int, selectors.SelectorKey] = {}
+        self._map = cast("Mapping[FileDescriptorLike, selectors.SelectorKey]", MappingProxyType(self._keys))
         self._descriptor = port.fileno()
         self._has_connections = has_connections
         self._put_off = 0
@@ -85,8 +87,8 @@ class WorkerSelector(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} is not registered") from None
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
-        """All that is waited for, by descriptor."""
-        return dict(self._keys)
+        """All that is waited for, by descriptor; it changes with the selector."""
+        return self._map
 
     def close(self) -> None:
         """Wait for nothing more."""

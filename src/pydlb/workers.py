@@ -29,11 +29,11 @@ class Ticket:
     **Synchronization**: any thread.
     """
 
-    __slots__ = ("_lock", "_worker")
+    __slots__ = ("_open", "_worker")
 
     def __init__(self, worker: Worker) -> None:
-        self._lock = threading.Lock()
-        self._worker: Worker | None = worker
+        self._worker: Final = worker
+        self._open = True
 
     def release(self, *, aborted: bool = False) -> None:
         """The connection is closed. May be called twice; the first call counts.
@@ -41,10 +41,12 @@ class Ticket:
         Args:
             aborted: It did not end in the ordinary way.
         """
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.connection_closed(aborted=aborted)
+        self._worker.close_ticket(self, aborted=aborted)
+
+    def spend(self) -> bool:
+        """True the first time. For the worker, under its lock."""
+        was_open, self._open = self._open, False
+        return was_open
 
 
 class Connection:
@@ -99,10 +101,11 @@ class Worker:
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
     """
 
-    def __init__(self, name: str, port: LDBPort, acceptor: _native.Acceptor) -> None:
+    def __init__(self, name: str, port: LDBPort, acceptor: _native.Acceptor, *, blocking: bool) -> None:
         self.name: Final = name
         self.port: Final = port
         self._acceptor = acceptor
+        self._blocking = blocking  # what the acceptor makes of descriptors
         self._lock = threading.Lock()
         self._accepted = 0
         self._served = 0
@@ -131,7 +134,7 @@ class Worker:
                 raise ClosedError(f"{self!r} is closed")
             taken, more = self._acceptor.receive(self.port._native, most)
             self._accepted += len(taken)
-        return [Connection(_socket(*one), one[1], Ticket(self)) for one in taken], more
+        return [self._connection(one, blocking=False) for one in taken], more
 
     def _take(self, token: int) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
@@ -142,7 +145,16 @@ class Worker:
         if taken is None:
             self._release()
             return None
-        return Connection(_socket(*taken), taken[1], Ticket(self))
+        return self._connection(taken, blocking=True)
+
+    def _connection(self, taken: tuple[int, int, int, int], *, blocking: bool) -> Connection:
+        descriptor, listener, family, protocol = taken
+        # To say what the descriptor is costs nothing; to ask the kernel would.
+        kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        sock = socket.socket(family, kind, protocol, descriptor)
+        if blocking != self._blocking:
+            sock.setblocking(blocking)
+        return Connection(sock, listener, Ticket(self))
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.
@@ -160,7 +172,6 @@ class Worker:
         while (token := self.port.recv_one(timeout)) is not None:
             connection = self._take(token)
             if connection is not None:
-                connection.socket.setblocking(True)
                 return connection
         return None
 
@@ -219,11 +230,11 @@ class Worker:
 
     # ---- counting --------------------------------------------------------------------------------------------------
 
-    def connection_closed(self, *, aborted: bool) -> None:
-        """Count a connection as closed: called by its ticket, once."""
+    def close_ticket(self, ticket: Ticket, *, aborted: bool) -> None:
+        """Count a connection as closed: called by its ticket."""
         with self._lock:
-            if self._closed:
-                return  # it was counted as aborted then
+            if not ticket.spend() or self._closed:
+                return  # what is open at the end is counted as aborted then
             if aborted:
                 self._aborted += 1
             else:
@@ -271,11 +282,6 @@ class Worker:
     def __repr__(self) -> str:
         """Its name."""
         return f"<pydlb.Worker {self.name}>"
-
-
-def _socket(descriptor: int, listener: int, family: int, protocol: int) -> socket.socket:
-    """The socket of an accepted descriptor, which is non-blocking. To say so costs nothing; to ask what it is would."""
-    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, protocol, descriptor)
 
 
 class ThreadWorker:

@@ -27,7 +27,9 @@ class Rig:
         self.sender = domain.create_dir_port()
         self.port = domain.create_ldb_port()
         self.port.link(queue)
-        self.acceptor = _native.Acceptor(domain._native, self.sender._native, queue=queue.id, slots=slots, batch=16)
+        self.acceptor = _native.Acceptor(
+            domain._native, self.sender._native, queue=queue.id, slots=slots, batch=16, blocking=True
+        )
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.number = self.acceptor.add(self.listener.fileno())
