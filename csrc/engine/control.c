@@ -206,7 +206,7 @@ int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t index) {
  */
 
 static bool overlaps(const struct engine_port *port, uint32_t at, uint32_t slots) {
-  return atomic_load_explicit(&port->configured, memory_order_relaxed) && !port->directed &&
+  return atomic_load_explicit(&port->configured, memory_order_relaxed) &&
          at < port->history_at + port->history_mask + 1 && port->history_at < at + slots;
 }
 
@@ -244,11 +244,18 @@ static int choose_dir_port(const struct pdlb_engine *engine, uint32_t queue, con
   return (int)queue;
 }
 
+/* A port that was destroyed left no links and no flows behind; its numbers begin anew. */
 static void reset_port(struct engine_port *port, const struct pdlb_port_config *config, bool directed) {
-  memset(port, 0, sizeof *port);
-  port->directed = directed;
   port->release_on_recv = config->release_on_recv;
   port->cq_depth = config->cq_depth;
+  port->history_head = port->history_tail = port->calls = port->last_received = 0;
+  _Atomic uint32_t *const numbers[] = {&port->in_flight, &port->released_later, &port->presence, &port->stalled,
+                                       &port->woken_stamp};
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+    atomic_store_explicit(numbers[i], 0, memory_order_relaxed);
+  _Atomic uint64_t *const counts[] = {&port->sent, &port->received, &port->released, &port->wakes};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) atomic_store_explicit(counts[i], 0, memory_order_relaxed);
+  atomic_store_explicit(&port->history_limit, directed ? UINT32_MAX : config->history_entries, memory_order_relaxed);
   atomic_store_explicit(&port->link_order, LINK_ORDER_END, memory_order_relaxed);
   atomic_store_explicit(&port->enabled, 1, memory_order_relaxed);
 }
@@ -268,7 +275,6 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
     struct engine_port *port = &engine->ports[pdlb_engine_port_index(engine, (uint32_t)id, directed)];
     reset_port(port, config, directed);
     if (!directed) {
-      port->history_limit = config->history_entries;
       port->history_at = history;
       port->history_mask = slots - 1;
     }
@@ -392,7 +398,8 @@ void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
     if (link == LINK_NONE) continue;
     queues[count++] = LINK_QUEUE(link);
     unlink_slot(engine, index, slot);
-    if (port->directed) atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
+    if (index >= engine->header->ldb_ports)
+      atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
   }
   engine_unlock(&engine->header->control_lock);
   engine_complete(engine, index, UINT32_MAX);

@@ -81,7 +81,7 @@ static inline uint32_t engine_load(const struct engine_port *port) {
 }
 
 static inline bool engine_has_room(const struct engine_port *port) {
-  return port->directed || engine_load(port) < port->history_limit;
+  return engine_load(port) < atomic_load_explicit(&port->history_limit, memory_order_relaxed);
 }
 
 /* ---- release.c

@@ -149,13 +149,12 @@ struct history_entry {
 struct engine_port {
   /* Fixed once configured. */
   _Atomic uint32_t configured;
-  uint8_t directed;
   uint8_t release_on_recv;
   uint32_t cq_depth;
-  uint32_t history_limit;
   uint32_t history_at, history_mask;
 
-  /* Written by control calls, read by the port's thread. */
+  /* Written by control calls, read by anybody: a waker may look at a port that is just being made anew. */
+  _Atomic uint32_t history_limit; /* UINT32_MAX for a directed port, which holds nothing */
   _Atomic uint32_t enabled;
   _Atomic uint32_t link[PDLB_MAX_LINKS]; /* a link keeps its slot for life */
   _Atomic uint64_t link_order;           /* slots, a byte each, in the order of service; 0xFF ends */

@@ -73,7 +73,8 @@ static void count_released(struct pdlb_engine *engine, uint32_t port_index, uint
   atomic_store_explicit(&port->in_flight, held - done, memory_order_relaxed);
   const uint64_t total = atomic_load_explicit(&port->released, memory_order_relaxed);
   atomic_store_explicit(&port->released, total + done, memory_order_relaxed);
-  if (UNLIKELY(held >= port->history_limit) && done) wake_if_work(engine, port_index);
+  if (UNLIKELY(held >= atomic_load_explicit(&port->history_limit, memory_order_relaxed)) && done)
+    wake_if_work(engine, port_index);
 }
 
 uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port_index, uint32_t count) {
@@ -123,5 +124,6 @@ void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port_index, 
   struct engine_port *port = &engine->ports[port_index];
   const uint32_t held = atomic_load_explicit(&port->in_flight, memory_order_relaxed);
   const uint32_t later = atomic_fetch_add_explicit(&port->released_later, count, memory_order_seq_cst);
-  if (held - later >= port->history_limit) wake_if_work(engine, port_index);
+  if (held - later >= atomic_load_explicit(&port->history_limit, memory_order_relaxed))
+    wake_if_work(engine, port_index);
 }

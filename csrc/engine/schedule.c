@@ -325,8 +325,8 @@ static void before_scheduling(struct pdlb_engine *engine, uint32_t port_index) {
 
 static inline uint32_t room_for(const struct engine_port *port, uint32_t max) {
   if (max > port->cq_depth) max = port->cq_depth;
-  if (port->directed) return max;
-  const uint32_t room = port->history_limit - atomic_load_explicit(&port->in_flight, memory_order_relaxed);
+  const uint32_t room = atomic_load_explicit(&port->history_limit, memory_order_relaxed) -
+                        atomic_load_explicit(&port->in_flight, memory_order_relaxed);
   return max < room ? max : room;
 }
 
