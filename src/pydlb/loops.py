@@ -170,7 +170,8 @@ class LoopWorker:
         well.
         """
         now = self.loop.time()
-        self._most = min(2 * self._most, _MOST) if now - self._more_since < _QUICK else 1
+        quick = now - self._more_since < _QUICK and not (self._selector is not None and self._selector.slow)
+        self._most = min(2 * self._most, _MOST) if quick else 1
         try:
             connections, more = self.worker.receive(self._most)
         except ClosedError:
