@@ -99,13 +99,13 @@ int pdlb_domain_set_external_clock(struct pdlb_domain *domain, bool external, st
 uint64_t pdlb_domain_tick(struct pdlb_domain *domain, uint64_t now);
 
 struct pdlb_domain_stats {
-  uint64_t enqueued;  /* elements taken by send and forward */
+  uint64_t enqueued;  /* elements taken by send and forward, those held back in an ordered line too */
   uint64_t scheduled; /* elements given to ports */
   uint64_t refused_no_credit;
   uint64_t wakes;     /* idle ports told that there is work */
   uint64_t rewakes;   /* of these: because the first one told did not come in time */
   uint32_t credits_free;
-  uint32_t queued; /* elements waiting in queues */
+  uint32_t queued; /* elements waiting, in queues or in an ordered line: what holds a credit */
 };
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats);
 
@@ -156,11 +156,12 @@ bool pdlb_port_directed(const struct pdlb_port *port);
 /* Any thread. `priority` 0 to 7, 0 is served first. Linking again changes the priority. */
 int pdlb_port_link(struct pdlb_port *port, uint32_t queue, uint32_t priority, struct pdlb_error *error);
 int pdlb_port_unlink(struct pdlb_port *port, uint32_t queue, struct pdlb_error *error);
-/* Any thread. A disabled port is given nothing; a wait on it goes on. */
+/* Any thread. A disabled port is given nothing and may not send; a wait on it goes on. */
 int pdlb_port_enable(struct pdlb_port *port, struct pdlb_error *error);
 int pdlb_port_disable(struct pdlb_port *port, struct pdlb_error *error);
 
-/* Why a send or forward took fewer elements than it was given. */
+/* Why a send or forward took fewer elements than it was given. NOT_STARTED and PORT_DISABLED are looked at first and
+ * once, then for each element NOT_HELD, BAD_QUEUE, BAD_SCHED and NO_CREDIT in this order. */
 enum pdlb_refusal {
   PDLB_TAKEN = 0,       /* it did not: all were taken */
   PDLB_NO_CREDIT,       /* the domain's credits are used up: try when something was received */

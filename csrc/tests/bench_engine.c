@@ -103,7 +103,7 @@ static void open_engine(struct bench *bench) {
                                       .ldb_credits = 16384,
                                       .history_entries = 2 * MAX_BATCH * (bench->port_count + 1),
                                       .atomic_inflights = 2048 * (bench->queue_count + 1)};
-  if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = bench->queue_count;
+  if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = 16 * bench->queue_count; /* of 64 numbers */
   require(pdlb_device_open_software(PDLB_LIMITS_LARGE, &bench->device, &error), &error);
   require(pdlb_domain_create(bench->device, &config, &bench->domain, &error), &error);
   open_queues_and_ports(bench);
@@ -135,16 +135,17 @@ static void expect(uint32_t moved, uint32_t wanted, const char *where) {
 
 static void move_once(struct bench *bench, struct pdlb_port *port, const struct pdlb_event *events) {
   struct pdlb_event received[MAX_BATCH];
+  enum pdlb_refusal why;
   const uint32_t batch = bench->batch;
 
-  expect(pdlb_port_send(bench->producer, events, batch, NULL), batch, "send");
+  expect(pdlb_port_send(bench->producer, events, batch, &why), batch, "send");
   expect((uint32_t)pdlb_port_recv(port, received, batch, 0), batch, "recv");
   if (bench->forwarding) {
     for (uint32_t i = 0; i < batch; i++) {
       received[i].queue = bench->sink_queue;
       received[i].sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, pdlb_event_priority(&received[i]));
     }
-    expect(pdlb_port_forward(port, received, batch, NULL), batch, "forward");
+    expect(pdlb_port_forward(port, received, batch, &why), batch, "forward");
     expect((uint32_t)pdlb_port_recv(bench->sink, received, batch, 0), batch, "recv after forward");
     port = bench->sink;
   }

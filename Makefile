@@ -1,0 +1,121 @@
+# Everything a user or a developer does with a checkout. The first run sets up a virtual environment in .venv; later
+# ones rebuild only what changed. `make help` lists the targets.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done || echo python3)
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CORE := build/core
+SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/acceptor csrc/include -name '*.[ch]*' 2>/dev/null) \
+	csrc/CMakeLists.txt pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench build core-test asan tsan stress soak lint format typecheck wheel-check debian-python \
+	free-threaded ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.built ## start the example server on http://127.0.0.1:8080 (more options: ARGS=--help)
+	@exec $(BIN)/python examples/asyncio_acceptor.py $(ARGS)
+
+test: $(VENV)/.built $(VENV)/.test core-test ## run the whole test suite (one part: ARGS=tests/unit)
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.built ## measure pydlb beside its peers, briefly
+	$(BIN)/pydlb-bench all --quick $(ARGS)
+
+build: $(VENV)/.built ## build the extension into .venv
+
+# ---- the virtual environment: a stamp for each thing in it ------------------------------------------------------------
+
+$(VENV)/.made: .ci/check-tools
+	@sh .ci/check-tools "$(PYTHON)"
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --upgrade pip
+	@$(PIP) install 'scikit-build-core>=1.0' 'pybind11>=3.0' cmake ninja
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.made $(SOURCES)
+	@echo "building pydlb"
+	@$(PIP) install --no-build-isolation --editable '.[cli]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.built pyproject.toml
+	@echo "installing what the tests need"
+	@$(PIP) install --no-build-isolation --editable '.[cli,test]'
+	@$(PIP) install --only-binary :all: 'uvloop>=0.21' || echo "no uvloop for this interpreter: its tests are left out"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	@$(PIP) install --no-build-isolation --editable '.[lint]'
+	@touch $@
+
+# ---- the C core alone ---------------------------------------------------------------------------------------------------
+
+# $(call core,VARIANT,CMAKE OPTIONS): build the core and its tests in a folder of its own, and run them.
+define core
+	@$(BIN)/cmake -S csrc -B $(CORE)/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON $(2) >/dev/null
+	@$(BIN)/cmake --build $(CORE)/$(1)
+	$(BIN)/ctest --test-dir $(CORE)/$(1) --output-on-failure --timeout 600 $(CTEST_ARGS)
+endef
+
+core-test: $(VENV)/.made ## run the C tests
+	$(call core,plain,)
+
+asan: $(VENV)/.made ## run the C tests under the address and undefined-behaviour sanitizers
+	$(call core,asan,-DPDLB_SANITIZE=address$(COMMA)undefined)
+
+tsan: $(VENV)/.made ## run the C tests under the thread sanitizer
+	$(call core,tsan,-DPDLB_SANITIZE=thread)
+
+COMMA := ,
+
+STRESS_EVENTS ?= 10000000
+stress: $(VENV)/.test ## 1e7 events through every scheduling type, in C and in Python
+	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(MAKE) core-test CTEST_ARGS="-R 'stress|pipeline'"
+	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(BIN)/python -m pytest -o timeout=3600 tests/concurrency $(ARGS)
+
+# ---- quality ----------------------------------------------------------------------------------------------------------------
+
+C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.hpp')
+
+lint: $(VENV)/.lint ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(MAKE) typecheck
+
+format: $(VENV)/.lint ## bring all files into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+typecheck: $(VENV)/.lint ## check types, and the extension's stub against the extension
+	$(BIN)/mypy
+	$(BIN)/stubtest pydlb --allowlist tests/typing/stubtest-allowed.txt
+
+# ---- other machines and interpreters --------------------------------------------------------------------------------------
+
+wheel-check: $(VENV)/.made ## build sdist and wheel, install the wheel into a clean environment, use it
+	bash .ci/wheel-check $(BIN)/python
+
+debian-python: ## run the tests with the system's Python 3.11 and numpy 1.24
+	$(MAKE) VENV=.venv-debian PYTHON=/usr/bin/python3.11 .venv-debian/.test
+	.venv-debian/bin/python -m pip --quiet install 'numpy==1.24.*'
+	.venv-debian/bin/python -m pytest $(ARGS)
+
+FREE_THREADED ?= build/free-threaded
+free-threaded: ## build a free-threaded CPython 3.13 where there is none, and run the tests on it
+	bash .ci/free-threaded-python $(FREE_THREADED)
+	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.test
+	.venv-free-threaded/bin/python -X gil=0 -m pytest $(ARGS)
+
+ci: ## everything that has to be right before a change lands
+	bash .ci/run
+
+clean: ## remove what was built, and the virtual environments
+	rm -rf build dist .venv .venv-debian .venv-free-threaded

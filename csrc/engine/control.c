@@ -1,0 +1,396 @@
+/* Making and changing: the region, queues, ports, links. One control call at a time. */
+#include <errno.h>
+
+#include "internal.h"
+
+#define PAGE 4096u
+#define HISTORY_ROOM 4u /* address space for so many times the entries, because slices are powers of two */
+
+static uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+
+static uint32_t power_of_two(uint32_t value) {
+  uint32_t result = 1;
+  while (result < value) result *= 2;
+  return result;
+}
+
+static uint32_t shift_for(uint32_t count) { return (uint32_t)__builtin_ctz(power_of_two(count)); }
+
+/* ---- the region ---------------------------------------------------------------------------------------------------------- */
+
+static void lay_out(struct engine_header *header, const struct pdlb_engine_config *config, uint64_t *end) {
+  header->ldb_queues = config->ldb_queues;
+  header->dir_queues = config->dir_queues;
+  header->ldb_ports = config->ldb_ports;
+  header->dir_ports = config->dir_ports;
+  header->credits_total = config->credits;
+  header->ring_shift = shift_for(config->credits ? config->credits : 1);
+  header->history_slots = HISTORY_ROOM * power_of_two(config->history_entries ? config->history_entries : 1);
+  const uint64_t queues = config->ldb_queues + config->dir_queues, ports = config->ldb_ports + config->dir_ports;
+  const uint64_t ring = 1ull << header->ring_shift;
+  const uint64_t records = engine_parked_flow_count(header);
+  header->port_words = (uint32_t)((ports + 63) / 64);
+  header->flows_stride = align_up(2 * FLOWS * sizeof(uint32_t) + records * sizeof(struct parked_flow) +
+                                      ring * sizeof(struct parked_node),
+                                  PAGE);
+  header->order_stride = align_up(power_of_two(config->order_slots) * sizeof(struct order_slot), PAGE);
+
+  uint64_t at = align_up(sizeof *header, PAGE);
+#define PLACE(field, bytes) (header->field = at, at = align_up(at + (bytes), PAGE))
+  PLACE(queues_at, queues * sizeof(struct engine_queue));
+  PLACE(ports_at, ports * sizeof(struct engine_port));
+  PLACE(idle_at, header->port_words * sizeof(uint64_t));
+  PLACE(links_at, queues * header->port_words * sizeof(uint64_t));
+  PLACE(history_at, header->history_slots * sizeof(struct history_entry));
+  PLACE(rings_at, queues * PDLB_PRIORITIES * ring * sizeof(struct pdlb_event));
+  PLACE(flows_at, config->ldb_queues * header->flows_stride);
+  PLACE(order_at, config->ldb_queues * header->order_stride);
+#undef PLACE
+  *end = at;
+}
+
+size_t pdlb_engine_size(const struct pdlb_engine_config *config) {
+  struct engine_header header;
+  memset(&header, 0, sizeof header);
+  uint64_t end;
+  lay_out(&header, config, &end);
+  return end;
+}
+
+void pdlb_engine_format(void *region, const struct pdlb_engine_config *config) {
+  struct engine_header *header = region;
+  uint64_t end;
+  lay_out(header, config, &end);
+  atomic_store_explicit(&header->credits, config->credits, memory_order_release);
+}
+
+void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct pdlb_engine_host *host, void *context,
+                        uint32_t owner) {
+  engine->base = region;
+  engine->header = region;
+  engine->queues = (struct engine_queue *)(engine->base + engine->header->queues_at);
+  engine->ports = (struct engine_port *)(engine->base + engine->header->ports_at);
+  engine->host = host;
+  engine->context = context;
+  engine->owner = owner;
+}
+
+/* ---- start and stop ------------------------------------------------------------------------------------------------------- */
+
+static int set_started(struct pdlb_engine *engine, uint32_t started, const char *already, const char **why) {
+  if (atomic_exchange_explicit(&engine->header->started, started, memory_order_acq_rel) != started) return 0;
+  *why = already;
+  return -EINVAL;
+}
+
+int pdlb_engine_start(struct pdlb_engine *engine, const char **why) {
+  return set_started(engine, 1, "the domain is started already", why);
+}
+
+int pdlb_engine_stop(struct pdlb_engine *engine, const char **why) {
+  return set_started(engine, 0, "the domain is not started", why);
+}
+
+bool pdlb_engine_started(const struct pdlb_engine *engine) {
+  return atomic_load_explicit(&engine->header->started, memory_order_acquire);
+}
+
+/* ---- queues ------------------------------------------------------------------------------------------------------------------ */
+
+static int free_queue(const struct pdlb_engine *engine, bool directed) {
+  const uint32_t first = directed ? engine->header->ldb_queues : 0;
+  const uint32_t count = directed ? engine->header->dir_queues : engine->header->ldb_queues;
+  for (uint32_t id = 0; id < count; id++)
+    if (!atomic_load_explicit(&engine->queues[first + id].configured, memory_order_relaxed)) return (int)id;
+  return -1;
+}
+
+int pdlb_engine_ldb_queue_create(struct pdlb_engine *engine, const struct pdlb_ldb_queue_config *config,
+                                 const char **why) {
+  struct engine_header *header = engine->header;
+  engine_lock(engine, &header->control_lock);
+  const int id = free_queue(engine, false);
+  if (id < 0) {
+    *why = "the domain has no load-balanced queue left; create it with more ldb_queues";
+  } else {
+    struct engine_queue *queue = &engine->queues[id];
+    const bool ordered = config->sequence_numbers != 0;
+    queue->types = (uint8_t)((ordered ? 1u << PDLB_SCHED_ORDERED : 1u << PDLB_SCHED_UNORDERED) |
+                             (config->atomic_inflights ? 1u << PDLB_SCHED_ATOMIC : 0));
+    queue->window = ordered ? power_of_two(config->sequence_numbers) : 0;
+    queue->inflight_limit = config->inflights ? config->inflights : UINT32_MAX;
+    queue->even = config->sharing == PDLB_SHARE_EVEN;
+    queue->grace = config->grace_ns ? config->grace_ns : DEFAULT_GRACE_NS;
+    if (queue->even) atomic_store_explicit(&header->timed, 1, memory_order_relaxed);
+    atomic_store_explicit(&queue->configured, 1, memory_order_release);
+  }
+  engine_unlock(&header->control_lock);
+  return id < 0 ? -ENOSPC : id;
+}
+
+/* A directed port and its queue are one pair and share one id: either half may be made first. */
+static void pair(struct pdlb_engine *engine, uint32_t id) {
+  const uint32_t queue_index = pdlb_engine_queue_index(engine, id, true);
+  const uint32_t port_index = pdlb_engine_port_index(engine, id, true);
+  struct engine_port *port = &engine->ports[port_index];
+  atomic_store_explicit(&engine->queues[queue_index].paired_port, port_index, memory_order_relaxed);
+  atomic_store_explicit(&port->link[0], LINK_MAKE(queue_index, 0), memory_order_release);
+  atomic_store_explicit(&port->link_order, LINK_ORDER_END << 8, memory_order_release);
+  atomic_fetch_or_explicit(&engine_linked(engine, queue_index)[port_index / 64], 1ull << (port_index % 64),
+                           memory_order_seq_cst);
+}
+
+static bool port_exists(const struct pdlb_engine *engine, uint32_t id, bool directed) {
+  if (id >= (directed ? engine->header->dir_ports : engine->header->ldb_ports)) return false;
+  const struct engine_port *port = &engine->ports[pdlb_engine_port_index(engine, id, directed)];
+  return atomic_load_explicit(&port->configured, memory_order_acquire);
+}
+
+static bool queue_exists(const struct pdlb_engine *engine, uint32_t id, bool directed) {
+  if (id >= (directed ? engine->header->dir_queues : engine->header->ldb_queues)) return false;
+  const struct engine_queue *queue = &engine->queues[pdlb_engine_queue_index(engine, id, directed)];
+  return atomic_load_explicit(&queue->configured, memory_order_acquire);
+}
+
+/* A pair of which neither half is in use. */
+static int free_pair(const struct pdlb_engine *engine) {
+  for (uint32_t id = 0; id < engine->header->dir_queues && id < engine->header->dir_ports; id++)
+    if (!queue_exists(engine, id, true) && !port_exists(engine, id, true)) return (int)id;
+  return -1;
+}
+
+int pdlb_engine_dir_queue_create(struct pdlb_engine *engine, uint32_t port, const char **why) {
+  struct engine_header *header = engine->header;
+  int id;
+  engine_lock(engine, &header->control_lock);
+  if (port == PDLB_NONE) {
+    id = free_pair(engine);
+    if (id < 0) {
+      *why = "the domain has no directed pair left; create it with more dir_ports";
+      id = -ENOSPC;
+    }
+  } else if (!port_exists(engine, port, true)) {
+    *why = "the port to pair with is not an open directed port of this domain";
+    id = -EINVAL;
+  } else if (queue_exists(engine, port, true)) {
+    *why = "the port to pair with has its directed queue already";
+    id = -EINVAL;
+  } else {
+    id = (int)port;
+  }
+  if (id >= 0) {
+    struct engine_queue *queue = &engine->queues[pdlb_engine_queue_index(engine, (uint32_t)id, true)];
+    queue->directed = 1;
+    queue->types = 1u << PDLB_SCHED_DIRECTED;
+    queue->inflight_limit = UINT32_MAX;
+    queue->grace = DEFAULT_GRACE_NS;
+    atomic_store_explicit(&queue->paired_port, NIL, memory_order_relaxed);
+    atomic_store_explicit(&queue->configured, 1, memory_order_release);
+    if (port_exists(engine, (uint32_t)id, true)) pair(engine, (uint32_t)id);
+  }
+  engine_unlock(&header->control_lock);
+  return id;
+}
+
+int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t index) {
+  if (index >= engine_queue_count(engine->header)) return -EINVAL;
+  const struct engine_queue *queue = &engine->queues[index];
+  if (!atomic_load_explicit(&queue->configured, memory_order_acquire)) return -EINVAL;
+  return (int)engine_queued(queue);
+}
+
+/* ---- ports -------------------------------------------------------------------------------------------------------------------- */
+
+static bool overlaps(const struct engine_port *port, uint32_t at, uint32_t slots) {
+  return atomic_load_explicit(&port->configured, memory_order_relaxed) && !port->directed &&
+         at < port->history_at + port->history_mask + 1 && port->history_at < at + slots;
+}
+
+/* A slice of the history list, aligned to its size, that no other port has; NIL if there is none. */
+static uint32_t free_history(const struct pdlb_engine *engine, uint32_t slots) {
+  for (uint32_t at = 0; at + slots <= engine->header->history_slots; at += slots) {
+    uint32_t index = 0;
+    while (index < engine->header->ldb_ports && !overlaps(&engine->ports[index], at, slots)) index++;
+    if (index == engine->header->ldb_ports) return at;
+  }
+  return NIL;
+}
+
+static int free_ldb_port(const struct pdlb_engine *engine, const char **why) {
+  for (uint32_t id = 0; id < engine->header->ldb_ports; id++)
+    if (!port_exists(engine, id, false)) return (int)id;
+  *why = "the domain has no load-balanced port left; create it with more ldb_ports";
+  return -ENOSPC;
+}
+
+static int choose_dir_port(const struct pdlb_engine *engine, uint32_t queue, const char **why) {
+  if (queue == PDLB_NONE) {
+    const int id = free_pair(engine);
+    if (id < 0) *why = "the domain has no directed pair left; create it with more dir_ports";
+    return id < 0 ? -ENOSPC : id;
+  }
+  if (!queue_exists(engine, queue, true)) {
+    *why = "the queue to pair with is not a directed queue of this domain";
+    return -EINVAL;
+  }
+  if (port_exists(engine, queue, true)) {
+    *why = "the queue to pair with has its directed port already";
+    return -EINVAL;
+  }
+  return (int)queue;
+}
+
+static void reset_port(struct engine_port *port, const struct pdlb_port_config *config, bool directed) {
+  memset(port, 0, sizeof *port);
+  port->directed = directed;
+  port->release_on_recv = config->release_on_recv;
+  port->cq_depth = config->cq_depth;
+  atomic_store_explicit(&port->link_order, LINK_ORDER_END, memory_order_relaxed);
+  atomic_store_explicit(&port->enabled, 1, memory_order_relaxed);
+}
+
+int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_config *config, bool directed,
+                            uint32_t queue, const char **why) {
+  struct engine_header *header = engine->header;
+  engine_lock(engine, &header->control_lock);
+  int id = directed ? choose_dir_port(engine, queue, why) : free_ldb_port(engine, why);
+  const uint32_t slots = directed ? 0 : power_of_two(config->history_entries);
+  const uint32_t history = directed ? 0 : free_history(engine, slots);
+  if (id >= 0 && history == NIL) {
+    *why = "the domain has no run of history entries left for this port";
+    id = -ENOSPC;
+  }
+  if (id >= 0) {
+    struct engine_port *port = &engine->ports[pdlb_engine_port_index(engine, (uint32_t)id, directed)];
+    reset_port(port, config, directed);
+    if (!directed) {
+      port->history_limit = config->history_entries;
+      port->history_at = history;
+      port->history_mask = slots - 1;
+    }
+    atomic_store_explicit(&port->configured, 1, memory_order_release);
+    if (directed && queue_exists(engine, (uint32_t)id, true)) pair(engine, (uint32_t)id);
+  }
+  engine_unlock(&header->control_lock);
+  return id;
+}
+
+/* ---- links ------------------------------------------------------------------------------------------------------------------------ */
+
+static uint32_t slot_of_link(const struct engine_port *port, uint32_t queue) {
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_relaxed);
+    if (link != LINK_NONE && LINK_QUEUE(link) == queue) return slot;
+  }
+  return NIL;
+}
+
+static uint32_t empty_slot(const struct engine_port *port) {
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++)
+    if (atomic_load_explicit(&port->link[slot], memory_order_relaxed) == LINK_NONE) return slot;
+  return NIL;
+}
+
+/* Write down anew in which order the port's links are served. */
+static void order_links(struct engine_port *port) {
+  uint64_t order = LINK_ORDER_END;
+  for (int priority = PDLB_PRIORITIES - 1; priority >= 0; priority--) {
+    for (int slot = PDLB_MAX_LINKS - 1; slot >= 0; slot--) {
+      const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_relaxed);
+      if (link != LINK_NONE && LINK_PRIORITY(link) == (uint32_t)priority) order = (order << 8) | (uint64_t)slot;
+    }
+  }
+  atomic_store_explicit(&port->link_order, order, memory_order_release);
+}
+
+int pdlb_engine_link(struct pdlb_engine *engine, uint32_t index, uint32_t queue_index, uint32_t priority,
+                     const char **why) {
+  struct engine_port *port = &engine->ports[index];
+  struct engine_queue *queue = &engine->queues[queue_index];
+  engine_lock(engine, &engine->header->control_lock);
+  uint32_t slot = slot_of_link(port, queue_index);
+  const bool fresh = slot == NIL;
+  if (fresh) slot = empty_slot(port);
+  if (slot != NIL) {
+    engine_lock(engine, &queue->egress);
+    atomic_store_explicit(&port->link[slot], LINK_MAKE(queue_index, priority), memory_order_release);
+    if (fresh) engine_flows_linked(engine, queue_index, index);
+    engine_unlock(&queue->egress);
+    order_links(port);
+    atomic_fetch_or_explicit(&engine_linked(engine, queue_index)[index / 64], 1ull << (index % 64),
+                             memory_order_seq_cst);
+  }
+  engine_unlock(&engine->header->control_lock);
+  if (slot == NIL) {
+    *why = "the port is linked to eight queues already; unlink one first";
+    return -ENOSPC;
+  }
+  if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
+  return 0;
+}
+
+/* Under the control lock. */
+static void unlink_slot(struct pdlb_engine *engine, uint32_t index, uint32_t slot) {
+  struct engine_port *port = &engine->ports[index];
+  const uint32_t queue_index = LINK_QUEUE(atomic_load_explicit(&port->link[slot], memory_order_relaxed));
+  struct engine_queue *queue = &engine->queues[queue_index];
+  atomic_fetch_and_explicit(&engine_linked(engine, queue_index)[index / 64], ~(1ull << (index % 64)),
+                            memory_order_seq_cst);
+  engine_lock(engine, &queue->egress);
+  atomic_store_explicit(&port->link[slot], LINK_NONE, memory_order_release);
+  if (!queue->directed) engine_flows_unlinked(engine, queue_index, index, slot);
+  engine_unlock_and_fence(&queue->egress);
+  order_links(port);
+}
+
+/* What a port that no longer serves the queue may have been woken for goes to others. */
+static void offer_again(struct pdlb_engine *engine, uint32_t queue_index) {
+  const uint32_t waiting = engine_queued(&engine->queues[queue_index]);
+  if (waiting) engine_offer(engine, queue_index, waiting);
+}
+
+void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
+  struct engine_port *port = &engine->ports[index];
+  atomic_store_explicit(&port->enabled, enabled, memory_order_seq_cst);
+  if (enabled) {
+    if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
+    return;
+  }
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
+    if (link != LINK_NONE) offer_again(engine, LINK_QUEUE(link));
+  }
+}
+
+int pdlb_engine_unlink(struct pdlb_engine *engine, uint32_t index, uint32_t queue_index, const char **why) {
+  engine_lock(engine, &engine->header->control_lock);
+  const uint32_t slot = slot_of_link(&engine->ports[index], queue_index);
+  if (slot != NIL) unlink_slot(engine, index, slot);
+  engine_unlock(&engine->header->control_lock);
+  if (slot == NIL) {
+    *why = "the port is not linked to this queue";
+    return -EINVAL;
+  }
+  offer_again(engine, queue_index);
+  return 0;
+}
+
+void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
+  struct engine_port *port = &engine->ports[index];
+  atomic_store_explicit(&port->enabled, 0, memory_order_seq_cst);
+  pdlb_engine_disarm(engine, index);
+  uint32_t queues[PDLB_MAX_LINKS], count = 0;
+  engine_lock(engine, &engine->header->control_lock);
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_relaxed);
+    if (link == LINK_NONE) continue;
+    queues[count++] = LINK_QUEUE(link);
+    unlink_slot(engine, index, slot);
+    if (port->directed)
+      atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
+  }
+  engine_unlock(&engine->header->control_lock);
+  engine_complete(engine, index, UINT32_MAX);
+  atomic_store_explicit(&port->configured, 0, memory_order_release);
+  for (uint32_t i = 0; i < count; i++) offer_again(engine, queues[i]);
+}

@@ -1,0 +1,116 @@
+/* The scheduler engine: queues, priorities, flows, ordering, credits, tokens in flight, and which port gets the next
+ * element. It does no I/O, allocates nothing and starts nothing; it works on one contiguous region without pointers,
+ * so that threads (anonymous memory) and processes (shared memory) can use the same one.
+ *
+ * Two drivers: the software backend pulls (a port that receives asks for its next elements), the emulated device
+ * pumps (it asks on behalf of each consumer queue with room).
+ *
+ * Whoever must be woken is told through the host's `wake`, always with no lock held.
+ */
+#ifndef PDLB_ENGINE_H
+#define PDLB_ENGINE_H
+
+#include <stddef.h>
+
+#include "pdlb.h"
+
+/* What the engine asks of the world around it. */
+struct pdlb_engine_host {
+  /* `port` was idle and has been chosen to look for work; its idle mark is gone. `late` is PDLB_NONE, or another idle
+   * port that is to look after the queue's grace (ns) if nobody has taken the work by then. */
+  void (*wake)(void *context, uint32_t port, uint32_t late, uint64_t grace);
+  /* CLOCK_MONOTONIC in nanoseconds, never 0. Asked for only where a queue shares evenly or a clock outside ticks. */
+  uint64_t (*now)(void *context);
+  /* A lock is held by somebody else; called again and again until it is free. */
+  void (*relax)(void *context, uint32_t owner, uint32_t times);
+};
+
+/* What the region is sized for; fixed for its life. */
+struct pdlb_engine_config {
+  uint32_t ldb_queues;
+  uint32_t dir_queues;
+  uint32_t ldb_ports;
+  uint32_t dir_ports;
+  uint32_t credits;
+  uint32_t history_entries;
+  uint32_t order_slots; /* the most sequence numbers of one queue */
+};
+
+/* One process's handle on a region. Plain data: copy it, drop it. */
+struct pdlb_engine {
+  struct engine_header *header;
+  struct engine_queue *queues; /* load-balanced queues first, then directed ones */
+  struct engine_port *ports;   /* load-balanced ports first, then directed ones */
+  char *base;
+  const struct pdlb_engine_host *host;
+  void *context;
+  uint32_t owner; /* what this process writes into a lock that it holds; never 0 */
+};
+
+size_t pdlb_engine_size(const struct pdlb_engine_config *config);
+/* `region`: page-aligned, zeroed, of pdlb_engine_size(config) bytes. */
+void pdlb_engine_format(void *region, const struct pdlb_engine_config *config);
+void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct pdlb_engine_host *host, void *context,
+                        uint32_t owner);
+
+/* ---- control: any thread; the engine serialises it. Results are ids, or -errno with `*why` a sentence. -------- */
+
+int pdlb_engine_start(struct pdlb_engine *engine, const char **why);
+int pdlb_engine_stop(struct pdlb_engine *engine, const char **why);
+bool pdlb_engine_started(const struct pdlb_engine *engine);
+
+int pdlb_engine_ldb_queue_create(struct pdlb_engine *engine, const struct pdlb_ldb_queue_config *config,
+                                 const char **why);
+int pdlb_engine_dir_queue_create(struct pdlb_engine *engine, uint32_t port, const char **why);
+int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_config *config, bool directed,
+                            uint32_t queue, const char **why);
+/* The port's user has stopped. Releases what it holds, unlinks and forgets it. */
+void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t port);
+int pdlb_engine_link(struct pdlb_engine *engine, uint32_t port, uint32_t queue, uint32_t priority, const char **why);
+int pdlb_engine_unlink(struct pdlb_engine *engine, uint32_t port, uint32_t queue, const char **why);
+void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t port, bool enabled);
+
+/* Here and below, queues and ports of both kinds are indexed in one row each: load-balanced ones by their id, directed
+ * ones by their id after all load-balanced ones (pdlb_engine_queue_index, pdlb_engine_port_index in region.h). */
+
+/* `queue`: an index into engine->queues. -EINVAL if it was not created. */
+int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t queue);
+
+/* ---- data path: one thread per port; `port` is an index ------------------------------------------------------------ */
+
+uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
+                          enum pdlb_refusal *why);
+uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events,
+                             uint32_t count, enum pdlb_refusal *why);
+/* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
+ * the time at which that port will have lost its turn. */
+uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port, struct pdlb_event *events, uint32_t max,
+                              uint64_t *retry_at);
+uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port, uint32_t count);
+void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count);
+
+/* ---- waiting --------------------------------------------------------------------------------------------------- */
+
+/* Mark the port idle: from now on it may be chosen by `wake`, once. The caller must look for work again after this
+ * and before it sleeps (pdlb_engine_has_work). */
+void pdlb_engine_arm(struct pdlb_engine *engine, uint32_t port);
+/* Take the mark back; false if `wake` has been or is being called for the port. */
+bool pdlb_engine_disarm(struct pdlb_engine *engine, uint32_t port);
+bool pdlb_engine_armed(const struct pdlb_engine *engine, uint32_t port);
+/* Whether pdlb_engine_schedule could find something, for a port that considers going to sleep. */
+bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port);
+/* Known to be asleep (true), or only believed idle when armed. */
+void pdlb_engine_parked(struct pdlb_engine *engine, uint32_t port, bool parked);
+/* Offer what waits to another idle port where the first has let the grace pass. Returns the next time to call. */
+uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
+/* A clock outside calls pdlb_engine_tick: `wake` then names no late port. */
+void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external);
+bool pdlb_engine_has_clock(const struct pdlb_engine *engine);
+
+/* ---- numbers: any thread ------------------------------------------------------------------------------------------ */
+
+uint32_t pdlb_engine_in_flight(const struct pdlb_engine *engine, uint32_t port);
+void pdlb_engine_port_stats(const struct pdlb_engine *engine, uint32_t port, struct pdlb_port_stats *stats);
+void pdlb_engine_stats(const struct pdlb_engine *engine, struct pdlb_domain_stats *stats);
+
+#endif

@@ -1,0 +1,33 @@
+/* Numbers, read while others work: each is exact for some moment, none is ever negative. */
+#include "internal.h"
+
+uint32_t pdlb_engine_in_flight(const struct pdlb_engine *engine, uint32_t port) {
+  return engine_load(&engine->ports[port]);
+}
+
+void pdlb_engine_port_stats(const struct pdlb_engine *engine, uint32_t index, struct pdlb_port_stats *stats) {
+  const struct engine_port *port = &engine->ports[index];
+  stats->released = atomic_load_explicit(&port->released, memory_order_acquire);
+  stats->received = atomic_load_explicit(&port->received, memory_order_acquire);
+  stats->sent = atomic_load_explicit(&port->sent, memory_order_relaxed);
+  stats->wakes = atomic_load_explicit(&port->wakes, memory_order_relaxed);
+  stats->in_flight = engine_load(port);
+  stats->armed = pdlb_engine_armed(engine, index);
+  stats->stalled = atomic_load_explicit(&port->stalled, memory_order_relaxed);
+}
+
+void pdlb_engine_stats(const struct pdlb_engine *engine, struct pdlb_domain_stats *stats) {
+  const struct engine_header *header = engine->header;
+  memset(stats, 0, sizeof *stats);
+  /* Out before in, so that what is counted as out was counted as in. */
+  for (uint32_t index = 0; index < engine_queue_count(header); index++)
+    stats->scheduled += atomic_load_explicit(&engine->queues[index].scheduled, memory_order_seq_cst);
+  for (uint32_t index = 0; index < engine_queue_count(header); index++)
+    stats->enqueued += atomic_load_explicit(&engine->queues[index].in_line, memory_order_seq_cst) +
+                       atomic_load_explicit(&engine->queues[index].enqueued, memory_order_seq_cst);
+  stats->queued = (uint32_t)(stats->enqueued - stats->scheduled);
+  stats->refused_no_credit = atomic_load_explicit(&header->refused_no_credit, memory_order_relaxed);
+  stats->wakes = atomic_load_explicit(&header->wakes, memory_order_relaxed);
+  stats->rewakes = atomic_load_explicit(&header->rewakes, memory_order_relaxed);
+  stats->credits_free = atomic_load_explicit(&header->credits, memory_order_relaxed);
+}

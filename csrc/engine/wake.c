@@ -1,0 +1,248 @@
+/* Who is told that there is work, and who may take it.
+ *
+ * A port is idle from pdlb_engine_arm until it is chosen; the bit in the set of idle ports is taken by exactly one
+ * waker. Nothing is lost: a sender commits and then looks at the set, a receiver enters the set and then looks for
+ * work, both sequentially consistent.
+ */
+#include "internal.h"
+
+static inline _Atomic uint64_t *word_of(const struct pdlb_engine *engine, uint32_t port) {
+  return &engine_idle(engine)[port / 64];
+}
+
+void pdlb_engine_arm(struct pdlb_engine *engine, uint32_t port) {
+  atomic_fetch_or_explicit(word_of(engine, port), 1ull << (port % 64), memory_order_seq_cst);
+}
+
+bool pdlb_engine_disarm(struct pdlb_engine *engine, uint32_t port) {
+  const uint64_t bit = 1ull << (port % 64);
+  return atomic_fetch_and_explicit(word_of(engine, port), ~bit, memory_order_seq_cst) & bit;
+}
+
+bool pdlb_engine_armed(const struct pdlb_engine *engine, uint32_t port) {
+  return atomic_load_explicit(word_of(engine, port), memory_order_seq_cst) & (1ull << (port % 64));
+}
+
+void pdlb_engine_parked(struct pdlb_engine *engine, uint32_t port, bool parked) {
+  atomic_store_explicit(&engine->ports[port].parked, parked, memory_order_relaxed);
+}
+
+void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external) {
+  atomic_store_explicit(&engine->header->external_clock, external, memory_order_relaxed);
+  if (external) atomic_store_explicit(&engine->header->timed, 1, memory_order_relaxed);
+}
+
+bool pdlb_engine_has_clock(const struct pdlb_engine *engine) {
+  return atomic_load_explicit(&engine->header->external_clock, memory_order_relaxed);
+}
+
+bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port_index) {
+  const struct engine_port *port = &engine->ports[port_index];
+  if (!atomic_load_explicit(&port->enabled, memory_order_relaxed) || !engine_has_room(port)) return false;
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
+    if (link != LINK_NONE && engine_queued(&engine->queues[LINK_QUEUE(link)])) return true;
+  }
+  return false;
+}
+
+static inline bool may_take(const struct engine_port *port) {
+  return atomic_load_explicit(&port->enabled, memory_order_relaxed) && engine_has_room(port);
+}
+
+/* ---- choosing ---------------------------------------------------------------------------------------------------------- */
+
+/* Known to sleep before believed idle, then the least in flight, then the one not woken for longest. */
+static bool better(const struct engine_port *left, const struct engine_port *right) {
+  const uint32_t left_parked = atomic_load_explicit(&left->parked, memory_order_relaxed);
+  const uint32_t right_parked = atomic_load_explicit(&right->parked, memory_order_relaxed);
+  if (left_parked != right_parked) return left_parked;
+  const uint32_t left_load = engine_load(left), right_load = engine_load(right);
+  if (left_load != right_load) return left_load < right_load;
+  const uint32_t left_stamp = atomic_load_explicit(&left->woken_stamp, memory_order_relaxed);
+  const uint32_t right_stamp = atomic_load_explicit(&right->woken_stamp, memory_order_relaxed);
+  return (int32_t)(left_stamp - right_stamp) < 0;
+}
+
+/* The idle port to wake next for this queue; NIL if there is none with less in flight than `level`. */
+static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint32_t level) {
+  const _Atomic uint64_t *linked = engine_linked(engine, queue), *idle = engine_idle(engine);
+  uint32_t best = NIL;
+  for (uint32_t word = 0; word < engine->header->port_words; word++) {
+    uint64_t bits = atomic_load_explicit(&idle[word], memory_order_seq_cst) &
+                    atomic_load_explicit(&linked[word], memory_order_relaxed);
+    for (; bits; bits &= bits - 1) {
+      const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
+      const struct engine_port *port = &engine->ports[index];
+      if (!may_take(port) || engine_load(port) >= level) continue;
+      if (best == NIL || better(port, &engine->ports[best])) best = index;
+    }
+  }
+  return best;
+}
+
+/* False if somebody else took the port's idle mark first. */
+static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
+  struct engine_header *header = engine->header;
+  struct engine_port *port = &engine->ports[index];
+  if (!pdlb_engine_disarm(engine, index)) return false;
+  const uint64_t stamp = atomic_fetch_add_explicit(&header->wakes, 1, memory_order_relaxed);
+  atomic_store_explicit(&port->woken_stamp, (uint32_t)stamp + 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&port->wakes, 1, memory_order_relaxed);
+  uint32_t late = PDLB_NONE;
+  if (queue != NIL && !pdlb_engine_has_clock(engine) &&
+      !atomic_load_explicit(&port->parked, memory_order_relaxed)) {
+    late = best_idle(engine, queue, UINT32_MAX);
+    if (late == NIL) late = PDLB_NONE;
+  }
+  engine->host->wake(engine->context, index, late, queue == NIL ? 0 : engine->queues[queue].grace);
+  return true;
+}
+
+void engine_call(struct pdlb_engine *engine, uint32_t port) { wake(engine, port, NIL); }
+
+/* ---- even sharing -------------------------------------------------------------------------------------------------------- */
+
+/* Whether the port counts when elements are levelled: it is served, has room, and came when it was last due. */
+static bool is_due(const struct engine_port *port) {
+  return may_take(port) && !atomic_load_explicit(&port->stalled, memory_order_relaxed);
+}
+
+static uint64_t room_below(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t *lowest) {
+  const _Atomic uint64_t *linked = engine_linked(engine, queue);
+  uint64_t room = 0;
+  *lowest = UINT32_MAX;
+  for (uint32_t word = 0; word < engine->header->port_words; word++) {
+    for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
+      const struct engine_port *port = &engine->ports[word * 64 + (uint32_t)__builtin_ctzll(bits)];
+      if (!is_due(port)) continue;
+      const uint32_t load = engine_load(port);
+      if (load < *lowest) *lowest = load;
+      if (load < level) room += level - load;
+    }
+  }
+  return room;
+}
+
+/* The level to which ports must fill up to take `waiting` elements between them, as water finds it. */
+static uint32_t fill_level(const struct pdlb_engine *engine, uint32_t queue, uint32_t waiting) {
+  uint32_t lowest, ignored;
+  room_below(engine, queue, 0, &lowest);
+  if (lowest == UINT32_MAX) return 0;
+  uint32_t low = lowest + 1, high = lowest + waiting;
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (room_below(engine, queue, middle, &ignored) >= waiting)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+/* Those that were due and had their grace lose their turn, unless nobody told them. True if any lost it. */
+static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t but) {
+  const _Atomic uint64_t *linked = engine_linked(engine, queue);
+  bool any = false;
+  for (uint32_t word = 0; word < engine->header->port_words; word++) {
+    for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
+      const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
+      struct engine_port *port = &engine->ports[index];
+      if (index == but || !is_due(port) || engine_load(port) >= level || pdlb_engine_armed(engine, index)) continue;
+      atomic_store_explicit(&port->stalled, 1, memory_order_relaxed);
+      any = true;
+    }
+  }
+  return any;
+}
+
+static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
+  uint64_t since = atomic_load_explicit(&queue->waiting_since, memory_order_relaxed);
+  if (since == 0 || since > now) {
+    since = now;
+    atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+  }
+  *until = since + queue->grace;
+  return now >= *until;
+}
+
+uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port, uint32_t waiting,
+                           uint64_t *retry_at, bool *offer) {
+  struct engine_queue *queue = &engine->queues[queue_index];
+  const uint32_t load = engine_load(&engine->ports[port]);
+  uint64_t until;
+  for (;;) {
+    const uint32_t level = fill_level(engine, queue_index, waiting);
+    if (level > load) return level - load;
+    const uint64_t now = engine_now(engine);
+    if (grace_is_over(queue, now, &until)) {
+      if (pass_over(engine, queue_index, level, port)) continue;
+      atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+      until = now + queue->grace;
+    }
+    *offer = true;
+    if (until < *retry_at) *retry_at = until;
+    return 0;
+  }
+}
+
+uint32_t engine_offer_to_due(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  const uint32_t waiting = engine_queued(&engine->queues[queue]);
+  if (!waiting) return 0;
+  const uint32_t level = fill_level(engine, queue, waiting);
+  uint32_t woken = 0;
+  while (woken < count) {
+    const uint32_t port = best_idle(engine, queue, level);
+    if (port == NIL) break;
+    woken += wake(engine, port, queue);
+  }
+  return woken;
+}
+
+static void offer_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  /* If only busy ports are due and there is no clock outside, somebody idle must watch that they come. */
+  if (engine_offer_to_due(engine, queue, count) == 0 && engine_queued(&engine->queues[queue]) &&
+      !pdlb_engine_has_clock(engine)) {
+    const uint32_t port = best_idle(engine, queue, UINT32_MAX);
+    if (port != NIL) wake(engine, port, queue);
+  }
+}
+
+/* ---- offering -------------------------------------------------------------------------------------------------------------- */
+
+void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  if (engine->queues[queue].even) {
+    offer_evenly(engine, queue, count);
+    return;
+  }
+  while (count) {
+    const uint32_t port = best_idle(engine, queue, UINT32_MAX);
+    if (port == NIL) return;
+    count -= wake(engine, port, queue);
+  }
+}
+
+static uint64_t tick_queue(struct pdlb_engine *engine, uint32_t index, uint64_t now) {
+  struct engine_queue *queue = &engine->queues[index];
+  const uint32_t waiting = engine_queued(queue);
+  if (!waiting) return PDLB_FOREVER;
+  uint64_t until;
+  if (!grace_is_over(queue, now, &until)) return until;
+  if (queue->even) pass_over(engine, index, fill_level(engine, index, waiting), NIL);
+  atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+  const uint64_t before = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
+  engine_offer(engine, index, waiting);
+  const uint64_t after = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
+  atomic_fetch_add_explicit(&engine->header->rewakes, after - before, memory_order_relaxed);
+  return now + queue->grace;
+}
+
+uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now) {
+  uint64_t next = PDLB_FOREVER;
+  for (uint32_t index = 0; index < engine_queue_count(engine->header); index++) {
+    if (!atomic_load_explicit(&engine->queues[index].configured, memory_order_acquire)) continue;
+    const uint64_t wanted = tick_queue(engine, index, now);
+    if (wanted < next) next = wanted;
+  }
+  return next;
+}

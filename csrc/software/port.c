@@ -1,0 +1,141 @@
+/* A port of the software backend: the engine's verbs for one index. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "software.h"
+
+static int port_close(struct pdlb_port *base) {
+  struct software_port *port = (struct software_port *)base;
+  struct software_domain *domain = port->domain;
+  pdlb_engine_port_destroy(&domain->engine, port->index);
+  software_waiter_close(port->waiter);
+  pthread_mutex_lock(&domain->mutex);
+  domain->open_ports--;
+  domain->history_left += port->history_entries;
+  pthread_mutex_unlock(&domain->mutex);
+  free(port);
+  return 0;
+}
+
+static int check_queue(const struct software_port *port, uint32_t queue, const char *op, struct pdlb_error *error) {
+  if (queue < port->domain->taken.ldb_queues && pdlb_engine_depth(&port->domain->engine, queue) >= 0) return 0;
+  return pdlb_fail(error, EINVAL, op, "the domain has no load-balanced queue %u", queue);
+}
+
+static int port_link(struct pdlb_port *base, uint32_t queue, uint32_t priority, struct pdlb_error *error) {
+  struct software_port *port = (struct software_port *)base;
+  int rc = check_queue(port, queue, "link", error);
+  if (rc < 0) return rc;
+  const char *why = NULL;
+  rc = pdlb_engine_link(&port->domain->engine, port->index, queue, priority, &why);
+  return rc < 0 ? pdlb_fail(error, -rc, "link", "%s", why) : 0;
+}
+
+static int port_unlink(struct pdlb_port *base, uint32_t queue, struct pdlb_error *error) {
+  struct software_port *port = (struct software_port *)base;
+  int rc = check_queue(port, queue, "unlink", error);
+  if (rc < 0) return rc;
+  const char *why = NULL;
+  rc = pdlb_engine_unlink(&port->domain->engine, port->index, queue, &why);
+  return rc < 0 ? pdlb_fail(error, -rc, "unlink", "%s", why) : 0;
+}
+
+static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *error) {
+  struct software_port *port = (struct software_port *)base;
+  (void)error;
+  pdlb_engine_port_enable(&port->domain->engine, port->index, enabled);
+  return 0;
+}
+
+static uint32_t port_send(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
+                          enum pdlb_refusal *why) {
+  struct software_port *port = (struct software_port *)base;
+  return pdlb_engine_send(&port->domain->engine, port->index, events, count, why);
+}
+
+static uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
+                             enum pdlb_refusal *why) {
+  struct software_port *port = (struct software_port *)base;
+  return pdlb_engine_forward(&port->domain->engine, port->index, events, count, why);
+}
+
+static uint32_t port_release(struct pdlb_port *base, uint32_t count) {
+  struct software_port *port = (struct software_port *)base;
+  return pdlb_engine_release(&port->domain->engine, port->index, count);
+}
+
+static void port_release_later(struct pdlb_port *base, uint32_t count) {
+  struct software_port *port = (struct software_port *)base;
+  pdlb_engine_release_later(&port->domain->engine, port->index, count);
+}
+
+static uint32_t port_in_flight(const struct pdlb_port *base) {
+  const struct software_port *port = (const struct software_port *)base;
+  return pdlb_engine_in_flight(&port->domain->engine, port->index);
+}
+
+static void port_parked(struct pdlb_port *base, bool parked) {
+  struct software_port *port = (struct software_port *)base;
+  pdlb_engine_parked(&port->domain->engine, port->index, parked);
+}
+
+static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stats) {
+  const struct software_port *port = (const struct software_port *)base;
+  pdlb_engine_port_stats(&port->domain->engine, port->index, stats);
+  return 0;
+}
+
+static const struct pdlb_port_ops port_ops = {
+    .close = port_close,
+    .link = port_link,
+    .unlink = port_unlink,
+    .enable = port_enable,
+    .send = port_send,
+    .forward = port_forward,
+    .recv = software_port_recv,
+    .release = port_release,
+    .release_later = port_release_later,
+    .in_flight = port_in_flight,
+    .fd = software_port_fd,
+    .parked = port_parked,
+    .cancel = software_port_cancel,
+    .stats = port_stats,
+};
+
+/* Under the domain's mutex. */
+static int create_locked(struct software_domain *domain, const struct pdlb_port_config *config, bool directed,
+                         uint32_t queue, struct pdlb_error *error) {
+  static const char *const ops[] = {"create load-balanced port", "create directed port"};
+  if (config->history_entries > domain->history_left)
+    return pdlb_fail(error, ENOSPC, ops[directed],
+                     "history_entries is %u, but the domain has %u left; create it with more history_entries",
+                     config->history_entries, domain->history_left);
+  const char *why = NULL;
+  const int id = pdlb_engine_port_create(&domain->engine, config, directed, queue, &why);
+  if (id < 0) return pdlb_fail(error, -id, ops[directed], "%s", why);
+  domain->history_left -= config->history_entries;
+  domain->open_ports++;
+  return id;
+}
+
+int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config *config, bool directed,
+                         uint32_t queue, struct pdlb_port **result, struct pdlb_error *error) {
+  struct software_domain *domain = (struct software_domain *)base;
+  struct software_port *port = calloc(1, sizeof *port);
+  if (!port) return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");
+  pthread_mutex_lock(&domain->mutex);
+  const int id = create_locked(domain, config, directed, queue, error);
+  pthread_mutex_unlock(&domain->mutex);
+  if (id < 0) {
+    free(port);
+    return id;
+  }
+  port->base = (struct pdlb_port){.ops = &port_ops, .id = (uint32_t)id, .directed = directed};
+  port->domain = domain;
+  port->index = directed ? domain->taken.ldb_ports + (uint32_t)id : (uint32_t)id;
+  port->history_entries = config->history_entries;
+  port->waiter = &domain->waiters[port->index];
+  atomic_store_explicit(&port->waiter->cancelled, 0, memory_order_relaxed);
+  *result = &port->base;
+  return 0;
+}

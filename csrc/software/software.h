@@ -1,0 +1,77 @@
+/* The software backend: the scheduler engine over memory of this process, with descriptors and futexes to wait on. */
+#ifndef PDLB_SOFTWARE_H
+#define PDLB_SOFTWARE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend.h"
+#include "engine.h"
+
+struct software_device {
+  struct pdlb_device base;
+  pthread_mutex_t mutex; /* guards `available` and `domains` */
+  struct pdlb_resources total, available;
+  uint32_t order_slots; /* the most sequence numbers of one queue */
+  uint64_t domains;     /* ids in use, a bit each */
+};
+
+/* How one port waits, and how it is woken. It outlives the port, because a waker may be late. */
+struct waiter {
+  _Atomic uint32_t sequence; /* the futex: moves on with every wake */
+  _Atomic uint32_t sleeping; /* the port's thread is in the futex, or on its way */
+  _Atomic uint32_t cancelled;
+  _Atomic uint32_t signalled;  /* the event descriptor may have to be read */
+  _Atomic uint32_t timer_set;  /* the timer descriptor may have to be read */
+  _Atomic uint32_t watched_by; /* index + 1 of the port whose timer runs in case this one does not come */
+  pthread_mutex_t mutex;       /* guards the descriptors: a waker must not write to one that was closed */
+  int event_fd;
+  int timer_fd; /* -1 while a clock outside looks after late ports */
+  int poll_fd;  /* what the user waits on: event_fd, or an epoll set of both */
+  uint32_t watches; /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
+  _Atomic bool has_fd;
+};
+
+struct software_domain {
+  struct pdlb_domain base;
+  struct software_device *device;
+  struct pdlb_domain_config taken; /* given back to the device at the end */
+  struct pdlb_engine engine;
+  void *region;
+  size_t region_size;
+  pthread_mutex_t mutex; /* guards what follows */
+  uint32_t open_ports;
+  uint32_t history_left, atomic_left, sequence_slots_left;
+  struct waiter *waiters; /* by port index */
+};
+
+struct software_port {
+  struct pdlb_port base;
+  struct software_domain *domain;
+  struct waiter *waiter;
+  uint32_t index;
+  uint32_t history_entries;
+};
+
+/* ---- wait.c: how ports wait and are woken ------------------------------------------------------------------------------ */
+
+void software_waiter_init(struct waiter *waiter);
+void software_waiter_close(struct waiter *waiter);
+void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace);
+uint64_t software_now(void *context);
+void software_relax(void *context, uint32_t owner, uint32_t times);
+int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
+int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
+void software_port_cancel(struct pdlb_port *port);
+
+/* ---- port.c ------------------------------------------------------------------------------------------------------------- */
+
+int software_port_create(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed,
+                         uint32_t queue, struct pdlb_port **port, struct pdlb_error *error);
+
+/* ---- domain.c ------------------------------------------------------------------------------------------------------------ */
+
+int software_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
+                           struct pdlb_domain **domain, struct pdlb_error *error);
+
+#endif

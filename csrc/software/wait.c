@@ -1,0 +1,261 @@
+/* How a software port waits, and how it is woken.
+ *
+ * A thread in pdlb_port_recv sleeps on a futex; a user who waits by himself (select, epoll, an event loop) has a
+ * descriptor. Either way: arm, look again, then sleep. A waker bumps the futex word first, so a sleeper that has not
+ * yet slept will not.
+ *
+ * A port that waits by descriptor is only believed idle: its loop may be busy. Where no clock outside looks after
+ * that, waking one such port starts the timer of another, which the first one stops when it comes.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "software.h"
+
+#define NANOSECONDS 1000000000u
+
+/* A lock is held for well under a microsecond, unless its owner was put off the CPU. */
+#define YIELDS 32u
+#define OWNER_AWAY_NS 50000
+
+uint64_t software_now(void *context) {
+  (void)context;
+  return pdlb_now();
+}
+
+void software_relax(void *context, uint32_t owner, uint32_t times) {
+  (void)context;
+  (void)owner;
+  if (times < YIELDS) {
+    sched_yield();
+  } else {
+    const struct timespec pause = {.tv_nsec = OWNER_AWAY_NS};
+    nanosleep(&pause, NULL);
+  }
+}
+
+/* ---- timers ---------------------------------------------------------------------------------------------------------------- */
+
+/* Under the waiter's mutex. `at` 0 stops the timer. */
+static void set_timer(struct waiter *waiter, uint64_t at, uint32_t watches) {
+  if (waiter->timer_fd < 0) return;
+  const struct itimerspec time = {
+      .it_value = {.tv_sec = (time_t)(at / NANOSECONDS), .tv_nsec = (long)(at % NANOSECONDS)}};
+  timerfd_settime(waiter->timer_fd, TFD_TIMER_ABSTIME, &time, NULL);
+  waiter->watches = at ? watches : 0;
+  if (at) atomic_store_explicit(&waiter->timer_set, 1, memory_order_relaxed);
+}
+
+/* In case `port` does not come, `late` will. */
+static void watch(struct software_domain *domain, uint32_t port, uint32_t late, uint64_t at) {
+  struct waiter *waiter = &domain->waiters[late];
+  pthread_mutex_lock(&waiter->mutex);
+  if (waiter->timer_fd >= 0) {
+    set_timer(waiter, at, port + 1);
+    atomic_store_explicit(&domain->waiters[port].watched_by, late + 1, memory_order_relaxed);
+  }
+  pthread_mutex_unlock(&waiter->mutex);
+}
+
+/* The port has come: whoever watched it need not. */
+static void unwatch(struct software_port *port) {
+  const uint32_t late = atomic_exchange_explicit(&port->waiter->watched_by, 0, memory_order_relaxed);
+  if (!late) return;
+  struct waiter *waiter = &port->domain->waiters[late - 1];
+  pthread_mutex_lock(&waiter->mutex);
+  if (waiter->watches == port->index + 1) set_timer(waiter, 0, 0);
+  pthread_mutex_unlock(&waiter->mutex);
+}
+
+/* ---- waking ---------------------------------------------------------------------------------------------------------------- */
+
+static void signal_fd(struct waiter *waiter) {
+  const uint64_t one = 1;
+  pthread_mutex_lock(&waiter->mutex);
+  if (waiter->event_fd >= 0) {
+    while (write(waiter->event_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+    /* After the write: who sees the flag finds something to read. */
+    atomic_store_explicit(&waiter->signalled, 1, memory_order_release);
+  }
+  pthread_mutex_unlock(&waiter->mutex);
+}
+
+static void rouse(struct waiter *waiter) {
+  atomic_fetch_add_explicit(&waiter->sequence, 1, memory_order_seq_cst);
+  if (atomic_load_explicit(&waiter->sleeping, memory_order_seq_cst))
+    syscall(SYS_futex, &waiter->sequence, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+  else if (atomic_load_explicit(&waiter->has_fd, memory_order_acquire))
+    signal_fd(waiter);
+}
+
+void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace) {
+  struct software_domain *domain = context;
+  struct waiter *waiter = &domain->waiters[port];
+  if (late != PDLB_NONE && atomic_load_explicit(&waiter->has_fd, memory_order_acquire))
+    watch(domain, port, late, pdlb_now() + grace);
+  rouse(waiter);
+}
+
+void software_port_cancel(struct pdlb_port *base) {
+  struct waiter *waiter = ((struct software_port *)base)->waiter;
+  atomic_store_explicit(&waiter->cancelled, 1, memory_order_seq_cst);
+  rouse(waiter);
+  if (atomic_load_explicit(&waiter->has_fd, memory_order_acquire)) signal_fd(waiter);
+}
+
+/* ---- waiting --------------------------------------------------------------------------------------------------------------- */
+
+/* Read what made the descriptor readable. */
+static void drain_fd(struct software_port *port) {
+  struct waiter *waiter = port->waiter;
+  uint64_t count;
+  if (atomic_exchange_explicit(&waiter->signalled, 0, memory_order_acquire))
+    while (read(waiter->event_fd, &count, sizeof count) < 0 && errno == EINTR) continue;
+  if (atomic_load_explicit(&waiter->timer_set, memory_order_relaxed) &&
+      read(waiter->timer_fd, &count, sizeof count) == (ssize_t)sizeof count)
+    atomic_store_explicit(&waiter->timer_set, 0, memory_order_relaxed);
+  unwatch(port);
+}
+
+/* The port leaves with less than it asked for: arm it. What came meanwhile makes the descriptor readable at once. */
+static void arm_fd(struct software_port *port, uint64_t retry_at) {
+  struct pdlb_engine *engine = &port->domain->engine;
+  pdlb_engine_arm(engine, port->index);
+#ifndef PDLB_BREAK_RECHECK
+  if (pdlb_engine_has_work(engine, port->index) && pdlb_engine_disarm(engine, port->index)) signal_fd(port->waiter);
+#endif
+  if (retry_at != PDLB_FOREVER) {
+    pthread_mutex_lock(&port->waiter->mutex);
+    set_timer(port->waiter, retry_at, 0);
+    pthread_mutex_unlock(&port->waiter->mutex);
+  }
+}
+
+/* Returns 0 when the word has moved on or the time is over, else -EINTR. */
+static int sleep_on(struct waiter *waiter, uint32_t sequence, uint64_t until) {
+  struct timespec time = {.tv_sec = (time_t)(until / NANOSECONDS), .tv_nsec = (long)(until % NANOSECONDS)};
+  const long rc = syscall(SYS_futex, &waiter->sequence, FUTEX_WAIT_BITSET_PRIVATE, sequence,
+                          until == PDLB_FOREVER ? NULL : &time, NULL, FUTEX_BITSET_MATCH_ANY);
+  return rc < 0 && errno == EINTR ? -EINTR : 0;
+}
+
+static bool is_cancelled(const struct waiter *waiter) {
+  return atomic_load_explicit(&waiter->cancelled, memory_order_seq_cst);
+}
+
+/* Arm, look again, sleep. Returns what was received, 0 to try again, or -errno. */
+static int wait_once(struct software_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct waiter *waiter = port->waiter;
+  struct pdlb_engine *engine = &port->domain->engine;
+  uint64_t retry_at = deadline;
+  int rc = 0;
+  const uint32_t sequence = atomic_load_explicit(&waiter->sequence, memory_order_seq_cst);
+  atomic_store_explicit(&waiter->sleeping, 1, memory_order_seq_cst);
+  pdlb_engine_parked(engine, port->index, true);
+  pdlb_engine_arm(engine, port->index);
+#ifndef PDLB_BREAK_RECHECK
+  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
+#endif
+  if (rc == 0 && !is_cancelled(waiter)) rc = sleep_on(waiter, sequence, retry_at);
+  atomic_store_explicit(&waiter->sleeping, 0, memory_order_seq_cst);
+  pdlb_engine_parked(engine, port->index, false);
+  pdlb_engine_disarm(engine, port->index);
+  return rc;
+}
+
+int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct software_port *port = (struct software_port *)base;
+  struct waiter *waiter = port->waiter;
+  const bool has_fd = atomic_load_explicit(&waiter->has_fd, memory_order_acquire);
+  if (has_fd) drain_fd(port);
+  for (;;) {
+    if (is_cancelled(waiter)) return -ECANCELED;
+    uint64_t retry_at = PDLB_FOREVER;
+    int rc = (int)pdlb_engine_schedule(&port->domain->engine, port->index, events, max, &retry_at);
+    if (rc == 0 && max && deadline && pdlb_now() < deadline) {
+      rc = wait_once(port, events, max, deadline);
+      if (rc == 0) continue;
+    }
+    if (has_fd && rc >= 0 && (uint32_t)rc < max) arm_fd(port, retry_at);
+    return rc;
+  }
+}
+
+/* ---- descriptors ----------------------------------------------------------------------------------------------------------- */
+
+void software_waiter_init(struct waiter *waiter) {
+  pthread_mutex_init(&waiter->mutex, NULL);
+  waiter->event_fd = waiter->timer_fd = waiter->poll_fd = -1;
+}
+
+static void close_fd(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
+}
+
+/* Under the waiter's mutex. */
+static void close_fds(struct waiter *waiter) {
+  if (waiter->poll_fd == waiter->event_fd) waiter->poll_fd = -1;
+  close_fd(&waiter->poll_fd);
+  close_fd(&waiter->event_fd);
+  close_fd(&waiter->timer_fd);
+}
+
+void software_waiter_close(struct waiter *waiter) {
+  pthread_mutex_lock(&waiter->mutex);
+  atomic_store_explicit(&waiter->has_fd, false, memory_order_release);
+  close_fds(waiter);
+  waiter->watches = 0;
+  pthread_mutex_unlock(&waiter->mutex);
+  atomic_store_explicit(&waiter->signalled, 0, memory_order_relaxed);
+  atomic_store_explicit(&waiter->timer_set, 0, memory_order_relaxed);
+  atomic_store_explicit(&waiter->watched_by, 0, memory_order_relaxed);
+}
+
+static int add_to_set(int set, int fd) {
+  struct epoll_event event = {.events = EPOLLIN, .data = {.fd = fd}};
+  return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* One descriptor that is readable when either of two is. */
+static int open_fds(struct waiter *waiter, bool with_timer) {
+  waiter->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (waiter->event_fd < 0) return -errno;
+  waiter->poll_fd = waiter->event_fd;
+  if (!with_timer) return 0;
+  waiter->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  if (waiter->timer_fd < 0) return -errno;
+  waiter->poll_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (waiter->poll_fd < 0) return -errno;
+  if (add_to_set(waiter->poll_fd, waiter->event_fd) < 0 || add_to_set(waiter->poll_fd, waiter->timer_fd) < 0)
+    return -errno;
+  return 0;
+}
+
+int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
+  struct software_port *port = (struct software_port *)base;
+  struct waiter *waiter = port->waiter;
+  pthread_mutex_lock(&waiter->mutex);
+  const bool fresh = waiter->poll_fd < 0;
+  int rc = fresh ? open_fds(waiter, !pdlb_engine_has_clock(&port->domain->engine)) : 0;
+  if (rc < 0)
+    close_fds(waiter);
+  else
+    rc = waiter->poll_fd;
+  pthread_mutex_unlock(&waiter->mutex);
+  if (rc < 0)
+    return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
+  if (fresh) {
+    atomic_store_explicit(&waiter->has_fd, true, memory_order_release);
+    arm_fd(port, PDLB_FOREVER);
+  }
+  return rc;
+}

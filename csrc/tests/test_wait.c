@@ -1,0 +1,349 @@
+/* Blocking waits: they end for work, a deadline, a signal, and pdlb_port_cancel, and for nothing else. */
+#include <sys/time.h>
+
+#include "rig.h"
+
+enum { MILLISECOND = 1000000 };
+
+struct waiting {
+  struct rig rig;
+  uint8_t queue;
+  struct pdlb_port *producer, *consumer;
+  pthread_t thread;
+  int result;
+  struct pdlb_event event;
+  _Atomic bool about_to_wait;
+};
+
+static void open_waiting(struct waiting *waiting) {
+  memset(waiting, 0, sizeof *waiting);
+  waiting->rig = rig_open();
+  waiting->queue = rig_queue(&waiting->rig);
+  waiting->producer = rig_producer(&waiting->rig);
+  waiting->consumer = rig_consumer(&waiting->rig, waiting->queue);
+  rig_start(&waiting->rig);
+}
+
+static void close_waiting(const struct waiting *waiting) {
+  rig_close_port(waiting->producer);
+  rig_close_port(waiting->consumer);
+  rig_close(&waiting->rig);
+}
+
+static void send_one(const struct waiting *waiting, uint64_t data) {
+  rig_send_one(waiting->producer, waiting->queue, PDLB_SCHED_UNORDERED, 0, 0, data);
+}
+
+static void *wait_for_ever(void *argument) {
+  struct waiting *waiting = argument;
+  atomic_store(&waiting->about_to_wait, true);
+  waiting->result = pdlb_port_recv(waiting->consumer, &waiting->event, 1, PDLB_FOREVER);
+  return NULL;
+}
+
+/* Until it sleeps, as far as the engine tells: a port in a wait is armed. */
+static void start_waiting(struct waiting *waiting) {
+  CHECK_EQ(pthread_create(&waiting->thread, NULL, wait_for_ever, waiting), 0);
+  while (!atomic_load(&waiting->about_to_wait) || !rig_port_stats(waiting->consumer).armed) sched_yield();
+}
+
+static void past_deadlines_poll_once(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  struct pdlb_event event;
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, 0), 0);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, 1), 0);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, pdlb_now() - 1), 0);
+  send_one(&waiting, 5);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, 0), 1);
+  close_waiting(&waiting);
+}
+
+static void deadline_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  struct pdlb_event event;
+  for (uint64_t wait = 0; wait < 4; wait++) {
+    const uint64_t deadline = pdlb_now() + wait * 3 * MILLISECOND;
+    CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, deadline), 0);
+    CHECK_GE(pdlb_now(), deadline);
+  }
+  close_waiting(&waiting);
+}
+
+static void far_deadlines_are_like_never(void) {
+  static const uint64_t deadlines[] = {PDLB_FOREVER, PDLB_FOREVER - 1, PDLB_FOREVER / 2, INT64_MAX};
+  for (size_t i = 0; i < sizeof deadlines / sizeof *deadlines; i++) {
+    struct waiting waiting;
+    open_waiting(&waiting);
+    start_waiting(&waiting);
+    send_one(&waiting, 7);
+    pthread_join(waiting.thread, NULL);
+    CHECK_EQ(waiting.result, 1);
+    struct pdlb_event event;
+    send_one(&waiting, 8);
+    CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, deadlines[i]), 1);
+    close_waiting(&waiting);
+  }
+}
+
+static void work_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  start_waiting(&waiting);
+  send_one(&waiting, 42);
+  pthread_join(waiting.thread, NULL);
+  CHECK_EQ(waiting.result, 1);
+  CHECK_EQ(waiting.event.data, 42);
+  CHECK(!rig_port_stats(waiting.consumer).armed);
+  close_waiting(&waiting);
+}
+
+static void cancel_ends_the_wait_and_all_later_ones(void) {
+  struct waiting waiting;
+  struct pdlb_event event;
+  open_waiting(&waiting);
+  start_waiting(&waiting);
+  pdlb_port_cancel(waiting.consumer);
+  pthread_join(waiting.thread, NULL);
+  CHECK_EQ(waiting.result, -ECANCELED);
+  send_one(&waiting, 1);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, PDLB_FOREVER), -ECANCELED);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, 0), -ECANCELED);
+  CHECK_EQ(rig_depth(&waiting.rig, waiting.queue), 1); /* nothing is lost in it */
+  pdlb_port_cancel(waiting.consumer);
+  rig_close_port(waiting.consumer);
+  waiting.consumer = rig_consumer(&waiting.rig, waiting.queue); /* cancelled was the port, not its place */
+  CHECK_RECEIVES(waiting.consumer, 1);
+  close_waiting(&waiting);
+}
+
+static void cancel_before_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  pdlb_port_cancel(waiting.consumer);
+  wait_for_ever(&waiting);
+  CHECK_EQ(waiting.result, -ECANCELED);
+  close_waiting(&waiting);
+}
+
+/* Cancel at any moment of a wait's beginning; a lost one hangs. */
+static void cancel_races_with_the_wait(void) {
+  struct check_random random = check_randomness(0);
+  for (int round = 0; round < 300; round++) {
+    struct waiting waiting;
+    open_waiting(&waiting);
+    CHECK_EQ(pthread_create(&waiting.thread, NULL, wait_for_ever, &waiting), 0);
+    while (!atomic_load(&waiting.about_to_wait)) continue;
+    for (volatile uint32_t spin = check_below(&random, 3000); spin; spin--) continue;
+    pdlb_port_cancel(waiting.consumer);
+    pthread_join(waiting.thread, NULL);
+    CHECK_EQ(waiting.result, -ECANCELED);
+    close_waiting(&waiting);
+  }
+}
+
+static void on_signal(int signal) { (void)signal; }
+
+static void signal_ends_the_wait(void) {
+  struct waiting waiting;
+  const struct sigaction action = {.sa_handler = on_signal}; /* without SA_RESTART, as CPython installs them */
+  CHECK_EQ(sigaction(SIGUSR1, &action, NULL), 0);
+  open_waiting(&waiting);
+  start_waiting(&waiting);
+  /* One signal may come before the thread sleeps, and is then only a signal: repeat until it is back. */
+  while (pthread_kill(waiting.thread, SIGUSR1) == 0) {
+    struct timespec soon;
+    clock_gettime(CLOCK_REALTIME, &soon);
+    soon.tv_nsec += 2 * MILLISECOND;
+    if (soon.tv_nsec >= 1000000000) soon.tv_sec++, soon.tv_nsec -= 1000000000;
+    if (pthread_timedjoin_np(waiting.thread, NULL, &soon) == 0) break;
+  }
+  CHECK_EQ(waiting.result, -EINTR);
+  struct pdlb_event event; /* the port is as before */
+  send_one(&waiting, 3);
+  CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, PDLB_FOREVER), 1);
+  close_waiting(&waiting);
+}
+
+/* Under a storm of signals, no element is lost and none comes twice. */
+static void signals_lose_nothing(void) {
+  struct waiting waiting;
+  const struct sigaction action = {.sa_handler = on_signal};
+  const struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+  CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
+  open_waiting(&waiting);
+  CHECK_EQ(setitimer(ITIMER_REAL, &often, NULL), 0);
+  for (uint64_t i = 0; i < 300; i++) {
+    struct pdlb_event event;
+    int received;
+    const uint64_t deadline = pdlb_now() + MILLISECOND;
+    while (i % 3 == 0 && pdlb_port_recv(waiting.consumer, &event, 1, deadline) == -EINTR) continue;
+    send_one(&waiting, i);
+    do received = pdlb_port_recv(waiting.consumer, &event, 1, PDLB_FOREVER);
+    while (received == -EINTR);
+    CHECK_EQ(received, 1);
+    CHECK_EQ(event.data, i);
+    CHECK_EQ(pdlb_port_release(waiting.consumer, 1), 1);
+  }
+  CHECK_EQ(setitimer(ITIMER_REAL, &never, NULL), 0);
+  close_waiting(&waiting);
+}
+
+/* Everything that makes an element eligible ends a wait for it. */
+static void expect_wait_to_end(struct waiting *waiting, uint64_t data) {
+  pthread_join(waiting->thread, NULL);
+  CHECK_EQ(waiting->result, 1);
+  CHECK_EQ(waiting->event.data, data);
+}
+
+static void link_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  rig_unlink(waiting.consumer, waiting.queue);
+  send_one(&waiting, 1);
+  start_waiting(&waiting);
+  rig_link(waiting.consumer, waiting.queue, 0);
+  expect_wait_to_end(&waiting, 1);
+  close_waiting(&waiting);
+}
+
+static void enable_ends_the_wait(void) {
+  struct waiting waiting;
+  struct pdlb_error error = {0};
+  open_waiting(&waiting);
+  CHECK_OK(pdlb_port_disable(waiting.consumer, &error), error);
+  send_one(&waiting, 1);
+  start_waiting(&waiting);
+  CHECK_OK(pdlb_port_enable(waiting.consumer, &error), error);
+  expect_wait_to_end(&waiting, 1);
+  close_waiting(&waiting);
+}
+
+/* Another port's release of the flow, or of a place among the queue's elements in flight. */
+static void release_by_another_ends_the_wait(void) {
+  for (int limited = 0; limited < 2; limited++) {
+    struct waiting waiting;
+    open_waiting(&waiting);
+    if (limited) {
+      const struct pdlb_ldb_queue_config one = {.inflights = 1, .atomic_inflights = 8};
+      rig_unlink(waiting.consumer, waiting.queue);
+      waiting.queue = rig_queue_with(&waiting.rig, &one);
+      rig_link(waiting.consumer, waiting.queue, 0);
+    }
+    struct pdlb_port *holder = rig_consumer(&waiting.rig, waiting.queue);
+    const enum pdlb_sched type = limited ? PDLB_SCHED_UNORDERED : PDLB_SCHED_ATOMIC;
+    rig_send_one(waiting.producer, waiting.queue, type, 0, 4, 1);
+    CHECK_RECEIVES(holder, 1);
+    rig_send_one(waiting.producer, waiting.queue, type, 0, 4, 2);
+    start_waiting(&waiting);
+    CHECK_EQ(pdlb_port_release(holder, 1), 1);
+    expect_wait_to_end(&waiting, 2);
+    rig_close_port(holder);
+    close_waiting(&waiting);
+  }
+}
+
+static void closing_of_the_holder_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  struct pdlb_port *holder = rig_consumer(&waiting.rig, waiting.queue);
+  rig_send_one(waiting.producer, waiting.queue, PDLB_SCHED_ATOMIC, 0, 4, 1);
+  CHECK_RECEIVES(holder, 1);
+  rig_send_one(waiting.producer, waiting.queue, PDLB_SCHED_ATOMIC, 0, 4, 2);
+  start_waiting(&waiting);
+  rig_close_port(holder);
+  expect_wait_to_end(&waiting, 2);
+  close_waiting(&waiting);
+}
+
+/* Room in the line of an ordered queue. */
+static void moving_line_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  const uint8_t ordered = rig_ordered_queue(&waiting.rig, 64);
+  struct pdlb_port *holder =
+      rig_port_with(&waiting.rig, &(struct pdlb_port_config){.cq_depth = 64, .history_entries = 64});
+  struct pdlb_event events[64];
+  rig_link(holder, ordered, 0);
+  rig_link(waiting.consumer, ordered, 0);
+  for (uint64_t i = 0; i < 65; i++) rig_send_one(waiting.producer, ordered, PDLB_SCHED_ORDERED, 0, 0, i);
+  CHECK_EQ(rig_poll(holder, events, 64), 64);
+  start_waiting(&waiting);
+  CHECK_EQ(pdlb_port_release(holder, 1), 1);
+  expect_wait_to_end(&waiting, 64);
+  rig_close_port(holder);
+  close_waiting(&waiting);
+}
+
+/* A full port sleeps although there is work; releasing later, from another thread, wakes it. */
+static void release_later_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  rig_close_port(waiting.consumer);
+  waiting.consumer = rig_port_with(&waiting.rig, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1});
+  rig_link(waiting.consumer, waiting.queue, 0);
+  send_one(&waiting, 1);
+  send_one(&waiting, 2);
+  CHECK_RECEIVES(waiting.consumer, 1);
+  start_waiting(&waiting);
+  pdlb_port_release_later(waiting.consumer, 1);
+  expect_wait_to_end(&waiting, 2);
+  close_waiting(&waiting);
+}
+
+/* One element back and forth, so that any lost wake-up hangs. One player polls and answers after a random moment of
+ * less than a microsecond, about as long as the other takes to fall asleep: the answer comes at every point of that.
+ * Built with the second look before the sleep taken out, this must fail.
+ */
+struct table {
+  struct rig rig;
+  uint8_t queues[2];
+  struct pdlb_port *sleeper, *answerer;
+  uint64_t rounds;
+};
+
+static void *answer(void *argument) {
+  const struct table *table = argument;
+  struct check_random random = check_randomness(7);
+  for (uint64_t round = 0; round < table->rounds; round++) {
+    struct pdlb_event event;
+    while (rig_poll(table->answerer, &event, 1) == 0)
+      if (check_below(&random, 256) == 0) sched_yield();
+    CHECK_EQ(event.data, round);
+    CHECK_EQ(pdlb_port_release(table->answerer, 1), 1);
+    for (volatile uint32_t spin = check_below(&random, 400); spin; spin--) continue;
+    rig_send_one(table->answerer, table->queues[0], PDLB_SCHED_UNORDERED, 0, 0, round);
+  }
+  return NULL;
+}
+
+static void every_answer_wakes_the_sleeper(void) {
+  struct table table = {.rig = rig_open(), .rounds = check_setting("PDLB_STRESS_EVENTS", 40000)};
+  pthread_t thread;
+  check_randomness(0);
+  for (int i = 0; i < 2; i++) table.queues[i] = rig_queue(&table.rig);
+  table.sleeper = rig_consumer(&table.rig, table.queues[0]);
+  table.answerer = rig_consumer(&table.rig, table.queues[1]);
+  rig_start(&table.rig);
+  CHECK_EQ(pthread_create(&thread, NULL, answer, &table), 0);
+  for (uint64_t round = 0; round < table.rounds; round++) {
+    struct pdlb_event event;
+    rig_send_one(table.sleeper, table.queues[1], PDLB_SCHED_UNORDERED, 0, 0, round);
+    CHECK_EQ(pdlb_port_recv(table.sleeper, &event, 1, PDLB_FOREVER), 1);
+    CHECK_EQ(event.data, round);
+    CHECK_EQ(pdlb_port_release(table.sleeper, 1), 1);
+    if (round % 1024 == 0) check_still_alive();
+  }
+  pthread_join(thread, NULL);
+  rig_close_port(table.sleeper);
+  rig_close_port(table.answerer);
+  rig_close(&table.rig);
+}
+
+CHECK_MAIN(CASE(past_deadlines_poll_once), CASE(deadline_ends_the_wait), CASE(far_deadlines_are_like_never),
+           CASE(work_ends_the_wait), CASE(cancel_ends_the_wait_and_all_later_ones), CASE(cancel_before_the_wait),
+           CASE(cancel_races_with_the_wait), CASE(signal_ends_the_wait), CASE(signals_lose_nothing),
+           CASE(link_ends_the_wait), CASE(enable_ends_the_wait), CASE(release_by_another_ends_the_wait),
+           CASE(closing_of_the_holder_ends_the_wait), CASE(moving_line_ends_the_wait),
+           CASE(release_later_ends_the_wait), CASE(every_answer_wakes_the_sleeper))
