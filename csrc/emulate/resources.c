@@ -33,8 +33,20 @@ static void clear(struct id_list *list) { *list = (struct id_list){ID_NONE, 0}; 
 
 /* ---- a device that nobody has used ---------------------------------------------------------------------------------- */
 
+static void clear_lists(struct domain *domain) {
+  clear(&domain->free_queues);
+  clear(&domain->used_queues);
+  clear(&domain->free_pairs);
+  clear(&domain->used_pairs);
+  for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
+    clear(&domain->free_ports[cos]);
+    clear(&domain->used_ports[cos]);
+  }
+}
+
 static void init_lists(struct device *device) {
   struct control *control = &device->control;
+  for (unsigned i = 0; i < PDLB_NUM_DOMAINS; i++) clear_lists(&control->domains[i]);
   clear(&control->free_domains);
   clear(&control->free_queues);
   clear(&control->free_pairs);
@@ -162,28 +174,42 @@ static uint32_t check_domain(const struct device *device, const struct pdlb_crea
   return PDLB_ST_SUCCESS;
 }
 
-/* Move ports of class `cos` to the domain; where a class is empty and `strict` is not asked for, of the next one. */
-static void give_ports(struct device *device, struct domain *domain, unsigned cos, bool strict, uint32_t count) {
+static bool give_port(struct device *device, struct domain *domain, unsigned cos, bool strict) {
   struct control *control = &device->control;
-  for (; count > 0; count--) {
-    for (unsigned i = 0; i < (strict ? 1 : PDLB_NUM_COS); i++) {
-      const unsigned class = (cos + i) % PDLB_NUM_COS;
-      if (control->free_ports[class].count == 0) continue;
-      move(device, &control->free_ports[class], &domain->free_ports[class], next_port, 1);
-      break;
-    }
+  for (unsigned i = 0; i < (strict ? 1 : PDLB_NUM_COS); i++) {
+    const unsigned class = (cos + i) % PDLB_NUM_COS;
+    if (control->free_ports[class].count == 0) continue;
+    move(device, &control->free_ports[class], &domain->free_ports[class], next_port, 1);
+    return true;
   }
+  return false;
 }
 
-static void clear_domain(struct domain *domain) {
-  clear(&domain->free_queues);
-  clear(&domain->used_queues);
-  clear(&domain->free_pairs);
-  clear(&domain->used_pairs);
+/* Move ports of class `cos` to the domain; where a class is empty and `strict` is not asked for, of the next one.
+ * False if they run out: the sum of what was asked for may have wrapped. */
+static bool give_ports(struct device *device, struct domain *domain, unsigned cos, bool strict, uint32_t count) {
+  while (count > 0 && give_port(device, domain, cos, strict)) count--;
+  return count == 0;
+}
+
+static bool give_all_ports(struct device *device, struct domain *domain,
+                           const struct pdlb_create_sched_domain_args *args) {
   for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
-    clear(&domain->free_ports[cos]);
-    clear(&domain->used_ports[cos]);
+    if (!give_ports(device, domain, cos, args->cos_strict, args->num_cos_ldb_ports[cos])) return false;
   }
+  return give_ports(device, domain, 0, false, args->num_ldb_ports);
+}
+
+static void begin_domain(struct device *device, uint16_t id) {
+  struct domain *domain = &device->control.domains[id];
+  domain->state = DOMAIN_LIVE;
+  domain->valid = true;
+  domain->started = false;
+  domain->serial = ++device->control.next_serial;
+  domain->file = 0;
+  SAVE(device, &device->alerts[id].read);
+  SAVE(device, &device->alerts[id].write);
+  device->alerts[id].read = device->alerts[id].write = 0;
 }
 
 int resources_create_domain(struct device *device, struct pdlb_create_sched_domain_args *args) {
@@ -200,20 +226,15 @@ int resources_create_domain(struct device *device, struct pdlb_create_sched_doma
   args->response.status = check_domain(device, args, &history_base);
   if (args->response.status != PDLB_ST_SUCCESS) return -EINVAL;
 
-  const uint16_t id = pop(device, &control->free_domains, next_domain);
-  struct domain *domain = &control->domains[id];
-  memset(domain, 0, sizeof *domain);
-  clear_domain(domain);
-  domain->state = DOMAIN_LIVE;
-  domain->valid = true;
-  domain->serial = ++control->next_serial;
-  memset(&device->alerts[id], 0, sizeof device->alerts[id]);
-
+  struct domain *domain = &control->domains[control->free_domains.head];
   move(device, &control->free_queues, &domain->free_queues, next_queue, args->num_ldb_queues);
-  for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
-    give_ports(device, domain, cos, args->cos_strict, args->num_cos_ldb_ports[cos]);
+  if (!give_all_ports(device, domain, args)) {
+    /* As in the driver, what was moved so far stays: the next domain of this number has it on top. */
+    args->response.status = PDLB_ST_LDB_PORTS_UNAVAILABLE;
+    return -EINVAL;
   }
-  give_ports(device, domain, 0, false, args->num_ldb_ports);
+  const uint16_t id = pop(device, &control->free_domains, next_domain);
+  begin_domain(device, id);
   move(device, &control->free_pairs, &domain->free_pairs, next_port, args->num_dir_ports);
 
   domain->history_base = (uint16_t)history_base;

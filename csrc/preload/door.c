@@ -250,14 +250,17 @@ void door_disguise(const struct emulate_object *object, struct stat *status) {
 
 /* ---- nodes --------------------------------------------------------------------------------------------------------------------------- */
 
+/* Before a descriptor of this process's own holds the device: the model must know whether somebody else does. */
+static void use_device(unsigned device) {
+  char path[DOOR_PATH_MAX];
+  emulate_use(&the_door.emulation, device, file_is_held(name_device(&the_door, path, device)));
+}
+
 int door_open_device(unsigned device, int flags) {
   char path[DOOR_PATH_MAX];
-  name_device(&the_door, path, device);
-  const bool held = file_is_held(path);
-  const int fd = sys_open(path, flags & ~(O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE), 0);
+  use_device(device);
+  const int fd = sys_open(name_device(&the_door, path, device), flags & ~(O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE), 0);
   if (fd < 0) return fd;
-  /* Only then is the lock ours: the model must know whether somebody else has the device. */
-  emulate_use(&the_door.emulation, device, held);
   sys_flock(fd, LOCK_SH | LOCK_NB);
   return fd;
 }
@@ -433,7 +436,7 @@ ssize_t door_read(int fd, const struct emulate_object *object, void *buffer, siz
   return -1;
 }
 
-int door_open_attribute(const struct emulate_object *object, int flags) {
+static int attribute_text(const struct emulate_object *object, int flags) {
   char text[32];
   const int length = emulate_attribute_read(&the_door.emulation, object->device, object->index, text);
   const int fd = (int)syscall(SYS_memfd_create, "attribute", flags & O_CLOEXEC ? 1u : 0u);
@@ -444,4 +447,11 @@ int door_open_attribute(const struct emulate_object *object, int flags) {
     return -1;
   }
   return fd;
+}
+
+int door_open_attribute(int fd, const struct emulate_object *object, int flags) {
+  use_device(object->device);
+  if ((flags & O_ACCMODE) != O_RDONLY) return fd;
+  sys_close(fd);
+  return attribute_text(object, flags);
 }

@@ -64,8 +64,9 @@ void door_disguise(const struct emulate_object *object, struct stat *status);
 int door_open_device(unsigned device, int flags);
 int door_ioctl(int fd, const struct emulate_object *object, unsigned long request, void *argument);
 ssize_t door_read(int fd, const struct emulate_object *object, void *buffer, size_t size);
-/* A descriptor with the attribute's text as it is now. */
-int door_open_attribute(const struct emulate_object *object, int flags);
+/* The attribute's file was opened as `fd`: what the program gets instead, to read the text as it is now, or the same
+ * to write to. */
+int door_open_attribute(int fd, const struct emulate_object *object, int flags);
 /* Descriptors of ours that the program must not close. */
 bool door_is_private(int fd);
 

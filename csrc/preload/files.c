@@ -18,9 +18,7 @@ static int open_redirected(const char *path, int flags) {
   const int fd = sys_open(path, flags & ~(O_CREAT | O_TRUNC | O_TMPFILE), 0);
   if (fd < 0) return fd;
   const struct emulate_object object = door_object(fd);
-  if (object.kind != EMULATE_ATTRIBUTE || (flags & O_ACCMODE) != O_RDONLY) return fd;
-  sys_close(fd);
-  return door_open_attribute(&object, flags);
+  return object.kind == EMULATE_ATTRIBUTE ? door_open_attribute(fd, &object, flags) : fd;
 }
 
 /* False if the path is none of ours. */
