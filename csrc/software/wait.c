@@ -105,8 +105,11 @@ void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace) 
 }
 
 void software_port_cancel(struct pdlb_port *base) {
-  struct waiter *waiter = ((struct software_port *)base)->waiter;
+  struct software_port *port = (struct software_port *)base;
+  struct waiter *waiter = port->waiter;
   atomic_store_explicit(&waiter->cancelled, 1, memory_order_seq_cst);
+  /* It is chosen no more, and what it was chosen for goes to others. */
+  pdlb_engine_port_enable(&port->domain->engine, port->index, false);
   rouse(waiter);
   if (atomic_load_explicit(&waiter->has_fd, memory_order_acquire)) signal_fd(waiter);
 }
@@ -126,17 +129,34 @@ static void drain_fd(struct software_port *port) {
 }
 
 /* The port leaves with less than it asked for: arm it. What came meanwhile makes the descriptor readable at once. */
-static void arm_fd(struct software_port *port, uint64_t retry_at) {
+static void arm_fd(struct software_port *port) {
   struct pdlb_engine *engine = &port->domain->engine;
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
   if (pdlb_engine_has_work(engine, port->index) && pdlb_engine_disarm(engine, port->index)) signal_fd(port->waiter);
 #endif
-  if (retry_at != PDLB_FOREVER) {
+}
+
+/* The port found nothing: arm it, and look again. There may be work that others are due for, or whose flow is in
+ * flight elsewhere: that is no reason to be woken at once, but perhaps later. */
+static int arm_fd_and_look(struct software_port *port, struct pdlb_event *events, uint32_t max) {
+  struct pdlb_engine *engine = &port->domain->engine;
+  uint64_t retry_at = PDLB_FOREVER;
+  int rc = 0;
+  pdlb_engine_arm(engine, port->index);
+#ifndef PDLB_BREAK_RECHECK
+  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
+#endif
+  if (rc == 0 && retry_at != PDLB_FOREVER) {
     pthread_mutex_lock(&port->waiter->mutex);
     set_timer(port->waiter, retry_at, 0);
     pthread_mutex_unlock(&port->waiter->mutex);
   }
+  if ((uint32_t)rc == max)
+    pdlb_engine_disarm(engine, port->index);
+  else if (rc > 0)
+    arm_fd(port);
+  return rc;
 }
 
 /* Returns 0 when the word has moved on or the time is over, else -EINTR. */
@@ -184,7 +204,8 @@ int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32
       rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
     }
-    if (has_fd && rc >= 0 && (uint32_t)rc < max) arm_fd(port, retry_at);
+    if (has_fd && rc == 0 && max) return arm_fd_and_look(port, events, max);
+    if (has_fd && rc > 0 && (uint32_t)rc < max) arm_fd(port);
     return rc;
   }
 }
@@ -255,7 +276,7 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
     return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
     atomic_store_explicit(&waiter->has_fd, true, memory_order_release);
-    arm_fd(port, PDLB_FOREVER);
+    arm_fd(port);
   }
   return rc;
 }
