@@ -435,6 +435,16 @@ static void cancel_makes_it_readable(void) {
   close_crowd(&crowd);
 }
 
+/* Also where it was asked for only afterwards. */
+static void descriptor_of_a_cancelled_port_is_readable(void) {
+  const struct rig rig = rig_open();
+  struct pdlb_port *port = rig_consumer(&rig, rig_queue(&rig));
+  pdlb_port_cancel(port);
+  CHECK(readable(fd_of(port)));
+  rig_close_port(port);
+  rig_close(&rig);
+}
+
 static void edge_triggered_epoll(void) {
   const struct crowd crowd = open_crowd(PDLB_SHARE_PULL);
   struct epoll_event ready = {.events = EPOLLIN | EPOLLET};
@@ -572,6 +582,6 @@ CHECK_MAIN(CASE(readable_after_one_element), CASE(descriptor_is_the_same_each_ti
            CASE(woken_port_is_closed), CASE(woken_port_is_cancelled), CASE(cancelled_port_is_not_chosen),
            CASE(readable_after_release_made_room), CASE(silent_while_the_flow_is_elsewhere),
            CASE(silent_while_the_queue_is_at_its_limit), CASE(owner_of_the_flow_is_told),
-           CASE(cancel_makes_it_readable), CASE(edge_triggered_epoll), CASE(descriptors_are_closed_with_their_port),
+           CASE(cancel_makes_it_readable), CASE(descriptor_of_a_cancelled_port_is_readable), CASE(edge_triggered_epoll), CASE(descriptors_are_closed_with_their_port),
            CASE(another_is_told_after_the_grace), CASE(all_are_told_in_the_end), CASE(ticks_tell_the_next_one),
            CASE(tick_keeps_the_queues_grace))
