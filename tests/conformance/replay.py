@@ -33,6 +33,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 R, RW = 2, 3
 STRICT = "(strict)"
@@ -215,7 +216,7 @@ STORE64 = bytes.fromhex(
 )  # sfence; ret
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A step names a handle that an earlier step failed to make."""
 
 
@@ -239,7 +240,7 @@ class Session:
             if step.get("settle"):
                 return self.settled(step, do)
             return do(step)
-        except Missing as e:
+        except MissingError as e:
             return {"missing": str(e)}
 
     def settled(self, step, do):
@@ -279,7 +280,7 @@ class Session:
         if isinstance(handle, int):
             return handle
         if handle not in self.fds:
-            raise Missing(handle)
+            raise MissingError(handle)
         return self.fds[handle]
 
     def value(self, v):
@@ -298,7 +299,7 @@ class Session:
             return self.ids[base]
         if base in self.fds:
             return self.fds[base]
-        raise Missing(v)
+        raise MissingError(v)
 
     @staticmethod
     def outcome(ret, **more):
@@ -424,14 +425,14 @@ class Session:
 
     def do_munmap(self, step):
         if step["on"] not in self.maps:
-            raise Missing(step["on"])
+            raise MissingError(step["on"])
         return self.outcome(libc.munmap(*self.maps.pop(step["on"])))
 
     def do_store(self, step):
         """Queue elements to a producer port, one 16-byte store each, padded with
         all-zero ones (no-operations) to a multiple of four."""
         if step["on"] not in self.maps:
-            raise Missing(step["on"])
+            raise MissingError(step["on"])
         at = self.maps[step["on"]][0] + step.get("offset", 0)
         data = b"".join(bytes.fromhex(q) for q in step["qes"])
         data += bytes(-len(data) % 64)
@@ -445,7 +446,7 @@ class Session:
     def do_cq(self, step):
         """The first 16 bytes of `slots` 64-byte slots of a consumer queue."""
         if step["on"] not in self.maps:
-            raise Missing(step["on"])
+            raise MissingError(step["on"])
         at = self.maps[step["on"]][0] + 64 * step.get("from", 0)
         return {"ret": 0, "slots": [ctypes.string_at(at + 64 * i, 16).hex() for i in range(step["slots"])]}
 
@@ -500,7 +501,7 @@ class Session:
         return {"ret": 0, "type": kind, "mode": oct(stat.S_IMODE(st.st_mode)), "size": st.st_size}
 
     def do_link(self, step):
-        return {"ret": 0, "link": os.readlink("/proc/self/fd/%d" % self.fd(step["on"]))}
+        return {"ret": 0, "link": str(Path(f"/proc/self/fd/{self.fd(step['on'])}").readlink())}
 
     def do_fcntl(self, step):
         import fcntl
@@ -527,18 +528,18 @@ class Session:
 
     def do_sysfs(self, step):
         """Attribute files below /sys/class/dlb2/dlbN/device, by name."""
-        base = "/sys/class/dlb2/%s/device/" % os.path.basename(self.device)
+        base = f"/sys/class/dlb2/{Path(self.device).name}/device/"
         out = {}
         for name in step["files"]:
             try:
-                with open(base + name) as f:
+                with Path(base + name).open() as f:
                     out[name] = f.read().strip()
             except OSError as e:
                 out[name] = errno.errorcode.get(e.errno, str(e.errno))
         return {"ret": 0, "values": out}
 
     def do_sysfs_write(self, step):
-        base = "/sys/class/dlb2/%s/device/" % os.path.basename(self.device)
+        base = f"/sys/class/dlb2/{Path(self.device).name}/device/"
 
         def write():
             fd = os.open(base + step["file"], os.O_WRONLY)
@@ -562,7 +563,7 @@ def load(paths):
     """
     out, current = {}, []
     for path in paths:
-        with open(path) as f:
+        with Path(path).open() as f:
             for line in f:
                 if not line.strip():
                     continue
@@ -580,15 +581,15 @@ def load(paths):
 
 
 def pci_address(device):
-    return os.path.basename(os.path.realpath("/sys/class/dlb2/%s/device" % os.path.basename(device)))
+    return Path(f"/sys/class/dlb2/{Path(device).name}/device").resolve().name
 
 
 def rebind(address, device, driver="/sys/bus/pci/drivers/dlb2/"):
     for name in ("unbind", "bind"):
-        with open(driver + name, "w") as f:
+        with Path(driver + name).open("w") as f:
             f.write(address)
     end = time.monotonic() + 10
-    while not os.path.exists(device) and time.monotonic() < end:
+    while not Path(device).exists() and time.monotonic() < end:
         time.sleep(0.002)
 
 
@@ -622,7 +623,7 @@ def in_fork(steps, opts):
 
 def in_exec(steps, opts):
     p = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), "--child", json.dumps(opts)],
+        [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(opts)],
         input=json.dumps(steps),
         stdout=subprocess.PIPE,
         text=True,
@@ -648,7 +649,7 @@ def child_main(opts):
 def brief(step):
     keys = ("op", "on", "cmd", "args", "arg", "as")
     text = " ".join(str(step[k]) if k != "args" else json.dumps(step[k]) for k in keys if k in step)
-    return text + (" req=0x%x" % step["req"] if "req" in step else "")
+    return text + (" req=0x{:x}".format(step["req"]) if "req" in step else "")
 
 
 def unsettled(slots):
@@ -722,10 +723,10 @@ def main():
     }
     if a.list:
         for (name, version), steps in todo.items():
-            print("%-44s %s %4d steps" % (name, version, len(steps)))
+            print(f"{name:<44} {version} {len(steps):4d} steps")
         return 0
     address = pci_address(a.device) if a.rebind else None
-    report = open(a.json, "w") if a.json else None
+    report = Path(a.json).open("w") if a.json else None  # noqa: SIM115 - open to the end
     total = steps_done = 0
     for (name, version), steps in todo.items():
         steps = [s for s in steps if s["op"] not in a.skip_op]
@@ -739,7 +740,7 @@ def main():
         else:
             results, end = (in_fork if a.isolate == "fork" else in_exec)(steps, opts)
         found = []
-        for step, got in zip(steps, results):
+        for step, got in zip(steps, results, strict=False):
             keys = differing(step["res"], got, a.ignore + [STRICT] * name.startswith("assumed-"))
             if keys:
                 found.append((step, got, keys))
@@ -753,14 +754,15 @@ def main():
                 json.dump({"step": step, "got": got, "keys": keys}, report)
                 report.write("\n")
             if i < a.max_diff:
-                print("%s [%s] step %d: %s" % (name, version, step["n"], brief(step)))
+                print(f"{name} [{version}] step {step['n']}: {brief(step)}")
                 for k in keys:
-                    print("    %-8s recorded %s, here %s" % (k, json.dumps(step["res"].get(k)), json.dumps(got.get(k))))
+                    recorded, here = json.dumps(step["res"].get(k)), json.dumps(got.get(k))
+                    print(f"    {k:<8} recorded {recorded}, here {here}")
         if len(found) > a.max_diff:
-            print("%s [%s]: %d more differences" % (name, version, len(found) - a.max_diff))
+            print(f"{name} [{version}]: {len(found) - a.max_diff} more differences")
     if a.rebind:  # some scenarios leave a device that makes no more domains
         rebind(address, a.device)
-    print("%d scenarios, %d steps, %d differences" % (len(todo), steps_done, total))
+    print(f"{len(todo)} scenarios, {steps_done} steps, {total} differences")
     return 1 if total or not todo else 0
 
 
