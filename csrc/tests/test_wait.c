@@ -292,8 +292,8 @@ static void release_later_ends_the_wait(void) {
   close_waiting(&waiting);
 }
 
-/* One element back and forth, so that any lost wake-up hangs. One player polls and answers after a random moment of
- * less than a microsecond, about as long as the other takes to fall asleep: the answer comes at every point of that.
+/* One element back and forth, so that any lost wake-up hangs. One player polls and answers after a random moment, the
+ * other goes to sleep after one, both about as long as falling asleep takes: the answer comes at every point of it.
  * Built with the second look before the sleep taken out, this must fail.
  */
 struct table {
@@ -303,39 +303,68 @@ struct table {
   uint64_t rounds;
 };
 
+static void dawdle(struct check_random *random) {
+  for (volatile uint32_t spin = check_below(random, 1000); spin; spin--) continue;
+}
+
+/* To one of the processors that this process may use, if there are several: on the same one, nobody answers while the
+ * other falls asleep. */
+static void stay_on(int which) {
+  cpu_set_t allowed, one;
+  CHECK_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET(cpu, &allowed) || which-- > 0) continue;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK_EQ(pthread_setaffinity_np(pthread_self(), sizeof one, &one), 0);
+    return;
+  }
+}
+
 static void *answer(void *argument) {
   const struct table *table = argument;
   struct check_random random = check_randomness(7);
+  stay_on(1);
   for (uint64_t round = 0; round < table->rounds; round++) {
     struct pdlb_event event;
     while (rig_poll(table->answerer, &event, 1) == 0)
       if (check_below(&random, 256) == 0) sched_yield();
     CHECK_EQ(event.data, round);
     CHECK_EQ(pdlb_port_release(table->answerer, 1), 1);
-    for (volatile uint32_t spin = check_below(&random, 400); spin; spin--) continue;
+    dawdle(&random);
     rig_send_one(table->answerer, table->queues[0], PDLB_SCHED_UNORDERED, 0, 0, round);
+  }
+  return NULL;
+}
+
+static void *ask(void *argument) {
+  const struct table *table = argument;
+  struct check_random random = check_randomness(8);
+  stay_on(0);
+  for (uint64_t round = 0; round < table->rounds; round++) {
+    struct pdlb_event event;
+    rig_send_one(table->sleeper, table->queues[1], PDLB_SCHED_UNORDERED, 0, 0, round);
+    dawdle(&random);
+    CHECK_EQ(pdlb_port_recv(table->sleeper, &event, 1, PDLB_FOREVER), 1);
+    CHECK_EQ(event.data, round);
+    CHECK_EQ(pdlb_port_release(table->sleeper, 1), 1);
+    if (round % 1024 == 0) check_still_alive();
   }
   return NULL;
 }
 
 static void every_answer_wakes_the_sleeper(void) {
   struct table table = {.rig = rig_open(), .rounds = check_setting("PDLB_STRESS_EVENTS", 40000)};
-  pthread_t thread;
-  check_randomness(0);
+  pthread_t asking, answering;
+  check_randomness(0); /* the seed is drawn before there are threads */
   for (int i = 0; i < 2; i++) table.queues[i] = rig_queue(&table.rig);
   table.sleeper = rig_consumer(&table.rig, table.queues[0]);
   table.answerer = rig_consumer(&table.rig, table.queues[1]);
   rig_start(&table.rig);
-  CHECK_EQ(pthread_create(&thread, NULL, answer, &table), 0);
-  for (uint64_t round = 0; round < table.rounds; round++) {
-    struct pdlb_event event;
-    rig_send_one(table.sleeper, table.queues[1], PDLB_SCHED_UNORDERED, 0, 0, round);
-    CHECK_EQ(pdlb_port_recv(table.sleeper, &event, 1, PDLB_FOREVER), 1);
-    CHECK_EQ(event.data, round);
-    CHECK_EQ(pdlb_port_release(table.sleeper, 1), 1);
-    if (round % 1024 == 0) check_still_alive();
-  }
-  pthread_join(thread, NULL);
+  CHECK_EQ(pthread_create(&answering, NULL, answer, &table), 0);
+  CHECK_EQ(pthread_create(&asking, NULL, ask, &table), 0);
+  pthread_join(asking, NULL);
+  pthread_join(answering, NULL);
   rig_close_port(table.sleeper);
   rig_close_port(table.answerer);
   rig_close(&table.rig);

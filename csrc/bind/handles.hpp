@@ -1,0 +1,156 @@
+// Who owns the core's handles, and for how long.
+//
+// A core object lives as long as anybody uses it: each handle holds its parent's, and a call that is inside the core
+// holds its own. close() only gives up the Python object's share and ends waits, so it is safe at any time.
+//
+// After fork() the child's copies are not its own: they refuse to be used and are never closed there.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "errors.hpp"
+#include "pdlb.h"
+
+// Counts forks of this process; a handle remembers the count of its birth.
+uint32_t fork_count();
+
+// Open handles by kind, for tests that look for leaks.
+struct LiveHandles {
+  std::atomic<int> devices{0}, domains{0}, ports{0}, acceptors{0};
+};
+extern LiveHandles live_handles;
+
+struct DeviceHandle {
+  explicit DeviceHandle(pdlb_device *device) : device(device) { live_handles.devices++; }
+  ~DeviceHandle() {
+    live_handles.devices--;
+    if (born == fork_count()) pdlb_device_close(device);
+  }
+  DeviceHandle(const DeviceHandle &) = delete;
+  DeviceHandle &operator=(const DeviceHandle &) = delete;
+
+  pdlb_device *const device;
+  const uint32_t born = fork_count();
+};
+
+struct DomainHandle {
+  DomainHandle(pdlb_domain *domain, std::shared_ptr<DeviceHandle> parent) : domain(domain), parent(std::move(parent)) {
+    live_handles.domains++;
+  }
+  ~DomainHandle() {
+    live_handles.domains--;
+    if (born == fork_count()) pdlb_domain_close(domain);
+  }
+  DomainHandle(const DomainHandle &) = delete;
+  DomainHandle &operator=(const DomainHandle &) = delete;
+
+  pdlb_domain *const domain;
+  const std::shared_ptr<DeviceHandle> parent;
+  const uint32_t born = fork_count();
+};
+
+struct PortHandle {
+  PortHandle(pdlb_port *port, std::shared_ptr<DomainHandle> parent) : port(port), parent(std::move(parent)) {
+    live_handles.ports++;
+  }
+  ~PortHandle() {
+    live_handles.ports--;
+    if (born == fork_count()) pdlb_port_close(port);
+  }
+  PortHandle(const PortHandle &) = delete;
+  PortHandle &operator=(const PortHandle &) = delete;
+
+  pdlb_port *const port;
+  const std::shared_ptr<DomainHandle> parent;
+  const uint32_t born = fork_count();
+};
+
+// A Python object's share of a handle, given up by close().
+template <typename Handle>
+class Share {
+ public:
+  Share(std::shared_ptr<Handle> handle, const char *name) : handle_(std::move(handle)), name_(name) {}
+
+  // The handle, kept alive for the caller; raises ClosedError.
+  std::shared_ptr<Handle> pin() const {
+    std::shared_ptr<Handle> handle = get();
+    if (!handle || handle->born != fork_count()) throw_closed(name_);
+    return handle;
+  }
+
+  std::shared_ptr<Handle> get() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return handle_;
+  }
+
+  // Returns the share, to be dropped by the caller once no lock is held.
+  std::shared_ptr<Handle> give_up() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::move(handle_);
+  }
+
+  bool closed() const { return !get(); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<Handle> handle_;
+  const char *const name_;
+};
+
+// A port has one user thread at a time. Its hot calls take no lock: they hold the port by one flag.
+class Port {
+ public:
+  explicit Port(std::shared_ptr<PortHandle> handle)
+      : raw_(handle->port), born_(handle->born), share_(std::move(handle), "port") {}
+
+  enum class Entry { entered, busy, closed };
+
+  Entry enter() {
+    const uint32_t before = state_.fetch_or(kBusy, std::memory_order_acq_rel);
+    if (before & kBusy) return Entry::busy;
+    if (!(before & kClosing) && born_ == fork_count()) return Entry::entered;
+    leave();
+    return Entry::closed;
+  }
+
+  void leave() {
+    if (state_.fetch_and(~kBusy, std::memory_order_acq_rel) & kClosing) share_.give_up();
+  }
+
+  // Ends a wait in progress; the last one out closes the core's port.
+  void close() {
+    const uint32_t before = state_.fetch_or(kClosing, std::memory_order_acq_rel);
+    if (const std::shared_ptr<PortHandle> handle = share_.get(); handle && handle->born == fork_count())
+      pdlb_port_cancel(handle->port);
+    if (!(before & kBusy)) share_.give_up();
+  }
+
+  bool closed() const { return state_.load(std::memory_order_acquire) & kClosing; }
+
+  // For calls that any thread may make.
+  std::shared_ptr<PortHandle> pin() const {
+    if (closed()) throw_closed("port");
+    return share_.pin();
+  }
+
+  // Between enter and leave only.
+  pdlb_port *raw() const { return raw_; }
+
+ private:
+  static constexpr uint32_t kBusy = 1, kClosing = 2;
+
+  std::atomic<uint32_t> state_{0};
+  pdlb_port *const raw_;
+  const uint32_t born_;
+  Share<PortHandle> share_;
+};
+
+using Device = Share<DeviceHandle>;
+using Domain = Share<DomainHandle>;
+
+void register_device(pybind11::module_ &module);
+void register_port(pybind11::module_ &module);
+void register_port_calls(pybind11::module_ &module);

@@ -1,0 +1,83 @@
+"""Intel's Dynamic Load Balancer for Python: queues and arbiters between threads, in hardware or in software.
+
+Open a device, create a scheduling domain on it, and in it queues and ports; or let a balancer spread the connections
+of a server over its workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._native import VERSION as __version__
+from .device import Device, Domain, open
+from .errors import (
+    BackendUnavailable,
+    BusyError,
+    ClosedError,
+    ConfigError,
+    DeviceError,
+    DeviceGone,
+    DeviceNotFound,
+    DevicePermission,
+    DLBError,
+    ResourceExhausted,
+)
+from .port import DirPort, DirQueue, LDBPort, LDBQueue, Port, Queue
+from .types import DomainStats, PortStats, Resources, Sched, make_events, priority_of, sched_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    EVENT_DTYPE: np.dtype[np.void]
+
+__all__ = [
+    "EVENT_DTYPE",
+    "BackendUnavailable",
+    "BusyError",
+    "ClosedError",
+    "ConfigError",
+    "DLBError",
+    "Device",
+    "DeviceError",
+    "DeviceGone",
+    "DeviceNotFound",
+    "DevicePermission",
+    "DirPort",
+    "DirQueue",
+    "Domain",
+    "DomainStats",
+    "LDBPort",
+    "LDBQueue",
+    "Port",
+    "PortStats",
+    "Queue",
+    "ResourceExhausted",
+    "Resources",
+    "Sched",
+    "__version__",
+    "make_events",
+    "open",
+    "priority_of",
+    "sched_of",
+]
+
+# Names that bring a large library with them are loaded when they are first used.
+_LAZY: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EVENT_DTYPE":
+        from .types import event_dtype
+
+        value: Any = event_dtype()
+    elif name in _LAZY:
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,142 @@
+"""What pydlb raises: one small tree under :class:`DLBError`.
+
+Every message says what was tried, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from typing import Final
+
+__all__ = [
+    "BackendUnavailable",
+    "BusyError",
+    "ClosedError",
+    "ConfigError",
+    "DLBError",
+    "DeviceError",
+    "DeviceGone",
+    "DeviceNotFound",
+    "DevicePermission",
+    "ResourceExhausted",
+]
+
+
+class DLBError(Exception):
+    """The root of all that pydlb raises."""
+
+
+class DeviceError(DLBError, OSError):
+    """The device, its driver or the software in its place refused an operation.
+
+    Attributes:
+        errno: The error number.
+        op: The operation that failed.
+        status: The driver's status code, 0 where it gave none.
+    """
+
+    def __init__(self, errno: int, text: str, *, op: str = "", status: int = 0) -> None:
+        super().__init__(errno, text)
+        self.op: Final = op
+        self.status: Final = status
+
+    def __str__(self) -> str:
+        """The message, without the number: it is in `errno`."""
+        return f"{self.op}: {self.strerror}" if self.op else str(self.strerror)
+
+
+class DeviceNotFound(DeviceError, FileNotFoundError):
+    """There is no such device."""
+
+
+class DevicePermission(DeviceError, PermissionError):
+    """The device is there, but this user may not open it."""
+
+
+class ResourceExhausted(DeviceError):
+    """The device or the domain has not enough of something left."""
+
+
+class DeviceGone(DeviceError):
+    """The device was reset or went away; what was queued on it is lost."""
+
+
+class ClosedError(DLBError, ValueError):
+    """The object was closed, or belongs to the process that forked this one."""
+
+
+class BusyError(DLBError, RuntimeError):
+    """Two threads used one port at a time."""
+
+
+class ConfigError(DLBError, ValueError):
+    """An argument that cannot be right, found before anything was changed."""
+
+
+class BackendUnavailable(DLBError):
+    """No backend of the kind asked for can be had.
+
+    Attributes:
+        reasons: Why not, one sentence for each backend that was tried.
+    """
+
+    def __init__(self, text: str, reasons: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.reasons: Final = reasons or {}
+
+
+_CLASSES: Final = {
+    _errno.ENOENT: DeviceNotFound,
+    _errno.EACCES: DevicePermission,
+    _errno.EPERM: DevicePermission,
+    _errno.ENOSPC: ResourceExhausted,
+    _errno.ENOMEM: ResourceExhausted,
+    _errno.EMFILE: ResourceExhausted,
+    _errno.ENFILE: ResourceExhausted,
+    _errno.ENODEV: DeviceGone,
+}
+
+
+def from_core(errno: int, status: int, op: str, text: str) -> DLBError:
+    """The exception for a failure that the core reports."""
+    if errno == _errno.EINVAL and status == 0:
+        return ConfigError(f"{op}: {text}")
+    return _CLASSES.get(errno, DeviceError)(errno, text or os.strerror(errno), op=op, status=status)
+
+
+def closed(what: str) -> ClosedError:
+    """The exception for a use after close, or in a forked child."""
+    return ClosedError(f"this {what} is closed, or was opened before a fork: open another one in this process")
+
+
+def busy() -> BusyError:
+    """The exception for two threads on one port."""
+    return BusyError("another thread is using this port: a port has one user thread at a time, so give each its own")
+
+
+def config(text: str) -> ConfigError:
+    """The exception for an argument out of range."""
+    return ConfigError(text)
+
+
+# What pdlb.h calls enum pdlb_refusal, from 2 on.
+_REFUSALS: Final = {
+    2: (ConfigError, "the domain is not started: call Domain.start() first"),
+    3: (ConfigError, "the port is disabled: call Port.enable() first"),
+    5: (ConfigError, "its queue does not exist in this domain: send to a queue that the domain created"),
+    6: (
+        ConfigError,
+        "its queue does not do this type of scheduling: an ordered queue takes ordered events, one with atomic_inflights "
+        "atomic ones, a directed queue directed ones",
+    ),
+    7: (ConfigError, "the port holds no event whose place it could take: forward only what was received and not released"),
+}
+
+
+def refused(why: int, taken: int) -> DLBError:
+    """The exception for an event that send or forward did not take; `taken` before it were."""
+    kind, text = _REFUSALS.get(why, (None, ""))
+    if kind is None:
+        return DeviceGone(_errno.ENODEV, "the device went away", op="send")
+    return kind(f"event {taken} was not taken: {text} ({taken} events before it were taken)")

@@ -1,0 +1,181 @@
+"""The values that cross pydlb's interface: events, scheduling types, amounts."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["DomainStats", "PortStats", "Resources", "Sched", "event_dtype", "make_events", "priority_of", "sched_of"]
+
+EVENT_SIZE: Final = 16
+
+
+class Sched(enum.IntEnum):
+    """How the elements of a queue are scheduled to its ports. The numbers are the device's."""
+
+    ATOMIC = 0
+    """All elements of one flow go to one port while any of them is unreleased."""
+    UNORDERED = 1
+    """To any port, in any order."""
+    ORDERED = 2
+    """To any port; what is forwarded takes its places in the order of arrival again."""
+    DIRECTED = 3
+    """To the one port that is paired with the queue."""
+
+
+@cache
+def event_dtype() -> np.dtype[np.void]:
+    """The 16-byte event, also to be had as ``pydlb.EVENT_DTYPE``.
+
+    Fields: ``data`` (u8) is carried through, as is ``opaque`` (u2). ``queue`` (u1) is the queue's id. ``sched`` (u1)
+    holds the scheduling type in bits 0-1 (see :class:`Sched`) and the priority, 0 served first, in bits 2-4, as the
+    device does. ``flow`` (u2) names the atomic flow. ``flags`` (u1) is 0 on events that are sent, and has bit 0 set on
+    received ones that the device marked as bad. ``command`` (u1) is 0.
+    """
+    import numpy as np
+
+    names = ["data", "opaque", "queue", "sched", "flow", "flags", "command"]
+    formats = ["<u8", "<u2", "u1", "u1", "<u2", "u1", "u1"]
+    offsets = [0, 8, 10, 11, 12, 14, 15]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": EVENT_SIZE})
+
+
+def make_events(
+    data: ArrayLike,
+    queue: Any,
+    *,
+    sched: Sched | int | None = None,
+    priority: ArrayLike = 0,
+    flow: ArrayLike = 0,
+    opaque: ArrayLike = 0,
+) -> NDArray[np.void]:
+    """Make a batch of events for one queue.
+
+    Args:
+        data: What each event carries: unsigned integers below 2**64, one an event.
+        queue: The queue to send to, an LDBQueue or DirQueue.
+        sched: The scheduling type of all; None for the queue's own default.
+        priority: 0 (served first) to 7, for all or one an event.
+        flow: 0 to 65535, for all or one an event.
+        opaque: 0 to 65535, carried through, for all or one an event.
+
+    Returns:
+        An array of ``pydlb.EVENT_DTYPE`` with the shape of `data`, flattened.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+    import numpy as np
+
+    from .errors import ConfigError
+
+    values = np.atleast_1d(np.asarray(data, dtype=np.uint64)).ravel()
+    events = np.zeros(len(values), dtype=event_dtype())
+    priorities, flows, opaques = (np.asarray(given) for given in (priority, flow, opaque))
+    for name, given, most in (("priority", priorities, 7), ("flow", flows, 0xFFFF), ("opaque", opaques, 0xFFFF)):
+        if given.size and (int(given.min()) < 0 or int(given.max()) > most):
+            raise ConfigError(f"{name} must be from 0 to {most}, got values from {given.min()} to {given.max()}")
+    events["data"] = values
+    events["queue"] = queue.id
+    events["sched"] = int(queue.default_sched if sched is None else sched) | (priorities.astype(np.uint8) << 2)
+    events["flow"] = flows
+    events["opaque"] = opaques
+    return events
+
+
+def sched_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The scheduling types of events, as numbers of :class:`Sched`."""
+    types: NDArray[np.uint8] = events["sched"] & 3
+    return types
+
+
+def priority_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The priorities of events, 0 to 7."""
+    priorities: NDArray[np.uint8] = (events["sched"] >> 2) & 7
+    return priorities
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Amounts of everything that a device has, or has left.
+
+    Attributes:
+        domains: Scheduling domains.
+        ldb_queues: Load-balanced queues.
+        ldb_ports: Load-balanced ports.
+        dir_ports: Pairs of a directed port and the directed queue that feeds it.
+        ldb_credits: Credits, in events; with combined credits (DLB 2.5, software) all of them.
+        dir_credits: Credits of directed queues; 0 with combined credits.
+        history_entries: Events received and not yet released, over all ports.
+        atomic_inflights: Events of atomic queues in flight.
+        sequence_slots: Slots of 64 sequence numbers for ordered queues, in two groups.
+    """
+
+    domains: int
+    ldb_queues: int
+    ldb_ports: int
+    dir_ports: int
+    ldb_credits: int
+    dir_credits: int
+    history_entries: int
+    atomic_inflights: int
+    sequence_slots: tuple[int, int]
+
+    @classmethod
+    def of(cls, amounts: Mapping[str, Any]) -> Resources:
+        """From the core's dictionary."""
+        return cls(**amounts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DomainStats:
+    """What a domain has done. Counts only grow; ``enqueued - scheduled == queued`` when nothing moves.
+
+    Attributes:
+        enqueued: Events taken by send and forward.
+        scheduled: Events given to ports.
+        refused_no_credit: Events not taken because the credits were used up.
+        wakes: Idle ports told that there is work.
+        rewakes: Of these, because the one told first did not come in time.
+        credits_free: Credits left now.
+        queued: Events waiting now, in queues or in an ordered line.
+    """
+
+    enqueued: int
+    scheduled: int
+    refused_no_credit: int
+    wakes: int
+    rewakes: int
+    credits_free: int
+    queued: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PortStats:
+    """What a port has done.
+
+    Attributes:
+        sent: Events taken from it by send and forward.
+        received: Events given to it.
+        released: Events completed, by release or forward.
+        wakes: How often it was told that there is work.
+        in_flight: Events received and not released, now.
+        armed: Whether it will be told of new work.
+        stalled: Whether it was due for work and did not come in time.
+    """
+
+    sent: int
+    received: int
+    released: int
+    wakes: int
+    in_flight: int
+    armed: bool
+    stalled: bool
