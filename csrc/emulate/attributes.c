@@ -19,11 +19,11 @@ enum attribute {
   NUM_ATTRIBUTES,
 };
 
-#define RESOURCE_NAMES(directory)                                                                                  \
-  directory "/num_sched_domains", directory "/num_ldb_queues", directory "/num_ldb_ports",                         \
-      directory "/num_cos0_ldb_ports", directory "/num_cos1_ldb_ports", directory "/num_cos2_ldb_ports",           \
-      directory "/num_cos3_ldb_ports", directory "/num_dir_ports", directory "/num_ldb_credits",                   \
-      directory "/num_dir_credits", directory "/num_atomic_inflights", directory "/num_hist_list_entries",         \
+#define RESOURCE_NAMES(directory)                                                                          \
+  directory "/num_sched_domains", directory "/num_ldb_queues", directory "/num_ldb_ports",                 \
+      directory "/num_cos0_ldb_ports", directory "/num_cos1_ldb_ports", directory "/num_cos2_ldb_ports",   \
+      directory "/num_cos3_ldb_ports", directory "/num_dir_ports", directory "/num_ldb_credits",           \
+      directory "/num_dir_credits", directory "/num_atomic_inflights", directory "/num_hist_list_entries", \
       directory "/num_sn0_slots", directory "/num_sn1_slots"
 
 static const char *const names[NUM_ATTRIBUTES + 1] = {
@@ -47,10 +47,10 @@ bool emulate_attribute_writable(unsigned index) { return index >= INGRESS_ERROR_
 
 static uint32_t resource(const struct pdlb_get_num_resources_args *amounts, unsigned which) {
   const uint32_t values[NUM_RESOURCES] = {
-      amounts->num_sched_domains,    amounts->num_ldb_queues,        amounts->num_ldb_ports,
-      amounts->num_cos_ldb_ports[0], amounts->num_cos_ldb_ports[1],  amounts->num_cos_ldb_ports[2],
-      amounts->num_cos_ldb_ports[3], amounts->num_dir_ports,         amounts->num_ldb_credits,
-      amounts->num_dir_credits,      amounts->num_atomic_inflights,  amounts->num_hist_list_entries,
+      amounts->num_sched_domains,    amounts->num_ldb_queues,       amounts->num_ldb_ports,
+      amounts->num_cos_ldb_ports[0], amounts->num_cos_ldb_ports[1], amounts->num_cos_ldb_ports[2],
+      amounts->num_cos_ldb_ports[3], amounts->num_dir_ports,        amounts->num_ldb_credits,
+      amounts->num_dir_credits,      amounts->num_atomic_inflights, amounts->num_hist_list_entries,
       amounts->num_sn_slots[0],      amounts->num_sn_slots[1],
   };
   return values[which];

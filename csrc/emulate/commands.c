@@ -45,8 +45,8 @@ int emulate_device_command(struct emulation *emulation, unsigned number, unsigne
   return result;
 }
 
-int emulate_domain_command(struct emulation *emulation, unsigned number, unsigned id, uint64_t serial,
-                           unsigned command, void *args) {
+int emulate_domain_command(struct emulation *emulation, unsigned number, unsigned id, uint64_t serial, unsigned command,
+                           void *args) {
   struct device *device = device_of(emulation, number);
   const struct domain *domain = &device->control.domains[id];
   struct aftermath after = {.bell = -1};

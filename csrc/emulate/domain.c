@@ -10,7 +10,7 @@ static bool depth_is_valid(uint32_t depth) {
   return depth >= 1 && depth <= PDLB_MAX_CQ_DEPTH && (depth & (depth - 1)) == 0;
 }
 
-/* ---- finding things ------------------------------------------------------------------------------------------------------ */
+/* ---- finding things ------------------------------------------------------------------------------------------ */
 
 static struct port *find_port(struct device *device, unsigned domain, uint32_t id, bool directed) {
   if (id >= (directed ? device->control.num_dir_ports : PDLB_NUM_LDB_PORTS)) return NULL;
@@ -24,7 +24,7 @@ static struct queue *find_queue(struct device *device, unsigned domain, uint32_t
   return queue->configured && queue->domain == domain ? queue : NULL;
 }
 
-/* ---- queues ---------------------------------------------------------------------------------------------------------------- */
+/* ---- queues -------------------------------------------------------------------------------------------------- */
 
 static bool compression_is_valid(uint32_t level) {
   return level == 0 || level == 65536 || (level >= 64 && level <= 4096 && (level & (level - 1)) == 0);
@@ -109,10 +109,9 @@ static int create_dir_queue(struct device *device, unsigned id, struct pdlb_crea
   return 0;
 }
 
-/* ---- ports ------------------------------------------------------------------------------------------------------------------ */
+/* ---- ports --------------------------------------------------------------------------------------------------- */
 
-static void begin_port(struct device *device, struct port *port, unsigned domain, uint16_t depth,
-                       uint16_t threshold) {
+static void begin_port(struct device *device, struct port *port, unsigned domain, uint16_t depth, uint16_t threshold) {
   const bool directed = port->directed;
   const uint16_t next = port->next;
   memset(port, 0, sizeof *port);
@@ -231,7 +230,7 @@ static int inflight_control(struct device *device, unsigned domain, struct pdlb_
   return 0;
 }
 
-/* ---- the domain --------------------------------------------------------------------------------------------------------------- */
+/* ---- the domain ---------------------------------------------------------------------------------------------- */
 
 static int start(struct domain *domain, void *args, struct aftermath *after) {
   if (domain->started) return refuse(args, PDLB_ST_DOMAIN_STARTED);
@@ -265,16 +264,11 @@ int domain_command(struct device *device, unsigned id, unsigned number, void *ar
   struct domain *domain = &device->control.domains[id];
   int result;
   switch (number) {
-    case PDLB_COMMAND_CREATE_LDB_QUEUE:
-      return create_ldb_queue(device, id, args);
-    case PDLB_COMMAND_CREATE_DIR_QUEUE:
-      return create_dir_queue(device, id, args);
-    case PDLB_COMMAND_CREATE_LDB_PORT:
-      return create_ldb_port(device, id, args);
-    case PDLB_COMMAND_CREATE_DIR_PORT:
-      return create_dir_port(device, id, args);
-    case PDLB_COMMAND_START_DOMAIN:
-      return start(domain, args, after);
+    case PDLB_COMMAND_CREATE_LDB_QUEUE: return create_ldb_queue(device, id, args);
+    case PDLB_COMMAND_CREATE_DIR_QUEUE: return create_dir_queue(device, id, args);
+    case PDLB_COMMAND_CREATE_LDB_PORT: return create_ldb_port(device, id, args);
+    case PDLB_COMMAND_CREATE_DIR_PORT: return create_dir_port(device, id, args);
+    case PDLB_COMMAND_START_DOMAIN: return start(domain, args, after);
     case PDLB_COMMAND_MAP_QID:
       result = link_queue(device, id, args);
       after->pump = result == 0;
@@ -283,37 +277,22 @@ int domain_command(struct device *device, unsigned id, unsigned number, void *ar
       result = unlink_queue(device, id, args);
       after->pump = result == 0;
       return result;
-    case PDLB_COMMAND_ENABLE_LDB_PORT:
-      return enable_port(device, id, args, false, true, after);
-    case PDLB_COMMAND_ENABLE_DIR_PORT:
-      return enable_port(device, id, args, true, true, after);
-    case PDLB_COMMAND_DISABLE_LDB_PORT:
-      return enable_port(device, id, args, false, false, after);
-    case PDLB_COMMAND_DISABLE_DIR_PORT:
-      return enable_port(device, id, args, true, false, after);
-    case PDLB_COMMAND_ENQUEUE_DOMAIN_ALERT:
-      return user_alert(device, id, args, after);
-    case PDLB_COMMAND_GET_LDB_QUEUE_DEPTH:
-      return queue_depth(device, id, args, false);
-    case PDLB_COMMAND_GET_DIR_QUEUE_DEPTH:
-      return queue_depth(device, id, args, true);
-    case PDLB_COMMAND_PENDING_PORT_UNMAPS:
-      return pending_unmaps(device, id, args);
+    case PDLB_COMMAND_ENABLE_LDB_PORT: return enable_port(device, id, args, false, true, after);
+    case PDLB_COMMAND_ENABLE_DIR_PORT: return enable_port(device, id, args, true, true, after);
+    case PDLB_COMMAND_DISABLE_LDB_PORT: return enable_port(device, id, args, false, false, after);
+    case PDLB_COMMAND_DISABLE_DIR_PORT: return enable_port(device, id, args, true, false, after);
+    case PDLB_COMMAND_ENQUEUE_DOMAIN_ALERT: return user_alert(device, id, args, after);
+    case PDLB_COMMAND_GET_LDB_QUEUE_DEPTH: return queue_depth(device, id, args, false);
+    case PDLB_COMMAND_GET_DIR_QUEUE_DEPTH: return queue_depth(device, id, args, true);
+    case PDLB_COMMAND_PENDING_PORT_UNMAPS: return pending_unmaps(device, id, args);
     case PDLB_COMMAND_GET_LDB_PORT_PP_FD:
-    case PDLB_COMMAND_GET_LDB_PORT_CQ_FD:
-      return check_port(device, id, args, false);
+    case PDLB_COMMAND_GET_LDB_PORT_CQ_FD: return check_port(device, id, args, false);
     case PDLB_COMMAND_GET_DIR_PORT_PP_FD:
-    case PDLB_COMMAND_GET_DIR_PORT_CQ_FD:
-      return check_port(device, id, args, true);
-    case PDLB_COMMAND_ENABLE_CQ_WEIGHT:
-      return enable_weight(device, id, args);
-    case PDLB_COMMAND_ENABLE_CQ_EPOLL:
-      return enable_epoll(device, domain, args);
-    case PDLB_COMMAND_SET_CQ_INFLIGHT_CTRL:
-      return inflight_control(device, id, args);
-    case PDLB_COMMAND_STOP_DOMAIN:
-      return stop(domain, args, after);
-    default:
-      return -ENOTTY;
+    case PDLB_COMMAND_GET_DIR_PORT_CQ_FD: return check_port(device, id, args, true);
+    case PDLB_COMMAND_ENABLE_CQ_WEIGHT: return enable_weight(device, id, args);
+    case PDLB_COMMAND_ENABLE_CQ_EPOLL: return enable_epoll(device, domain, args);
+    case PDLB_COMMAND_SET_CQ_INFLIGHT_CTRL: return inflight_control(device, id, args);
+    case PDLB_COMMAND_STOP_DOMAIN: return stop(domain, args, after);
+    default: return -ENOTTY;
   }
 }

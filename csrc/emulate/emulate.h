@@ -20,8 +20,7 @@ struct emulation_host {
   /* The memory of a consumer queue in this process; NULL if it cannot be had. */
   void *(*consumer_queue)(void *context, unsigned device, unsigned port, uint64_t serial);
   /* Add one to the eventfd that was registered as `serial`. */
-  void (*signal_eventfd)(void *context, unsigned device, unsigned port, uint64_t serial, uint32_t process,
-                         uint32_t fd);
+  void (*signal_eventfd)(void *context, unsigned device, unsigned port, uint64_t serial, uint32_t process, uint32_t fd);
   /* Whether any descriptor or mapping in any process still refers to the domain. */
   bool (*domain_referenced)(void *context, unsigned device, unsigned domain);
   /* The domain was emptied and given back: its files are of no more use. */
@@ -38,7 +37,7 @@ struct emulation {
   uint64_t started;
 };
 
-/* ---- the region ---------------------------------------------------------------------------------------------------- */
+/* ---- the region ---------------------------------------------------------------------------------------------- */
 
 size_t emulate_region_size(unsigned num_devices);
 /* `region`: zeroed, of emulate_region_size bytes. `version`: PDLB_DEVICE_V20 or PDLB_DEVICE_V25. */
@@ -53,7 +52,7 @@ void emulate_forked(struct emulation *emulation);
 void emulate_lock(struct emulation *emulation, unsigned device);
 void emulate_unlock(struct emulation *emulation, unsigned device);
 
-/* ---- a device's users ------------------------------------------------------------------------------------------------ */
+/* ---- a device's users ---------------------------------------------------------------------------------------- */
 
 /* This process uses the device. If all who did before have ended and nothing of theirs is left, the device becomes
  * what it is when the driver is bound: each program finds it fresh. `held`: the door knows of an open descriptor. */
@@ -63,7 +62,7 @@ void emulate_collect(struct emulation *emulation, unsigned device);
 /* Reset of the whole function: every domain becomes invalid, the device pristine. */
 void emulate_function_reset(struct emulation *emulation, unsigned device);
 
-/* ---- commands -------------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------ */
 
 /* Size of the argument structure; 0: there is no such command. */
 size_t emulate_device_command_size(unsigned number);
@@ -100,14 +99,14 @@ int emulate_sleep_alert(struct emulation *emulation, unsigned device, unsigned d
 /* A new domain's, and an unused one's, way back when its descriptor could not be made. */
 void emulate_discard_domain(struct emulation *emulation, unsigned device, unsigned domain);
 
-/* ---- the data path ----------------------------------------------------------------------------------------------------- */
+/* ---- the data path ------------------------------------------------------------------------------------------- */
 
 /* Up to four elements arrive at a producer port, in order. `port`: as everywhere here, load-balanced ports are 0 to 63
  * and directed port d is 64 + d. `masked`: the caller has all signals blocked already. */
 void emulate_store(struct emulation *emulation, unsigned device, unsigned port, const struct pdlb_qe *qes,
                    unsigned count, bool masked);
 
-/* ---- attributes below /sys/class/dlb2/dlbN/device ------------------------------------------------------------------------ */
+/* ---- attributes below /sys/class/dlb2/dlbN/device ------------------------------------------------------------ */
 
 /* Names in order, NULL after the last. */
 const char *emulate_attribute_name(unsigned index);
@@ -117,7 +116,7 @@ int emulate_attribute_read(struct emulation *emulation, unsigned device, unsigne
 int emulate_attribute_write(struct emulation *emulation, unsigned device, unsigned index, const char *text,
                             size_t length);
 
-/* ---- what doors keep in the region: inode numbers of the files that stand for things ---------------------------------------- */
+/* ---- what doors keep in the region: inode numbers of the files that stand for things ------------------------- */
 
 enum emulate_kind {
   EMULATE_NOTHING = 0,

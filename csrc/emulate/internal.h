@@ -25,7 +25,7 @@ static inline unsigned device_number(const struct emulation *emulation, const st
   return (unsigned)(device - emulation->region->devices);
 }
 
-/* ---- lock.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- lock.c -------------------------------------------------------------------------------------------------- */
 
 void device_lock(struct emulation *emulation, struct device *device);
 void device_unlock(struct device *device);
@@ -34,7 +34,7 @@ void futex_wake_all(_Atomic uint32_t *word);
 void bell_ring(struct doorbell *bell);
 uint64_t process_start_time(uint32_t process, bool *zombie);
 
-/* ---- resources.c ----------------------------------------------------------------------------------------------------- */
+/* ---- resources.c --------------------------------------------------------------------------------------------- */
 
 void resources_init(struct device *device, uint32_t version);
 int resources_create_domain(struct device *device, struct pdlb_create_sched_domain_args *args);
@@ -46,7 +46,7 @@ uint16_t take_ldb_queue(struct device *device, struct domain *domain);
 uint16_t take_ldb_port(struct device *device, struct domain *domain, uint32_t cos, bool strict);
 uint16_t take_dir_pair(struct device *device, struct domain *domain);
 
-/* ---- links.c: within a step that has saved all of `control` --------------------------------------------------------------- */
+/* ---- links.c: within a step that has saved all of `control` -------------------------------------------------- */
 
 int link_queue(struct device *device, unsigned domain, struct pdlb_map_qid_args *args);
 int unlink_queue(struct device *device, unsigned domain, struct pdlb_unmap_qid_args *args);
@@ -55,7 +55,7 @@ bool links_waiting(const struct device *device, unsigned port, unsigned queue);
 /* An element of the queue was released by the port: finish what waited for that. */
 void links_progress(struct device *device, unsigned port, unsigned queue);
 
-/* ---- schedule.c: the data path's small interface ----------------------------------------------------------------------- */
+/* ---- schedule.c: the data path's small interface ------------------------------------------------------------- */
 
 /* Queues that may have something to schedule. */
 struct queue_set {
@@ -88,7 +88,7 @@ void apply_effects(struct emulation *emulation, struct device *device);
 /* Drop one thing that the domain's queues and ports hold, as a step; false if there is nothing more. */
 bool schedule_discard_one(struct device *device, unsigned domain);
 
-/* ---- store.c ----------------------------------------------------------------------------------------------------------- */
+/* ---- store.c ------------------------------------------------------------------------------------------------- */
 
 /* Elements arrive at a producer port, in order. */
 void store_elements(struct emulation *emulation, struct device *device, unsigned port, const struct pdlb_qe *qes,
@@ -97,16 +97,16 @@ void arm_interrupt(struct emulation *emulation, struct device *device, unsigned 
 /* Complete and return everything that the domain's ports hold, once. */
 void drain_ports(struct emulation *emulation, struct device *device, unsigned domain);
 
-/* ---- alerts.c --------------------------------------------------------------------------------------------------------- */
+/* ---- alerts.c ------------------------------------------------------------------------------------------------ */
 
 /* Within a step; ring the domain's bell afterwards. */
 void raise_alert(struct device *device, unsigned domain, uint64_t id, uint64_t aux);
 
-/* ---- lifetime.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- lifetime.c ---------------------------------------------------------------------------------------------- */
 
 void reset_domain(struct emulation *emulation, struct device *device, unsigned domain);
 
-/* ---- device.c, domain.c: within a step that has saved all of `control` ------------------------------------------------------- */
+/* ---- device.c, domain.c: within a step that has saved all of `control` --------------------------------------- */
 
 int device_command(struct device *device, unsigned number, void *args);
 /* What is to be done once a domain's command is committed. */
@@ -116,7 +116,7 @@ struct aftermath {
 };
 int domain_command(struct device *device, unsigned domain, unsigned number, void *args, struct aftermath *after);
 
-/* ---- attributes.c --------------------------------------------------------------------------------------------------------- */
+/* ---- attributes.c -------------------------------------------------------------------------------------------- */
 
 uint32_t credits_of(const struct device *device, unsigned kind);
 

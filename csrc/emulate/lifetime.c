@@ -5,7 +5,7 @@
 
 #include "internal.h"
 
-/* ---- the region ------------------------------------------------------------------------------------------------------------ */
+/* ---- the region ---------------------------------------------------------------------------------------------- */
 
 size_t emulate_region_size(unsigned num_devices) {
   return sizeof(struct region) + (size_t)num_devices * sizeof(struct device);
@@ -74,7 +74,7 @@ void emulate_store(struct emulation *emulation, unsigned device, unsigned port, 
   }
 }
 
-/* ---- the end of a domain ------------------------------------------------------------------------------------------------------ */
+/* ---- the end of a domain ------------------------------------------------------------------------------------- */
 
 /* What the driver cannot empty. It drains a started domain through its ports, but a queue whose limit of elements in
  * flight was lost gives nothing away; a stopped domain it does not drain at all. */
@@ -140,7 +140,7 @@ void emulate_discard_domain(struct emulation *emulation, unsigned device, unsign
   emulate_unlock(emulation, device);
 }
 
-/* ---- a reset of the function, or of the driver ----------------------------------------------------------------------------------- */
+/* ---- a reset of the function, or of the driver --------------------------------------------------------------- */
 
 static void begin_anew(struct device *device) {
   for (unsigned id = 0; id < PDLB_NUM_DOMAINS; id++) {
@@ -159,7 +159,7 @@ void emulate_function_reset(struct emulation *emulation, unsigned number) {
   emulate_unlock(emulation, number);
 }
 
-/* ---- users ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- users --------------------------------------------------------------------------------------------------- */
 
 static bool is_alive(const struct user *user) {
   bool zombie = false;
@@ -200,10 +200,9 @@ void emulate_use(struct emulation *emulation, unsigned number, bool held) {
   emulate_unlock(emulation, number);
 }
 
-/* ---- names of files ------------------------------------------------------------------------------------------------------------------ */
+/* ---- names of files ------------------------------------------------------------------------------------------ */
 
-static bool find_in_device(const struct region *region, unsigned number, uint64_t file,
-                           struct emulate_object *object) {
+static bool find_in_device(const struct region *region, unsigned number, uint64_t file, struct emulate_object *object) {
   const struct control *control = &region->devices[number].control;
   for (unsigned i = 0; i < PDLB_NUM_DOMAINS; i++) {
     const struct domain *domain = &control->domains[i];

@@ -31,7 +31,7 @@ static void move(struct device *device, struct id_list *from, struct id_list *to
 
 static void clear(struct id_list *list) { *list = (struct id_list){ID_NONE, 0}; }
 
-/* ---- a device that nobody has used ---------------------------------------------------------------------------------- */
+/* ---- a device that nobody has used --------------------------------------------------------------------------- */
 
 static void clear_lists(struct domain *domain) {
   clear(&domain->free_queues);
@@ -96,7 +96,7 @@ void resources_init(struct device *device, uint32_t version) {
   init_lists(device);
 }
 
-/* ---- the history list: contiguous runs of a bitmap -------------------------------------------------------------------- */
+/* ---- the history list: contiguous runs of a bitmap ----------------------------------------------------------- */
 
 static bool history_is_used(const struct control *control, uint32_t entry) {
   return control->history_used[entry / 64] >> entry % 64 & 1u;
@@ -136,7 +136,7 @@ static uint32_t history_free(const struct control *control) {
   return PDLB_NUM_HISTORY_ENTRIES - used;
 }
 
-/* ---- domains ------------------------------------------------------------------------------------------------------------ */
+/* ---- domains ------------------------------------------------------------------------------------------------- */
 
 static uint32_t ldb_ports_free(const struct control *control) {
   uint32_t count = 0;
@@ -312,7 +312,7 @@ void resources_release_domain(struct device *device, unsigned id) {
   push(device, &control->free_domains, next_domain, (uint16_t)id);
 }
 
-/* ---- within a domain ------------------------------------------------------------------------------------------------------ */
+/* ---- within a domain ----------------------------------------------------------------------------------------- */
 
 uint16_t take_ldb_queue(struct device *device, struct domain *domain) {
   const uint16_t id = pop(device, &domain->free_queues, next_queue);
@@ -337,7 +337,7 @@ uint16_t take_dir_pair(struct device *device, struct domain *domain) {
   return id;
 }
 
-/* ---- the function --------------------------------------------------------------------------------------------------------- */
+/* ---- the function -------------------------------------------------------------------------------------------- */
 
 void resources_report(const struct device *device, struct pdlb_get_num_resources_args *args) {
   const struct control *control = &device->control;

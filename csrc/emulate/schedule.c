@@ -1,7 +1,7 @@
 /* Which element goes to which consumer queue, and in what order: the part of the model that stands for silicon. */
 #include "internal.h"
 
-/* ---- elements ---------------------------------------------------------------------------------------------------------- */
+/* ---- elements ------------------------------------------------------------------------------------------------ */
 
 uint16_t element_allocate(struct device *device, const struct pdlb_qe *qe, unsigned sender) {
   struct control *control = &device->control;
@@ -59,7 +59,9 @@ static unsigned qe_type(const struct pdlb_qe *qe) { return qe->sched & 3u; }
 /* The lowest bit of a priority makes no difference. */
 static unsigned qe_level(const struct pdlb_qe *qe) { return qe->sched >> 3 & 3u; }
 
-static unsigned qe_queue(const struct pdlb_qe *qe) { return qe_type(qe) == 3 ? PDLB_NUM_LDB_QUEUES + qe->qid : qe->qid; }
+static unsigned qe_queue(const struct pdlb_qe *qe) {
+  return qe_type(qe) == 3 ? PDLB_NUM_LDB_QUEUES + qe->qid : qe->qid;
+}
 
 unsigned schedule_enqueue(struct device *device, uint16_t element) {
   const struct pdlb_qe *qe = &device->elements[element].qe;
@@ -73,7 +75,7 @@ unsigned schedule_enqueue(struct device *device, uint16_t element) {
   return id;
 }
 
-/* ---- what ports hold -------------------------------------------------------------------------------------------------------- */
+/* ---- what ports hold ----------------------------------------------------------------------------------------- */
 
 static struct held *held_entry(struct device *device, const struct port *port, unsigned nth) {
   return &device->history[port->history_base + (port->held_first + nth) % port->history_size];
@@ -151,7 +153,7 @@ bool schedule_advance_line(struct device *device, unsigned id, struct queue_set 
   return true;
 }
 
-/* ---- choosing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- choosing ------------------------------------------------------------------------------------------------ */
 
 struct choice {
   unsigned queue;
@@ -186,8 +188,7 @@ static bool choose_atomic(struct device *device, struct queue *queue, unsigned i
 }
 
 static bool choose_plain(struct queue *queue, unsigned id, struct choice *choice) {
-  if (queue->sn_configured &&
-      (uint16_t)(queue->next_sequence - queue->oldest_sequence) >= queue->sequence_numbers) {
+  if (queue->sn_configured && (uint16_t)(queue->next_sequence - queue->oldest_sequence) >= queue->sequence_numbers) {
     return false;
   }
   for (unsigned level = 0; level < NUM_LEVELS; level++) {
@@ -226,7 +227,7 @@ static bool choose_slot(struct device *device, unsigned id, struct choice *choic
   return false;
 }
 
-/* ---- writing to a consumer queue --------------------------------------------------------------------------------------------- */
+/* ---- writing to a consumer queue ----------------------------------------------------------------------------- */
 
 /* How full the queue that the element leaves is, in quarters of its threshold. */
 static unsigned depth_code(const struct queue *queue) {
@@ -283,12 +284,12 @@ static void write_entry(struct device *device, unsigned id, const struct choice 
   journal->index = port->write_index;
   journal->qe = element.qe;
   journal->qe.misc = 0;
-  journal->qe.command = (uint8_t)((port->write_generation ? PDLB_QE_GEN : 0u) | depth_code(queue)
-                                                                                    << PDLB_QE_DEPTH_SHIFT);
+  journal->qe.command =
+      (uint8_t)((port->write_generation ? PDLB_QE_GEN : 0u) | depth_code(queue) << PDLB_QE_DEPTH_SHIFT);
   /* A directed element has no flow; the field tells where it came from. */
   if (queue->directed) {
-    journal->qe.flow = (uint16_t)(element.sender < PDLB_NUM_LDB_PORTS ? element.sender
-                                                                      : element.sender - PDLB_NUM_LDB_PORTS);
+    journal->qe.flow =
+        (uint16_t)(element.sender < PDLB_NUM_LDB_PORTS ? element.sender : element.sender - PDLB_NUM_LDB_PORTS);
   }
   if (!queue->directed) hold(device, port, id, queue, choice->queue, &element.qe);
 
@@ -320,8 +321,8 @@ void apply_effects(struct emulation *emulation, struct device *device) {
     }
   }
   if (journal->fire && port->event_serial != 0) {
-    emulation->host->signal_eventfd(emulation->context, number, journal->port, port->event_serial,
-                                    port->event_process, port->event_fd);
+    emulation->host->signal_eventfd(emulation->context, number, journal->port, port->event_serial, port->event_process,
+                                    port->event_fd);
   }
   if (journal->write_cq || journal->fire) bell_ring(&device->port_bells[journal->port]);
 }
@@ -331,9 +332,8 @@ static bool pump_one(struct emulation *emulation, struct device *device, unsigne
   struct choice choice;
   if (!cq_has_room(port)) return false;
   journal_begin(device);
-  const bool found = port->directed
-                         ? choose_from(device, PDLB_NUM_LDB_QUEUES + (id - PDLB_NUM_LDB_PORTS), id, &choice)
-                         : choose_slot(device, id, &choice);
+  const bool found = port->directed ? choose_from(device, PDLB_NUM_LDB_QUEUES + (id - PDLB_NUM_LDB_PORTS), id, &choice)
+                                    : choose_slot(device, id, &choice);
   if (found) write_entry(device, id, &choice);
   journal_commit(device);
   if (found) apply_effects(emulation, device);
@@ -385,7 +385,7 @@ void pump_domain(struct emulation *emulation, struct device *device, unsigned do
   }
 }
 
-/* ---- emptying a domain --------------------------------------------------------------------------------------------------------- */
+/* ---- emptying a domain --------------------------------------------------------------------------------------- */
 
 static bool discard_queued(struct device *device, struct queue *queue) {
   for (unsigned i = 0; i < 2 * NUM_LEVELS; i++) {

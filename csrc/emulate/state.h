@@ -83,7 +83,7 @@ struct port {
   bool producer_used; /* descriptors for its memory were made: their files exist */
   bool consumer_used;
   uint8_t pending_unmaps;
-  uint8_t slot_turn; /* equal priorities take turns */
+  uint8_t slot_turn;                     /* equal priorities take turns */
   uint64_t producer_file, consumer_file; /* inode numbers */
   uint64_t consumer_serial;              /* names this life of the consumer queue */
   /* Load-balanced. */
@@ -115,8 +115,8 @@ struct queue {
   uint32_t inflight_limit; /* the register; 0 while links are being changed */
   uint32_t inflights;      /* as configured */
   uint32_t inflight;
-  uint16_t next_sequence;   /* of the next ordered element to be scheduled */
-  uint16_t oldest_sequence; /* the first that is not yet completed */
+  uint16_t next_sequence;        /* of the next ordered element to be scheduled */
+  uint16_t oldest_sequence;      /* the first that is not yet completed */
   struct fifo plain[NUM_LEVELS]; /* unordered, ordered, directed */
   struct fifo atomic[NUM_LEVELS];
 };
@@ -181,7 +181,7 @@ struct control {
   uint16_t unused_elements; /* from here on none was ever used */
 };
 
-/* ---- the journal of the step in progress ------------------------------------------------------------------------- */
+/* ---- the journal of the step in progress --------------------------------------------------------------------- */
 
 enum journal_phase { JOURNAL_IDLE = 0, JOURNAL_CHANGING, JOURNAL_COMMITTED };
 

@@ -26,7 +26,7 @@ static void punish(struct arrival *arrival, enum pdlb_alert alert, const char *t
                                    arrival->port, text);
 }
 
-/* ---- interrupts ------------------------------------------------------------------------------------------------------- */
+/* ---- interrupts ---------------------------------------------------------------------------------------------- */
 
 void arm_interrupt(struct emulation *emulation, struct device *device, unsigned id) {
   struct port *port = &device->control.ports[id];
@@ -43,7 +43,7 @@ void arm_interrupt(struct emulation *emulation, struct device *device, unsigned 
   journal_end(device);
 }
 
-/* ---- what an element may do --------------------------------------------------------------------------------------------- */
+/* ---- what an element may do ---------------------------------------------------------------------------------- */
 
 static bool command_exists(unsigned command) {
   switch (command) {
@@ -51,8 +51,7 @@ static bool command_exists(unsigned command) {
     PDLB_QE_COMMAND_LIST(COMMAND_CASE)
 #undef COMMAND_CASE
     return true;
-    default:
-      return false;
+    default: return false;
   }
 }
 
@@ -101,7 +100,7 @@ static struct destination destination_of(const struct device *device, unsigned d
   return (struct destination){true, kind, 0, NULL};
 }
 
-/* ---- carrying it out ----------------------------------------------------------------------------------------------------- */
+/* ---- carrying it out ----------------------------------------------------------------------------------------- */
 
 /* Links that wait for completions see each of them; the links' own changes need the whole state saved. */
 static void complete(struct arrival *arrival, uint16_t element) {

@@ -19,36 +19,22 @@ struct cursor {
 
 static uint8_t next(struct cursor *cursor) { return *cursor->at++; }
 
-/* ---- prefixes ---------------------------------------------------------------------------------------------------------- */
+/* ---- prefixes ------------------------------------------------------------------------------------------------ */
 
 static void read_legacy_prefixes(struct cursor *cursor) {
   for (;; cursor->at++) {
     switch (*cursor->at) {
-      case 0x66:
-        cursor->operand_16 = true;
-        break;
-      case 0x67:
-        cursor->address_32 = true;
-        break;
-      case 0xF3:
-        cursor->repeat = true;
-        break;
-      case 0xF2:
-        cursor->repeat_not = true;
-        break;
-      case 0x64:
-        cursor->segment = 'f';
-        break;
-      case 0x65:
-        cursor->segment = 'g';
-        break;
+      case 0x66: cursor->operand_16 = true; break;
+      case 0x67: cursor->address_32 = true; break;
+      case 0xF3: cursor->repeat = true; break;
+      case 0xF2: cursor->repeat_not = true; break;
+      case 0x64: cursor->segment = 'f'; break;
+      case 0x65: cursor->segment = 'g'; break;
       case 0x26:
       case 0x2E:
       case 0x36:
-      case 0x3E:
-        break; /* segments that are flat */
-      default:
-        return;
+      case 0x3E: break; /* segments that are flat */
+      default: return;
     }
   }
 }
@@ -127,7 +113,7 @@ static bool read_prefixes(struct cursor *cursor) {
   return true;
 }
 
-/* ---- the memory operand ------------------------------------------------------------------------------------------------------ */
+/* ---- the memory operand -------------------------------------------------------------------------------------- */
 
 static int64_t read_displacement(struct cursor *cursor, unsigned bytes) {
   if (bytes == 1) return (int8_t)next(cursor);
@@ -167,7 +153,7 @@ static bool read_operands(struct cursor *cursor, unsigned *reg, struct memory_op
   return true;
 }
 
-/* ---- instructions -------------------------------------------------------------------------------------------------------------- */
+/* ---- instructions -------------------------------------------------------------------------------------------- */
 
 static unsigned general_width(const struct cursor *cursor) { return cursor->wide ? 8 : cursor->operand_16 ? 2 : 4; }
 
@@ -176,26 +162,17 @@ static unsigned vector_store_width(const struct cursor *cursor, uint8_t opcode, 
   const bool plain = !cursor->operand_16 && !cursor->repeat && !cursor->repeat_not;
   const unsigned full = cursor->vector ? cursor->vector_width : 16;
   switch (opcode) {
-    case 0x11: /* MOVUPS, MOVUPD, MOVSS, MOVSD */
-      return cursor->repeat ? 4 : cursor->repeat_not ? 8 : full;
+    case 0x11: /* MOVUPS, MOVUPD, MOVSS, MOVSD */ return cursor->repeat ? 4 : cursor->repeat_not ? 8 : full;
     case 0x29: /* MOVAPS, MOVAPD */
-    case 0x2B: /* MOVNTPS, MOVNTPD */
-      return plain || cursor->operand_16 ? full : 0;
+    case 0x2B: /* MOVNTPS, MOVNTPD */ return plain || cursor->operand_16 ? full : 0;
     case 0x7F: /* MOVDQA, MOVDQU; EVEX: also of bytes and words */
       return cursor->operand_16 || cursor->repeat || (cursor->vector && cursor->repeat_not) ? full : 0;
-    case 0xE7: /* MOVNTDQ */
-      return cursor->operand_16 ? full : 0;
-    case 0xD6: /* MOVQ */
-      return cursor->operand_16 ? 8 : 0;
-    case 0x7E: /* MOVD, MOVQ from the register's low end */
-      return cursor->operand_16 ? (cursor->wide ? 8 : 4) : 0;
-    case 0x13: /* MOVLPS, MOVLPD */
-      return plain || cursor->operand_16 ? 8 : 0;
-    case 0x17: /* MOVHPS, MOVHPD */
-      *skip = 8;
-      return plain || cursor->operand_16 ? 8 : 0;
-    default:
-      return 0;
+    case 0xE7: /* MOVNTDQ */ return cursor->operand_16 ? full : 0;
+    case 0xD6: /* MOVQ */ return cursor->operand_16 ? 8 : 0;
+    case 0x7E: /* MOVD, MOVQ from the register's low end */ return cursor->operand_16 ? (cursor->wide ? 8 : 4) : 0;
+    case 0x13: /* MOVLPS, MOVLPD */ return plain || cursor->operand_16 ? 8 : 0;
+    case 0x17: /* MOVHPS, MOVHPD */ *skip = 8; return plain || cursor->operand_16 ? 8 : 0;
+    default: return 0;
   }
 }
 
@@ -256,8 +233,7 @@ static bool decode_primary(struct cursor *cursor, struct store *store) {
       store->width = general_width(cursor);
       return read_operands(cursor, &store->reg, &store->memory);
     case 0xC6:
-    case 0xC7:
-      return decode_immediate(cursor, store, opcode == 0xC6);
+    case 0xC7: return decode_immediate(cursor, store, opcode == 0xC6);
     case 0xA4:
     case 0xA5:
     case 0xAA:
@@ -266,8 +242,7 @@ static bool decode_primary(struct cursor *cursor, struct store *store) {
       store->width = opcode & 1 ? general_width(cursor) : 1;
       store->repeat = cursor->repeat || cursor->repeat_not;
       return true;
-    default:
-      return false;
+    default: return false;
   }
 }
 
@@ -277,15 +252,9 @@ bool decode_store(const uint8_t *code, struct store *store) {
   memset(store, 0, sizeof *store);
   if (!read_prefixes(&cursor) || cursor.address_32) return false;
   switch (cursor.map) {
-    case MAP_PRIMARY:
-      known = decode_primary(&cursor, store);
-      break;
-    case MAP_0F:
-      known = decode_0f(&cursor, store);
-      break;
-    default:
-      known = decode_0f38(&cursor, store);
-      break;
+    case MAP_PRIMARY: known = decode_primary(&cursor, store); break;
+    case MAP_0F: known = decode_0f(&cursor, store); break;
+    default: known = decode_0f38(&cursor, store); break;
   }
   store->length = (unsigned)(cursor.at - cursor.start);
   return known;

@@ -19,10 +19,8 @@ static bool kernel_answers(unsigned long request) {
     case FIONCLEX:
     case FIONBIO:
     case FIOASYNC:
-    case 2: /* FIGETBSZ */
-      return true;
-    default:
-      return false;
+    case 2: /* FIGETBSZ */ return true;
+    default: return false;
   }
 }
 
@@ -143,7 +141,7 @@ EXPORT void closefrom(int first) {
   }
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------------- */
 
 EXPORT void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset) {
   if (door() == NULL) return sys_mmap(address, length, prot, flags, fd, offset);

@@ -91,7 +91,7 @@ EXPORT int closedir(DIR *stream) {
   return REAL(closedir)(stream);
 }
 
-/* ---- patterns ------------------------------------------------------------------------------------------------------------------- */
+/* ---- patterns ------------------------------------------------------------------------------------------------ */
 
 static void *pattern_opendir(const char *path) { return opendir(path); }
 static struct dirent *pattern_readdir(void *stream) { return readdir(stream); }

@@ -20,7 +20,7 @@ static struct door the_door;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static _Atomic bool ready;
 
-/* ---- descriptors of our own ---------------------------------------------------------------------------------------------- */
+/* ---- descriptors of our own ---------------------------------------------------------------------------------- */
 
 #define MAX_EVENTS 512
 
@@ -74,7 +74,7 @@ static int fetch_descriptor(uint32_t process, uint32_t fd) {
   return result;
 }
 
-/* ---- what the model asks ---------------------------------------------------------------------------------------------------- */
+/* ---- what the model asks ------------------------------------------------------------------------------------- */
 
 /* Consumer queues that this process has mapped for the model. Guarded by the device's lock. */
 struct memory {
@@ -139,8 +139,7 @@ static bool domain_referenced(void *context, unsigned device, unsigned domain) {
   if (file_is_held(name_domain(&the_door, path, device, emulate_domain_serial(emulation, device, domain)))) {
     return true;
   }
-  for (int port = -1;
-       (port = emulate_next_port(emulation, device, domain, port, &producer, &consumer)) >= 0;) {
+  for (int port = -1; (port = emulate_next_port(emulation, device, domain, port, &producer, &consumer)) >= 0;) {
     const uint64_t serial = emulate_consumer_serial(emulation, device, (unsigned)port);
     if (producer && file_is_held(name_producer(&the_door, path, device, serial))) return true;
     if (consumer && file_is_held(name_consumer(&the_door, path, device, serial))) return true;
@@ -154,8 +153,7 @@ static void domain_gone(void *context, unsigned device, unsigned domain) {
   bool producer, consumer;
   (void)context;
   sys_unlink(name_domain(&the_door, path, device, emulate_domain_serial(emulation, device, domain)));
-  for (int port = -1;
-       (port = emulate_next_port(emulation, device, domain, port, &producer, &consumer)) >= 0;) {
+  for (int port = -1; (port = emulate_next_port(emulation, device, domain, port, &producer, &consumer)) >= 0;) {
     const uint64_t serial = emulate_consumer_serial(emulation, device, (unsigned)port);
     sys_unlink(name_producer(&the_door, path, device, serial));
     sys_unlink(name_consumer(&the_door, path, device, serial));
@@ -175,7 +173,7 @@ static const struct emulation_host host = {
     .misuse = misuse,
 };
 
-/* ---- opening the door ------------------------------------------------------------------------------------------------------------ */
+/* ---- opening the door ---------------------------------------------------------------------------------------- */
 
 void *door_real(const char *name) {
   void *function = dlsym(RTLD_NEXT, name);
@@ -226,7 +224,7 @@ struct door *door(void) {
   return the_door.open ? &the_door : NULL;
 }
 
-/* ---- recognising descriptors ------------------------------------------------------------------------------------------------------ */
+/* ---- recognising descriptors --------------------------------------------------------------------------------- */
 
 struct emulate_object door_object(int fd) {
   struct emulate_object nothing = {EMULATE_NOTHING, 0, 0, 0, 0};
@@ -248,7 +246,7 @@ void door_disguise(const struct emulate_object *object, struct stat *status) {
   status->st_blocks = 0;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- nodes --------------------------------------------------------------------------------------------------- */
 
 /* Before a descriptor of this process's own holds the device: the model must know whether somebody else does. */
 static void use_device(unsigned device) {
@@ -265,7 +263,7 @@ int door_open_device(unsigned device, int flags) {
   return fd;
 }
 
-/* ---- commands ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------ */
 
 static int make_file(const char *path, size_t size, struct stat *status) {
   const int fd = sys_open(path, O_RDWR | O_CREAT, 0600);
@@ -379,8 +377,8 @@ static int enable_epoll(const struct emulate_object *object, struct pdlb_enable_
 static int domain_command(int fd, const struct emulate_object *object, unsigned number, void *args) {
   if (number == PDLB_COMMAND_BLOCK_ON_CQ_INTERRUPT) return block_on_cq(fd, object, args);
   if (number == PDLB_COMMAND_ENABLE_CQ_EPOLL) return enable_epoll(object, args);
-  const int result = emulate_domain_command(&the_door.emulation, object->device, object->index, object->serial,
-                                            number, args);
+  const int result =
+      emulate_domain_command(&the_door.emulation, object->device, object->index, object->serial, number, args);
   if (result == 0 && number >= PDLB_COMMAND_GET_LDB_PORT_PP_FD && number <= PDLB_COMMAND_GET_DIR_PORT_CQ_FD) {
     return give_memory(object->device, number, args);
   }
@@ -414,7 +412,7 @@ int door_ioctl(int fd, const struct emulate_object *object, unsigned long reques
   return -1;
 }
 
-/* ---- alerts and attributes ------------------------------------------------------------------------------------------------------------ */
+/* ---- alerts and attributes ----------------------------------------------------------------------------------- */
 
 ssize_t door_read(int fd, const struct emulate_object *object, void *buffer, size_t size) {
   struct emulation *emulation = &the_door.emulation;

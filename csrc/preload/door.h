@@ -26,15 +26,15 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* The function that the program would have called without us. */
-#define REAL(name)                                                             \
-  (__extension__({                                                             \
-    static void *found;                                                        \
-    void *real = __atomic_load_n(&found, __ATOMIC_RELAXED);                    \
-    if (real == NULL) {                                                        \
-      real = door_real(#name);                                                 \
-      __atomic_store_n(&found, real, __ATOMIC_RELAXED);                        \
-    }                                                                          \
-    (__typeof__(&name)) real;                                                  \
+#define REAL(name)                                          \
+  (__extension__({                                          \
+    static void *found;                                     \
+    void *real = __atomic_load_n(&found, __ATOMIC_RELAXED); \
+    if (real == NULL) {                                     \
+      real = door_real(#name);                              \
+      __atomic_store_n(&found, real, __ATOMIC_RELAXED);     \
+    }                                                       \
+    (__typeof__(&name))real;                                \
   }))
 void *door_real(const char *name);
 
@@ -49,14 +49,14 @@ struct door {
 /* The door, if this process is under an emulation; else NULL. Safe in a signal handler once it was called. */
 struct door *door(void);
 
-/* ---- paths ----------------------------------------------------------------------------------------------------------- */
+/* ---- paths --------------------------------------------------------------------------------------------------- */
 
 /* Where `path` leads under the emulation: into `buffer`, or `path` itself. */
 const char *door_redirect(int directory, const char *path, char *buffer);
 /* N if `path` is /dev/dlbN and that device is emulated, else -1. */
 int door_device_of_path(int directory, const char *path);
 
-/* ---- descriptors ------------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------------- */
 
 struct emulate_object door_object(int fd);
 /* What stat says of a node, a domain or a port's memory. */
@@ -70,7 +70,7 @@ int door_open_attribute(int fd, const struct emulate_object *object, int flags);
 /* Descriptors of ours that the program must not close. */
 bool door_is_private(int fd);
 
-/* ---- memory -------------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------------- */
 
 void *door_map(const struct emulate_object *object, void *address, size_t length, int prot, int flags, int fd,
                off_t offset);
@@ -82,7 +82,7 @@ bool door_producer_at(uintptr_t address, unsigned *device, unsigned *port);
 bool door_copy_in(void *to, const void *from, size_t size);
 bool door_copy_out(void *to, const void *from, size_t size);
 
-/* ---- stores to producer ports ---------------------------------------------------------------------------------------------- */
+/* ---- stores to producer ports -------------------------------------------------------------------------------- */
 
 /* From now on SIGSEGV comes to us first. */
 void door_catch_stores(void);

@@ -11,7 +11,7 @@
 #include "door.h"
 #include "system.h"
 
-/* ---- open ------------------------------------------------------------------------------------------------------------------ */
+/* ---- open ---------------------------------------------------------------------------------------------------- */
 
 /* A path of ours: `path` was redirected. */
 static int open_redirected(const char *path, int flags) {
@@ -37,49 +37,49 @@ static bool open_ours(int directory, const char *path, int flags, int *fd) {
 
 static bool takes_mode(int flags) { return (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE; }
 
-#define DEFINE_OPEN(name)                                        \
-  EXPORT int name(const char *path, int flags, ...) {            \
-    int fd;                                                      \
-    va_list list;                                                \
-    va_start(list, flags);                                       \
+#define DEFINE_OPEN(name)                                             \
+  EXPORT int name(const char *path, int flags, ...) {                 \
+    int fd;                                                           \
+    va_list list;                                                     \
+    va_start(list, flags);                                            \
     const mode_t mode = takes_mode(flags) ? va_arg(list, mode_t) : 0; \
-    va_end(list);                                                \
-    if (open_ours(AT_FDCWD, path, flags, &fd)) return fd;        \
-    return REAL(name)(path, flags, mode);                        \
+    va_end(list);                                                     \
+    if (open_ours(AT_FDCWD, path, flags, &fd)) return fd;             \
+    return REAL(name)(path, flags, mode);                             \
   }
 DEFINE_OPEN(open)
 DEFINE_OPEN(open64)
 
-#define DEFINE_OPENAT(name)                                      \
-  EXPORT int name(int directory, const char *path, int flags, ...) { \
-    int fd;                                                      \
-    va_list list;                                                \
-    va_start(list, flags);                                       \
+#define DEFINE_OPENAT(name)                                           \
+  EXPORT int name(int directory, const char *path, int flags, ...) {  \
+    int fd;                                                           \
+    va_list list;                                                     \
+    va_start(list, flags);                                            \
     const mode_t mode = takes_mode(flags) ? va_arg(list, mode_t) : 0; \
-    va_end(list);                                                \
-    if (open_ours(directory, path, flags, &fd)) return fd;       \
-    return REAL(name)(directory, path, flags, mode);             \
+    va_end(list);                                                     \
+    if (open_ours(directory, path, flags, &fd)) return fd;            \
+    return REAL(name)(directory, path, flags, mode);                  \
   }
 DEFINE_OPENAT(openat)
 DEFINE_OPENAT(openat64)
 
 /* What fortified programs call. */
-#define DEFINE_OPEN_2(name)                                      \
-  EXPORT int name(const char *path, int flags);                  \
-  EXPORT int name(const char *path, int flags) {                 \
-    int fd;                                                      \
-    if (open_ours(AT_FDCWD, path, flags, &fd)) return fd;        \
-    return REAL(name)(path, flags);                              \
+#define DEFINE_OPEN_2(name)                               \
+  EXPORT int name(const char *path, int flags);           \
+  EXPORT int name(const char *path, int flags) {          \
+    int fd;                                               \
+    if (open_ours(AT_FDCWD, path, flags, &fd)) return fd; \
+    return REAL(name)(path, flags);                       \
   }
 DEFINE_OPEN_2(__open_2)
 DEFINE_OPEN_2(__open64_2)
 
-#define DEFINE_OPENAT_2(name)                                    \
-  EXPORT int name(int directory, const char *path, int flags);   \
-  EXPORT int name(int directory, const char *path, int flags) {  \
-    int fd;                                                      \
-    if (open_ours(directory, path, flags, &fd)) return fd;       \
-    return REAL(name)(directory, path, flags);                   \
+#define DEFINE_OPENAT_2(name)                                   \
+  EXPORT int name(int directory, const char *path, int flags);  \
+  EXPORT int name(int directory, const char *path, int flags) { \
+    int fd;                                                     \
+    if (open_ours(directory, path, flags, &fd)) return fd;      \
+    return REAL(name)(directory, path, flags);                  \
   }
 DEFINE_OPENAT_2(__openat_2)
 DEFINE_OPENAT_2(__openat64_2)
@@ -104,22 +104,21 @@ static FILE *stream_of(int fd, const char *mode) {
   const cookie_io_functions_t functions = {.read = stream_read, .write = stream_write, .close = stream_close};
   if (fd < 0) return NULL;
   const struct emulate_object object = door_object(fd);
-  FILE *stream = object.kind == EMULATE_NOTHING ? fdopen(fd, mode)
-                                                : fopencookie((void *)(intptr_t)fd, mode, functions);
+  FILE *stream = object.kind == EMULATE_NOTHING ? fdopen(fd, mode) : fopencookie((void *)(intptr_t)fd, mode, functions);
   if (stream == NULL) sys_close(fd);
   return stream;
 }
 
-#define DEFINE_FOPEN(name)                                                                      \
-  EXPORT FILE *name(const char *path, const char *mode) {                                       \
-    int fd;                                                                                     \
-    if (open_ours(AT_FDCWD, path, flags_of_mode(mode), &fd)) return stream_of(fd, mode);        \
-    return REAL(name)(path, mode);                                                              \
+#define DEFINE_FOPEN(name)                                                               \
+  EXPORT FILE *name(const char *path, const char *mode) {                                \
+    int fd;                                                                              \
+    if (open_ours(AT_FDCWD, path, flags_of_mode(mode), &fd)) return stream_of(fd, mode); \
+    return REAL(name)(path, mode);                                                       \
   }
 DEFINE_FOPEN(fopen)
 DEFINE_FOPEN(fopen64)
 
-/* ---- stat --------------------------------------------------------------------------------------------------------------------- */
+/* ---- stat ---------------------------------------------------------------------------------------------------- */
 
 static void disguise_path(int directory, const char *path, struct stat *status) {
   const int device = door_device_of_path(directory, path);
@@ -134,23 +133,23 @@ static void disguise_fd(int fd, struct stat *status) {
 }
 
 /* struct stat and struct stat64 are one on this machine. */
-#define DEFINE_STAT(name, type)                                                 \
-  EXPORT int name(const char *path, type *status) {                             \
-    char buffer[DOOR_PATH_MAX];                                                 \
+#define DEFINE_STAT(name, type)                                                   \
+  EXPORT int name(const char *path, type *status) {                               \
+    char buffer[DOOR_PATH_MAX];                                                   \
     const int result = REAL(name)(door_redirect(AT_FDCWD, path, buffer), status); \
-    if (result == 0) disguise_path(AT_FDCWD, path, (struct stat *)status);      \
-    return result;                                                              \
+    if (result == 0) disguise_path(AT_FDCWD, path, (struct stat *)status);        \
+    return result;                                                                \
   }
 DEFINE_STAT(stat, struct stat)
 DEFINE_STAT(stat64, struct stat64)
 DEFINE_STAT(lstat, struct stat)
 DEFINE_STAT(lstat64, struct stat64)
 
-#define DEFINE_FSTAT(name, type)                                 \
-  EXPORT int name(int fd, type *status) {                        \
-    const int result = REAL(name)(fd, status);                   \
-    if (result == 0) disguise_fd(fd, (struct stat *)status);     \
-    return result;                                               \
+#define DEFINE_FSTAT(name, type)                             \
+  EXPORT int name(int fd, type *status) {                    \
+    const int result = REAL(name)(fd, status);               \
+    if (result == 0) disguise_fd(fd, (struct stat *)status); \
+    return result;                                           \
   }
 DEFINE_FSTAT(fstat, struct stat)
 DEFINE_FSTAT(fstat64, struct stat64)
@@ -163,12 +162,12 @@ static void disguise_at(int directory, const char *path, int flags, struct stat 
   }
 }
 
-#define DEFINE_FSTATAT(name, type)                                                                  \
-  EXPORT int name(int directory, const char *path, type *status, int flags) {                       \
-    char buffer[DOOR_PATH_MAX];                                                                     \
+#define DEFINE_FSTATAT(name, type)                                                                   \
+  EXPORT int name(int directory, const char *path, type *status, int flags) {                        \
+    char buffer[DOOR_PATH_MAX];                                                                      \
     const int result = REAL(name)(directory, door_redirect(directory, path, buffer), status, flags); \
-    if (result == 0) disguise_at(directory, path, flags, (struct stat *)status);                    \
-    return result;                                                                                  \
+    if (result == 0) disguise_at(directory, path, flags, (struct stat *)status);                     \
+    return result;                                                                                   \
   }
 DEFINE_FSTATAT(fstatat, struct stat)
 DEFINE_FSTATAT(fstatat64, struct stat64)
@@ -187,23 +186,23 @@ DEFINE_XSTAT(__xstat64, struct stat64)
 DEFINE_XSTAT(__lxstat, struct stat)
 DEFINE_XSTAT(__lxstat64, struct stat64)
 
-#define DEFINE_FXSTAT(name, type)                                \
-  EXPORT int name(int version, int fd, type *status);            \
-  EXPORT int name(int version, int fd, type *status) {           \
-    const int result = REAL(name)(version, fd, status);          \
-    if (result == 0) disguise_fd(fd, (struct stat *)status);     \
-    return result;                                               \
+#define DEFINE_FXSTAT(name, type)                            \
+  EXPORT int name(int version, int fd, type *status);        \
+  EXPORT int name(int version, int fd, type *status) {       \
+    const int result = REAL(name)(version, fd, status);      \
+    if (result == 0) disguise_fd(fd, (struct stat *)status); \
+    return result;                                           \
   }
 DEFINE_FXSTAT(__fxstat, struct stat)
 DEFINE_FXSTAT(__fxstat64, struct stat64)
 
-#define DEFINE_FXSTATAT(name, type)                                                                          \
-  EXPORT int name(int version, int directory, const char *path, type *status, int flags);                    \
-  EXPORT int name(int version, int directory, const char *path, type *status, int flags) {                   \
-    char buffer[DOOR_PATH_MAX];                                                                              \
+#define DEFINE_FXSTATAT(name, type)                                                                           \
+  EXPORT int name(int version, int directory, const char *path, type *status, int flags);                     \
+  EXPORT int name(int version, int directory, const char *path, type *status, int flags) {                    \
+    char buffer[DOOR_PATH_MAX];                                                                               \
     const int result = REAL(name)(version, directory, door_redirect(directory, path, buffer), status, flags); \
-    if (result == 0) disguise_at(directory, path, flags, (struct stat *)status);                             \
-    return result;                                                                                           \
+    if (result == 0) disguise_at(directory, path, flags, (struct stat *)status);                              \
+    return result;                                                                                            \
   }
 DEFINE_FXSTATAT(__fxstatat, struct stat)
 DEFINE_FXSTATAT(__fxstatat64, struct stat64)
@@ -223,12 +222,12 @@ EXPORT int statx(int directory, const char *path, int flags, unsigned int mask, 
   return 0;
 }
 
-/* ---- access, links --------------------------------------------------------------------------------------------------------------- */
+/* ---- access, links ------------------------------------------------------------------------------------------- */
 
-#define DEFINE_ACCESS(name)                                            \
-  EXPORT int name(const char *path, int mode) {                        \
-    char buffer[DOOR_PATH_MAX];                                        \
-    return REAL(name)(door_redirect(AT_FDCWD, path, buffer), mode);    \
+#define DEFINE_ACCESS(name)                                         \
+  EXPORT int name(const char *path, int mode) {                     \
+    char buffer[DOOR_PATH_MAX];                                     \
+    return REAL(name)(door_redirect(AT_FDCWD, path, buffer), mode); \
   }
 DEFINE_ACCESS(access)
 DEFINE_ACCESS(eaccess)
@@ -247,16 +246,11 @@ static size_t describe(int fd, char *text, size_t size) {
   const bool directed = object.index >= PDLB_NUM_LDB_PORTS;
   const unsigned id = directed ? object.index - PDLB_NUM_LDB_PORTS : object.index;
   switch (object.kind) {
-    case EMULATE_DEVICE:
-      return (size_t)snprintf(text, size, "/dev/dlb%u", object.index);
-    case EMULATE_DOMAIN:
-      return (size_t)snprintf(text, size, "anon_inode:[dlb2domain]");
-    case EMULATE_PRODUCER:
-      return (size_t)snprintf(text, size, "%s%u (deleted)", memory_names[directed], id);
-    case EMULATE_CONSUMER:
-      return (size_t)snprintf(text, size, "%s%u (deleted)", memory_names[2 + directed], id);
-    default:
-      return 0;
+    case EMULATE_DEVICE: return (size_t)snprintf(text, size, "/dev/dlb%u", object.index);
+    case EMULATE_DOMAIN: return (size_t)snprintf(text, size, "anon_inode:[dlb2domain]");
+    case EMULATE_PRODUCER: return (size_t)snprintf(text, size, "%s%u (deleted)", memory_names[directed], id);
+    case EMULATE_CONSUMER: return (size_t)snprintf(text, size, "%s%u (deleted)", memory_names[2 + directed], id);
+    default: return 0;
   }
 }
 
@@ -267,8 +261,7 @@ static int descriptor_of(const char *path) {
   long process;
   if (strncmp(path, "/proc/", 6) != 0 || door() == NULL) return -1;
   if (sscanf(path, "/proc/self/fd/%d%n", &fd, &end) == 1 && path[end] == 0) return fd;
-  if (sscanf(path, "/proc/%ld/fd/%d%n", &process, &fd, &end) == 2 && path[end] == 0 &&
-      process == syscall(SYS_getpid)) {
+  if (sscanf(path, "/proc/%ld/fd/%d%n", &process, &fd, &end) == 2 && path[end] == 0 && process == syscall(SYS_getpid)) {
     return fd;
   }
   return -1;
@@ -285,9 +278,7 @@ static ssize_t read_link(int directory, const char *path, char *buffer, size_t s
   return (ssize_t)copied;
 }
 
-EXPORT ssize_t readlink(const char *path, char *buffer, size_t size) {
-  return read_link(AT_FDCWD, path, buffer, size);
-}
+EXPORT ssize_t readlink(const char *path, char *buffer, size_t size) { return read_link(AT_FDCWD, path, buffer, size); }
 
 EXPORT ssize_t readlinkat(int directory, const char *path, char *buffer, size_t size) {
   return read_link(directory, path, buffer, size);

@@ -126,7 +126,7 @@ static int supervise(void) {
 }
 
 int main(int count, char **arguments) {
-  char directory[sizeof ((struct door *)0)->directory];
+  char directory[sizeof((struct door *)0)->directory];
   sigset_t ended, before;
   (void)count;
   const struct options options = parse(arguments + 1);

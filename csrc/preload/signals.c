@@ -92,7 +92,7 @@ void signals_chain(int number, siginfo_t *info, ucontext_t *context) {
   }
 }
 
-/* ---- what the program calls ---------------------------------------------------------------------------------------------------- */
+/* ---- what the program calls ---------------------------------------------------------------------------------- */
 
 EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
   if (door() == NULL || number == 0) return REAL(sigaction)(number, action, old);

@@ -22,7 +22,9 @@ static inline int sys_ftruncate(int fd, off_t size) { return (int)syscall(SYS_ft
 
 static inline int sys_flock(int fd, int operation) { return (int)syscall(SYS_flock, fd, operation); }
 
-static inline int sys_fcntl(int fd, int command, long argument) { return (int)syscall(SYS_fcntl, fd, command, argument); }
+static inline int sys_fcntl(int fd, int command, long argument) {
+  return (int)syscall(SYS_fcntl, fd, command, argument);
+}
 
 static inline int sys_unlink(const char *path) { return (int)syscall(SYS_unlink, path); }
 

@@ -14,7 +14,7 @@
 #include "signals.h"
 #include "system.h"
 
-/* ---- registers of the interrupted program ---------------------------------------------------------------------------------- */
+/* ---- registers of the interrupted program -------------------------------------------------------------------- */
 
 /* The processor's numbering of general registers, in the order of a signal's context. */
 static const int general_registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
@@ -82,7 +82,7 @@ static uint64_t effective_address(const ucontext_t *context, const struct store 
   return address;
 }
 
-/* ---- bytes that arrive at a producer port ---------------------------------------------------------------------------------------- */
+/* ---- bytes that arrive at a producer port -------------------------------------------------------------------- */
 
 /* An element that is stored in pieces. One thread at a time writes to a port, but one may do so to several. */
 struct pieces {
@@ -125,11 +125,10 @@ static void deliver(const struct target *target, uintptr_t address, const uint8_
   }
 }
 
-/* ---- instructions ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- instructions -------------------------------------------------------------------------------------------- */
 
 /* REP MOVS and REP STOS: as far as they stay in the page. They can be resumed, like the processor's. */
-static bool run_string(ucontext_t *context, const struct target *target, const struct store *store,
-                       uintptr_t address) {
+static bool run_string(ucontext_t *context, const struct target *target, const struct store *store, uintptr_t address) {
   greg_t *registers = context->uc_mcontext.gregs;
   const uintptr_t page_end = (address | 4095) + 1;
   uint64_t left = store->repeat ? (uint64_t)registers[REG_RCX] : 1;
@@ -167,14 +166,11 @@ static bool run_store(ucontext_t *context, const struct target *target, uintptr_
       value = general(context, store.reg) >> (store.source == SOURCE_HIGH_BYTE ? 8 : 0);
       memcpy(bytes, &value, sizeof value);
       break;
-    case SOURCE_IMMEDIATE:
-      memcpy(bytes, &store.immediate, sizeof store.immediate);
-      break;
+    case SOURCE_IMMEDIATE: memcpy(bytes, &store.immediate, sizeof store.immediate); break;
     case SOURCE_MEMORY:
       if (!door_copy_in(bytes, (const void *)(uintptr_t)effective_address(context, &store), 64)) return false;
       break;
-    default:
-      return run_string(context, target, &store, address);
+    default: return run_string(context, target, &store, address);
   }
   deliver(target, address, source, store.width);
   context->uc_mcontext.gregs[REG_RIP] += store.length;

@@ -18,7 +18,7 @@
 
 #define PDLB_DRIVER_VERSION "8.8.0"
 
-/* ---- what exists -------------------------------------------------------------------------------------------- */
+/* ---- what exists --------------------------------------------------------------------------------------------- */
 
 #define PDLB_NUM_DOMAINS 32u
 #define PDLB_NUM_LDB_QUEUES 32u
@@ -317,45 +317,45 @@ PDLB_ABI_ASSERT(offsetof(struct pdlb_create_dir_port_args, is_producer) == 16);
 PDLB_ABI_ASSERT(offsetof(struct pdlb_block_on_cq_interrupt_args, cq_va) == 16);
 PDLB_ABI_ASSERT(offsetof(struct pdlb_enable_cq_epoll_args, is_ldb) == 20);
 
-/* ---- commands ------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------ */
 
 /* X(number, NAME, direction, size, argument structure). Directions as in a request: 2 read, 3 read and write. */
-#define PDLB_DEVICE_COMMAND_LIST(X)                                              \
-  X(0, GET_DEVICE_VERSION, 2, 8, struct pdlb_get_device_version_args)            \
-  X(1, CREATE_SCHED_DOMAIN, 3, 104, struct pdlb_create_sched_domain_args)        \
-  X(2, GET_NUM_RESOURCES, 2, 68, struct pdlb_get_num_resources_args)             \
-  X(5, SET_SN_ALLOCATION, 3, 16, struct pdlb_set_sn_allocation_args)             \
-  X(6, GET_SN_ALLOCATION, 3, 16, struct pdlb_get_sn_allocation_args)             \
-  X(7, SET_COS_BW, 3, 16, struct pdlb_set_cos_bw_args)                           \
-  X(8, GET_COS_BW, 3, 16, struct pdlb_get_cos_bw_args)                           \
-  X(9, GET_SN_OCCUPANCY, 3, 16, struct pdlb_get_sn_occupancy_args)               \
-  X(10, QUERY_CQ_POLL_MODE, 2, 8, struct pdlb_query_cq_poll_mode_args)           \
+#define PDLB_DEVICE_COMMAND_LIST(X)                                       \
+  X(0, GET_DEVICE_VERSION, 2, 8, struct pdlb_get_device_version_args)     \
+  X(1, CREATE_SCHED_DOMAIN, 3, 104, struct pdlb_create_sched_domain_args) \
+  X(2, GET_NUM_RESOURCES, 2, 68, struct pdlb_get_num_resources_args)      \
+  X(5, SET_SN_ALLOCATION, 3, 16, struct pdlb_set_sn_allocation_args)      \
+  X(6, GET_SN_ALLOCATION, 3, 16, struct pdlb_get_sn_allocation_args)      \
+  X(7, SET_COS_BW, 3, 16, struct pdlb_set_cos_bw_args)                    \
+  X(8, GET_COS_BW, 3, 16, struct pdlb_get_cos_bw_args)                    \
+  X(9, GET_SN_OCCUPANCY, 3, 16, struct pdlb_get_sn_occupancy_args)        \
+  X(10, QUERY_CQ_POLL_MODE, 2, 8, struct pdlb_query_cq_poll_mode_args)    \
   X(11, GET_XSTATS, 3, 24, struct pdlb_xstats_args)
 
-#define PDLB_DOMAIN_COMMAND_LIST(X)                                              \
-  X(0, CREATE_LDB_QUEUE, 3, 32, struct pdlb_create_ldb_queue_args)               \
-  X(1, CREATE_DIR_QUEUE, 3, 16, struct pdlb_create_dir_queue_args)               \
-  X(2, CREATE_LDB_PORT, 3, 20, struct pdlb_create_ldb_port_args)                 \
-  X(3, CREATE_DIR_PORT, 3, 20, struct pdlb_create_dir_port_args)                 \
-  X(4, START_DOMAIN, 2, 8, struct pdlb_start_domain_args)                        \
-  X(5, MAP_QID, 3, 24, struct pdlb_map_qid_args)                                 \
-  X(6, UNMAP_QID, 3, 16, struct pdlb_unmap_qid_args)                             \
-  X(7, ENABLE_LDB_PORT, 3, 16, struct pdlb_port_args)                            \
-  X(8, ENABLE_DIR_PORT, 3, 12, struct pdlb_enable_dir_port_args)                 \
-  X(9, DISABLE_LDB_PORT, 3, 16, struct pdlb_port_args)                           \
-  X(10, DISABLE_DIR_PORT, 3, 16, struct pdlb_port_args)                          \
-  X(11, BLOCK_ON_CQ_INTERRUPT, 3, 24, struct pdlb_block_on_cq_interrupt_args)    \
-  X(12, ENQUEUE_DOMAIN_ALERT, 3, 16, struct pdlb_enqueue_domain_alert_args)      \
-  X(13, GET_LDB_QUEUE_DEPTH, 3, 16, struct pdlb_queue_depth_args)                \
-  X(14, GET_DIR_QUEUE_DEPTH, 3, 16, struct pdlb_queue_depth_args)                \
-  X(15, PENDING_PORT_UNMAPS, 3, 16, struct pdlb_port_args)                       \
-  X(16, GET_LDB_PORT_PP_FD, 3, 16, struct pdlb_port_args)                        \
-  X(17, GET_LDB_PORT_CQ_FD, 3, 16, struct pdlb_port_args)                        \
-  X(18, GET_DIR_PORT_PP_FD, 3, 16, struct pdlb_port_args)                        \
-  X(19, GET_DIR_PORT_CQ_FD, 3, 16, struct pdlb_port_args)                        \
-  X(20, ENABLE_CQ_WEIGHT, 3, 16, struct pdlb_enable_cq_weight_args)              \
-  X(21, ENABLE_CQ_EPOLL, 3, 24, struct pdlb_enable_cq_epoll_args)                \
-  X(22, SET_CQ_INFLIGHT_CTRL, 3, 16, struct pdlb_cq_inflight_ctrl_args)          \
+#define PDLB_DOMAIN_COMMAND_LIST(X)                                           \
+  X(0, CREATE_LDB_QUEUE, 3, 32, struct pdlb_create_ldb_queue_args)            \
+  X(1, CREATE_DIR_QUEUE, 3, 16, struct pdlb_create_dir_queue_args)            \
+  X(2, CREATE_LDB_PORT, 3, 20, struct pdlb_create_ldb_port_args)              \
+  X(3, CREATE_DIR_PORT, 3, 20, struct pdlb_create_dir_port_args)              \
+  X(4, START_DOMAIN, 2, 8, struct pdlb_start_domain_args)                     \
+  X(5, MAP_QID, 3, 24, struct pdlb_map_qid_args)                              \
+  X(6, UNMAP_QID, 3, 16, struct pdlb_unmap_qid_args)                          \
+  X(7, ENABLE_LDB_PORT, 3, 16, struct pdlb_port_args)                         \
+  X(8, ENABLE_DIR_PORT, 3, 12, struct pdlb_enable_dir_port_args)              \
+  X(9, DISABLE_LDB_PORT, 3, 16, struct pdlb_port_args)                        \
+  X(10, DISABLE_DIR_PORT, 3, 16, struct pdlb_port_args)                       \
+  X(11, BLOCK_ON_CQ_INTERRUPT, 3, 24, struct pdlb_block_on_cq_interrupt_args) \
+  X(12, ENQUEUE_DOMAIN_ALERT, 3, 16, struct pdlb_enqueue_domain_alert_args)   \
+  X(13, GET_LDB_QUEUE_DEPTH, 3, 16, struct pdlb_queue_depth_args)             \
+  X(14, GET_DIR_QUEUE_DEPTH, 3, 16, struct pdlb_queue_depth_args)             \
+  X(15, PENDING_PORT_UNMAPS, 3, 16, struct pdlb_port_args)                    \
+  X(16, GET_LDB_PORT_PP_FD, 3, 16, struct pdlb_port_args)                     \
+  X(17, GET_LDB_PORT_CQ_FD, 3, 16, struct pdlb_port_args)                     \
+  X(18, GET_DIR_PORT_PP_FD, 3, 16, struct pdlb_port_args)                     \
+  X(19, GET_DIR_PORT_CQ_FD, 3, 16, struct pdlb_port_args)                     \
+  X(20, ENABLE_CQ_WEIGHT, 3, 16, struct pdlb_enable_cq_weight_args)           \
+  X(21, ENABLE_CQ_EPOLL, 3, 24, struct pdlb_enable_cq_epoll_args)             \
+  X(22, SET_CQ_INFLIGHT_CTRL, 3, 16, struct pdlb_cq_inflight_ctrl_args)       \
   X(23, STOP_DOMAIN, 2, 8, struct pdlb_stop_domain_args)
 
 enum pdlb_command {
@@ -384,7 +384,7 @@ PDLB_ABI_ASSERT((uint32_t)PDLB_IOC_GET_XSTATS == (uint32_t)PDLB_IOC_BLOCK_ON_CQ_
 
 #define PDLB_MAX_ARGS 104u
 
-/* ---- registers that GET_XSTATS reads --------------------------------------------------------------------------- */
+/* ---- registers that GET_XSTATS reads ------------------------------------------------------------------------- */
 
 enum pdlb_xstat {
   PDLB_XSTAT_QID_LDB_INFLIGHT_COUNT = 0x10000,
@@ -404,7 +404,7 @@ enum pdlb_xstat {
   PDLB_XSTAT_QID_DIR_ENQUEUE_COUNT,
 };
 
-/* ---- alerts ------------------------------------------------------------------------------------------------------ */
+/* ---- alerts -------------------------------------------------------------------------------------------------- */
 
 struct pdlb_domain_alert {
   uint64_t id;
@@ -425,7 +425,7 @@ enum pdlb_alert {
 };
 #define PDLB_ALERT_AUX_LDB 0x100u /* beside the port's id: it is a load-balanced one */
 
-/* ---- memory and queue elements ------------------------------------------------------------------------------------ */
+/* ---- memory and queue elements ------------------------------------------------------------------------------- */
 
 #define PDLB_PP_SIZE 4096u
 #define PDLB_CQ_SIZE 65536u

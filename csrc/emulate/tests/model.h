@@ -8,12 +8,12 @@
 
 #include "emulate/internal.h"
 
-#define CHECK(condition)                                                                              \
-  do {                                                                                                \
-    if (!(condition)) {                                                                               \
-      fprintf(stderr, "%s:%d: %s (seed %u)\n", __FILE__, __LINE__, #condition, model_seed);           \
-      exit(1);                                                                                        \
-    }                                                                                                 \
+#define CHECK(condition)                                                                    \
+  do {                                                                                      \
+    if (!(condition)) {                                                                     \
+      fprintf(stderr, "%s:%d: %s (seed %u)\n", __FILE__, __LINE__, #condition, model_seed); \
+      exit(1);                                                                              \
+    }                                                                                       \
   } while (0)
 
 static unsigned model_seed;

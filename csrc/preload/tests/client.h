@@ -14,12 +14,12 @@
 
 #include "uapi/pdlb_abi.h"
 
-#define CHECK(condition)                                                             \
-  do {                                                                               \
-    if (!(condition)) {                                                              \
+#define CHECK(condition)                                                                \
+  do {                                                                                  \
+    if (!(condition)) {                                                                 \
       fprintf(stderr, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno); \
-      exit(1);                                                                       \
-    }                                                                                \
+      exit(1);                                                                          \
+    }                                                                                   \
   } while (0)
 
 #define REQUEST(name) ((unsigned long)(uint32_t)PDLB_IOC_##name)

@@ -116,8 +116,8 @@ static void test_passing(void) {
     struct client client = {.device = -1, .domain = receive_descriptor(pair[1])};
     uint32_t id;
     CHECK(read(pair[1], &id, sizeof id) == sizeof id);
-    struct client_port port = {
-        .producer = client_map(&client, REQUEST(GET_DIR_PORT_PP_FD), id, PDLB_PP_SIZE, PROT_WRITE)};
+    struct client_port port = {.producer =
+                                   client_map(&client, REQUEST(GET_DIR_PORT_PP_FD), id, PDLB_PP_SIZE, PROT_WRITE)};
     send_value(&port, (uint8_t)id, 99);
     _exit(0);
   }
@@ -165,7 +165,7 @@ static void test_eventfd_of_another(void) {
   CHECK(munmap(port.producer, PDLB_PP_SIZE) == 0 && munmap(port.consumer, PDLB_CQ_SIZE) == 0);
 }
 
-/* ---- threads that sleep in the driver ------------------------------------------------------------------------------------- */
+/* ---- threads that sleep in the driver ------------------------------------------------------------------------ */
 
 struct sleeper {
   struct client *client;

@@ -11,8 +11,7 @@ static uint64_t next_sent = 1;
 static uint64_t next_received = 1;
 
 static void send_one(void) {
-  const struct pdlb_qe line[4] = {
-      {.data = next_sent++, .qid = (uint8_t)port.id, .sched = 3, .command = PDLB_QE_NEW}};
+  const struct pdlb_qe line[4] = {{.data = next_sent++, .qid = (uint8_t)port.id, .sched = 3, .command = PDLB_QE_NEW}};
   client_store(&port, line);
 }
 

@@ -30,8 +30,10 @@ static void expect(const char *form, uint64_t first, unsigned count) {
 typedef void (*store_form)(void *to, const void *from);
 
 /* 16 bytes. */
-#define FORM_16(name, text) \
-  static void name(void *to, const void *from) { __asm__ volatile(text ::"r"(to), "r"(from) : "memory", "xmm0", "xmm9", "rax", "rdx"); }
+#define FORM_16(name, text)                                                              \
+  static void name(void *to, const void *from) {                                         \
+    __asm__ volatile(text::"r"(to), "r"(from) : "memory", "xmm0", "xmm9", "rax", "rdx"); \
+  }
 FORM_16(movntdq, "movdqu (%1), %%xmm0; movntdq %%xmm0, (%0)")
 FORM_16(movntdq_high_register, "movdqu (%1), %%xmm9; movntdq %%xmm9, 0x40(%0)")
 FORM_16(movaps, "movups (%1), %%xmm0; movaps %%xmm0, 0x80(%0)")
@@ -46,10 +48,12 @@ FORM_16(two_movnti, "mov (%1), %%rax; mov 8(%1), %%rdx; movnti %%rax, (%0); movn
 FORM_16(movlps_movhps, "movups (%1), %%xmm0; movlps %%xmm0, (%0); movhps %%xmm0, 8(%0)")
 FORM_16(movq_movhpd, "movups (%1), %%xmm0; movq %%xmm0, (%0); movhpd %%xmm0, 8(%0)")
 FORM_16(movsd_pieces, "movups (%1), %%xmm0; movsd %%xmm0, (%0); movhps %%xmm0, 8(%0)")
-FORM_16(four_movl, "mov (%1), %%eax; mov %%eax, (%0); mov 4(%1), %%eax; mov %%eax, 4(%0);"
-                   "mov 8(%1), %%eax; mov %%eax, 8(%0); mov 12(%1), %%eax; mov %%eax, 12(%0)")
-FORM_16(movdiri_twice, "mov (%1), %%rax; mov 8(%1), %%rdx; .byte 0x48, 0x0f, 0x38, 0xf9, 0x07;"
-                       ".byte 0x48, 0x0f, 0x38, 0xf9, 0x57, 0x08")
+FORM_16(four_movl,
+        "mov (%1), %%eax; mov %%eax, (%0); mov 4(%1), %%eax; mov %%eax, 4(%0);"
+        "mov 8(%1), %%eax; mov %%eax, 8(%0); mov 12(%1), %%eax; mov %%eax, 12(%0)")
+FORM_16(movdiri_twice,
+        "mov (%1), %%rax; mov 8(%1), %%rdx; .byte 0x48, 0x0f, 0x38, 0xf9, 0x07;"
+        ".byte 0x48, 0x0f, 0x38, 0xf9, 0x57, 0x08")
 
 static void by_bytes(void *to, const void *from) {
   for (int i = 0; i < 16; i++) ((volatile uint8_t *)to)[i] = ((const uint8_t *)from)[i];
@@ -70,20 +74,23 @@ static void by_memcpy_16(void *to, const void *from) { memcpy(to, from, 16); }
 
 /* 64 bytes. */
 __attribute__((target("avx"))) static void vmovntdq_ymm(void *to, const void *from) {
-  __asm__ volatile("vmovdqu (%1), %%ymm3; vmovdqu 32(%1), %%ymm12; vmovntdq %%ymm3, (%0); vmovntdq %%ymm12, 32(%0)" ::"r"(to),
-                   "r"(from)
-                   : "memory", "xmm3", "xmm12");
+  __asm__ volatile(
+      "vmovdqu (%1), %%ymm3; vmovdqu 32(%1), %%ymm12; vmovntdq %%ymm3, (%0); vmovntdq %%ymm12, 32(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm3", "xmm12");
 }
 
 __attribute__((target("avx"))) static void vmovups_ymm(void *to, const void *from) {
-  __asm__ volatile("vmovups (%1), %%ymm3; vmovups 32(%1), %%ymm12; vmovups %%ymm3, (%0); vmovaps %%ymm12, 32(%0)" ::"r"(to),
-                   "r"(from)
-                   : "memory", "xmm3", "xmm12");
+  __asm__ volatile(
+      "vmovups (%1), %%ymm3; vmovups 32(%1), %%ymm12; vmovups %%ymm3, (%0); vmovaps %%ymm12, 32(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm3", "xmm12");
 }
 
 __attribute__((target("avx"))) static void vmovdqu_xmm(void *to, const void *from) {
   for (int i = 0; i < 4; i++) {
-    __asm__ volatile("vmovdqu (%1), %%xmm8; vmovdqu %%xmm8, (%0)" ::"r"((char *)to + 16 * i), "r"((const char *)from + 16 * i)
+    __asm__ volatile("vmovdqu (%1), %%xmm8; vmovdqu %%xmm8, (%0)" ::"r"((char *)to + 16 * i),
+                     "r"((const char *)from + 16 * i)
                      : "memory", "xmm8");
   }
 }
@@ -97,9 +104,10 @@ __attribute__((target("avx512f"))) static void vmovntdq_zmm_upper(void *to, cons
 }
 
 __attribute__((target("avx512vl"))) static void vmovdqu64_ymm_upper(void *to, const void *from) {
-  __asm__ volatile("vmovdqu64 (%1), %%ymm18; vmovdqu64 32(%1), %%ymm19; vmovdqu64 %%ymm18, (%0); vmovups %%ymm19, 32(%0)" ::"r"(to),
-                   "r"(from)
-                   : "memory", "xmm18", "xmm19");
+  __asm__ volatile(
+      "vmovdqu64 (%1), %%ymm18; vmovdqu64 32(%1), %%ymm19; vmovdqu64 %%ymm18, (%0); vmovups %%ymm19, 32(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm18", "xmm19");
 }
 
 /* Written out, so that the form is tried wherever the processor traps on the page before it looks at its features. */
@@ -108,7 +116,8 @@ static void movdir64b(void *to, const void *from) {
 }
 
 static void movdir64b_indexed(void *to, const void *from) {
-  __asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x44, 0xd1, 0xf0" ::"a"(to), "c"((const char *)from + 16 - 40), "d"(5UL)
+  __asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x44, 0xd1, 0xf0" ::"a"(to), "c"((const char *)from + 16 - 40),
+                   "d"(5UL)
                    : "memory");
 }
 
