@@ -5,6 +5,7 @@
 
 enum attribute {
   DEV_ID,
+  FUNCTION_RESET,
   INGRESS_ERROR_ENABLE,
   SN_GROUP_0,
   SN_GROUP_1,
@@ -28,6 +29,7 @@ enum attribute {
 
 static const char *const names[NUM_ATTRIBUTES + 1] = {
     "dev_id",
+    "reset",
     "ingress_err_en",
     "sequence_numbers/group0_sns_per_queue",
     "sequence_numbers/group1_sns_per_queue",
@@ -43,7 +45,7 @@ static const char *const names[NUM_ATTRIBUTES + 1] = {
 
 const char *emulate_attribute_name(unsigned index) { return names[index]; }
 
-bool emulate_attribute_writable(unsigned index) { return index >= INGRESS_ERROR_ENABLE && index <= COS_3; }
+bool emulate_attribute_writable(unsigned index) { return index >= FUNCTION_RESET && index <= COS_3; }
 
 static uint32_t resource(const struct pdlb_get_num_resources_args *amounts, unsigned which) {
   const uint32_t values[NUM_RESOURCES] = {
@@ -90,6 +92,7 @@ static uint32_t value_of(const struct device *device, unsigned number, unsigned 
 }
 
 int emulate_attribute_read(struct emulation *emulation, unsigned device, unsigned index, char *text) {
+  if (index == FUNCTION_RESET) return -EIO; /* can only be written */
   emulate_collect(emulation, device);
   emulate_lock(emulation, device);
   const uint32_t value = value_of(device_of(emulation, device), device, index);
@@ -134,7 +137,9 @@ int emulate_attribute_write(struct emulation *emulation, unsigned device_id, uns
   emulate_lock(emulation, device_id);
   journal_begin(device);
   SAVE(device, &device->control);
-  if (index == INGRESS_ERROR_ENABLE) {
+  if (index == FUNCTION_RESET) {
+    result = value == 1 ? 0 : -EINVAL;
+  } else if (index == INGRESS_ERROR_ENABLE) {
     device->control.ingress_errors_enabled = value != 0;
   } else if (index <= SN_GROUP_1) {
     result = set_sn_allocation(device, index - SN_GROUP_0, value);
@@ -143,6 +148,7 @@ int emulate_attribute_write(struct emulation *emulation, unsigned device_id, uns
   }
   journal_commit(device);
   journal_end(device);
+  if (index == FUNCTION_RESET && result == 0) function_reset(emulation, device);
   emulate_unlock(emulation, device_id);
   return result;
 }

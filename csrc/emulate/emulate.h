@@ -102,16 +102,17 @@ void emulate_discard_domain(struct emulation *emulation, unsigned device, unsign
 /* ---- the data path ------------------------------------------------------------------------------------------- */
 
 /* Up to four elements arrive at a producer port, in order. `port`: as everywhere here, load-balanced ports are 0 to 63
- * and directed port d is 64 + d. `masked`: the caller has all signals blocked already. */
-void emulate_store(struct emulation *emulation, unsigned device, unsigned port, const struct pdlb_qe *qes,
-                   unsigned count, bool masked);
+ * and directed port d is 64 + d. `serial`: of the domain for which the port was mapped. `masked`: the caller has all
+ * signals blocked already. */
+void emulate_store(struct emulation *emulation, unsigned device, unsigned port, uint64_t serial,
+                   const struct pdlb_qe *qes, unsigned count, bool masked);
 
 /* ---- attributes below /sys/class/dlb2/dlbN/device ------------------------------------------------------------ */
 
 /* Names in order, NULL after the last. */
 const char *emulate_attribute_name(unsigned index);
 bool emulate_attribute_writable(unsigned index);
-/* Decimal text with a newline into `text` (at least 32 bytes); its length. */
+/* Decimal text with a newline into `text` (at least 32 bytes); its length, or -errno. */
 int emulate_attribute_read(struct emulation *emulation, unsigned device, unsigned index, char *text);
 int emulate_attribute_write(struct emulation *emulation, unsigned device, unsigned index, const char *text,
                             size_t length);
@@ -132,7 +133,7 @@ struct emulate_object {
   unsigned device;
   unsigned index;  /* domain, port or attribute */
   unsigned domain; /* of a domain or a port */
-  uint64_t serial; /* of the domain, or of the consumer queue */
+  uint64_t serial; /* of the domain; 0 after a reset of the function */
 };
 
 unsigned emulate_num_devices(const struct emulation *emulation);

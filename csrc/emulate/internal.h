@@ -91,8 +91,8 @@ bool schedule_discard_one(struct device *device, unsigned domain);
 /* ---- store.c ------------------------------------------------------------------------------------------------- */
 
 /* Elements arrive at a producer port, in order. */
-void store_elements(struct emulation *emulation, struct device *device, unsigned port, const struct pdlb_qe *qes,
-                    unsigned count);
+void store_elements(struct emulation *emulation, struct device *device, unsigned port, uint64_t serial,
+                    const struct pdlb_qe *qes, unsigned count);
 void arm_interrupt(struct emulation *emulation, struct device *device, unsigned port);
 /* Complete and return everything that the domain's ports hold, once. */
 void drain_ports(struct emulation *emulation, struct device *device, unsigned domain);
@@ -105,6 +105,7 @@ void raise_alert(struct device *device, unsigned domain, uint64_t id, uint64_t a
 /* ---- lifetime.c ---------------------------------------------------------------------------------------------- */
 
 void reset_domain(struct emulation *emulation, struct device *device, unsigned domain);
+void function_reset(struct emulation *emulation, struct device *device);
 
 /* ---- device.c, domain.c: within a step that has saved all of `control` --------------------------------------- */
 

@@ -58,15 +58,15 @@ void emulate_unlock(struct emulation *emulation, unsigned device) {
   mask_signals(SIG_SETMASK, &before, NULL);
 }
 
-void emulate_store(struct emulation *emulation, unsigned device, unsigned port, const struct pdlb_qe *qes,
-                   unsigned count, bool masked) {
+void emulate_store(struct emulation *emulation, unsigned device, unsigned port, uint64_t serial,
+                   const struct pdlb_qe *qes, unsigned count, bool masked) {
   struct device *entry = device_of(emulation, device);
   if (!masked) {
     emulate_lock(emulation, device);
   } else {
     device_lock(emulation, entry);
   }
-  store_elements(emulation, entry, port, qes, count);
+  store_elements(emulation, entry, port, serial, qes, count);
   if (!masked) {
     emulate_unlock(emulation, device);
   } else {
@@ -150,12 +150,40 @@ static void begin_anew(struct device *device) {
   resources_init(device, device->control.version);
 }
 
-void emulate_function_reset(struct emulation *emulation, unsigned number) {
-  struct device *device = device_of(emulation, number);
-  emulate_lock(emulation, number);
+static void bury(struct region *region, unsigned number, uint64_t file, enum emulate_kind kind) {
+  if (file == 0) return;
+  region->graves[number][region->next_grave[number]++ % NUM_GRAVES] = (struct grave){file, kind};
+}
+
+/* Descriptors of a domain that is no more must still be known for what they were. */
+static void bury_domain(struct emulation *emulation, struct device *device, unsigned id) {
+  const unsigned number = device_number(emulation, device);
+  struct control *control = &device->control;
+  emulation->host->domain_gone(emulation->context, number, id);
+  bury(emulation->region, number, control->domains[id].file, EMULATE_DOMAIN);
+  control->domains[id].file = 0;
+  for (unsigned i = 0; i < NUM_PORTS; i++) {
+    const struct port *port = &control->ports[i];
+    if (!port->configured || port->domain != id) continue;
+    bury(emulation->region, number, port->producer_file, EMULATE_PRODUCER);
+    bury(emulation->region, number, port->consumer_file, EMULATE_CONSUMER);
+  }
+}
+
+/* Domains, their descriptors and mappings are dead from here on. What was mapped stays readable: the driver would take
+ * it away, and who then looks is killed. */
+void function_reset(struct emulation *emulation, struct device *device) {
+  for (unsigned id = 0; id < PDLB_NUM_DOMAINS; id++) {
+    if (device->control.domains[id].state == DOMAIN_LIVE) bury_domain(emulation, device, id);
+  }
   begin_anew(device);
   for (unsigned port = 0; port < NUM_PORTS; port++) bell_ring(&device->port_bells[port]);
   for (unsigned domain = 0; domain < PDLB_NUM_DOMAINS; domain++) bell_ring(&device->alert_bells[domain]);
+}
+
+void emulate_function_reset(struct emulation *emulation, unsigned number) {
+  emulate_lock(emulation, number);
+  function_reset(emulation, device_of(emulation, number));
   emulate_unlock(emulation, number);
 }
 
@@ -214,7 +242,12 @@ static bool find_in_device(const struct region *region, unsigned number, uint64_
     const struct port *port = &control->ports[i];
     if (!port->configured || (port->producer_file != file && port->consumer_file != file)) continue;
     const enum emulate_kind kind = port->producer_file == file ? EMULATE_PRODUCER : EMULATE_CONSUMER;
-    *object = (struct emulate_object){kind, number, i, port->domain, port->consumer_serial};
+    *object = (struct emulate_object){kind, number, i, port->domain, control->domains[port->domain].serial};
+    return true;
+  }
+  for (unsigned i = 0; i < NUM_GRAVES; i++) {
+    if (region->graves[number][i].file != file) continue;
+    *object = (struct emulate_object){(enum emulate_kind)region->graves[number][i].kind, number, 0, 0, 0};
     return true;
   }
   for (unsigned i = 0; i < sizeof region->attribute_files[0] / sizeof region->attribute_files[0][0]; i++) {

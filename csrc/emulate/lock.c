@@ -55,8 +55,11 @@ uint64_t process_start_time(uint32_t process, bool *zombie) {
   /* The name, in parentheses, may hold anything: look for its end from behind. */
   const char *field = strrchr(text, ')');
   if (field == NULL) return 0;
-  *zombie = field[1] == ' ' && (field[2] == 'Z' || field[2] == 'X');
-  for (int skip = 0; skip < 20 && field != NULL; skip++) field = strchr(field + 1, ' ');
+  const bool ended = field[1] == ' ' && (field[2] == 'Z' || field[2] == 'X');
+  for (int skip = 0; skip < 18 && field != NULL; skip++) field = strchr(field + 1, ' ');
+  /* The first thread may have ended while others live. */
+  *zombie = ended && (field == NULL || (field[1] == '1' && field[2] == ' ') || field[1] == '0');
+  for (int skip = 0; skip < 2 && field != NULL; skip++) field = strchr(field + 1, ' ');
   uint64_t time = 0;
   for (const char *digit = field == NULL ? "" : field + 1; *digit >= '0' && *digit <= '9'; digit++) {
     time = time * 10 + (uint64_t)(*digit - '0');

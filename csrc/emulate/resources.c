@@ -72,11 +72,8 @@ uint32_t credits_of(const struct device *device, unsigned kind) {
 void resources_init(struct device *device, uint32_t version) {
   struct control *control = &device->control;
   const uint64_t serial = control->next_serial;
-  uint64_t file[PDLB_NUM_DOMAINS];
-  for (unsigned i = 0; i < PDLB_NUM_DOMAINS; i++) file[i] = control->domains[i].file;
   memset(control, 0, sizeof *control);
   control->next_serial = serial; /* names of files that may still be open */
-  for (unsigned i = 0; i < PDLB_NUM_DOMAINS; i++) control->domains[i].file = file[i];
   control->version = version;
   control->num_dir_ports = version == PDLB_DEVICE_V25 ? PDLB_NUM_DIR_PORTS_V25 : PDLB_NUM_DIR_PORTS_V20;
   control->ingress_errors_enabled = 1;

@@ -224,6 +224,13 @@ struct device {
   uint32_t flows[PDLB_NUM_LDB_QUEUES][NUM_FLOWS]; /* of a flow in flight: port << 16 | elements */
 };
 
+/* A file of a domain that a reset of the function took away. */
+struct grave {
+  uint64_t file;
+  uint32_t kind;
+};
+#define NUM_GRAVES 1024u
+
 struct user {
   _Atomic uint32_t process;
   _Atomic uint64_t started;
@@ -235,6 +242,8 @@ struct region {
   uint32_t num_devices;
   uint64_t attribute_files[PDLB_EMULATE_MAX_DEVICES][64]; /* inode numbers */
   uint64_t device_files[PDLB_EMULATE_MAX_DEVICES];
+  struct grave graves[PDLB_EMULATE_MAX_DEVICES][NUM_GRAVES]; /* a ring */
+  uint32_t next_grave[PDLB_EMULATE_MAX_DEVICES];
   struct user users[PDLB_EMULATE_MAX_DEVICES][PDLB_EMULATE_MAX_USERS];
   struct device devices[];
 };

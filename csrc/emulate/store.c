@@ -216,12 +216,12 @@ static void arrive(struct arrival *arrival, const struct pdlb_qe *qe) {
   if (take(arrival, qe, command)) schedule(arrival);
 }
 
-void store_elements(struct emulation *emulation, struct device *device, unsigned port, const struct pdlb_qe *qes,
-                    unsigned count) {
+void store_elements(struct emulation *emulation, struct device *device, unsigned port, uint64_t serial,
+                    const struct pdlb_qe *qes, unsigned count) {
   const struct port *entry = &device->control.ports[port];
   struct arrival arrival = {emulation, device, port, {{0}}};
   /* After a reset of the function, a mapping that is left leads nowhere. */
-  if (!entry->configured || !device->control.domains[entry->domain].valid) return;
+  if (!entry->configured || device->control.domains[entry->domain].serial != serial) return;
   for (unsigned i = 0; i < count; i++) arrive(&arrival, &qes[i]);
 }
 

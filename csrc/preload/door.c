@@ -248,6 +248,15 @@ void door_disguise(const struct emulate_object *object, struct stat *status) {
 
 /* ---- nodes --------------------------------------------------------------------------------------------------- */
 
+/* Waits only while somebody looks whether the file is held. */
+static int hold_file(int fd) {
+  int result;
+  do {
+    result = sys_flock(fd, LOCK_SH);
+  } while (result != 0 && errno == EINTR);
+  return result;
+}
+
 /* Before a descriptor of this process's own holds the device: the model must know whether somebody else does. */
 static void use_device(unsigned device) {
   char path[DOOR_PATH_MAX];
@@ -259,7 +268,7 @@ int door_open_device(unsigned device, int flags) {
   use_device(device);
   const int fd = sys_open(name_device(&the_door, path, device), flags & ~(O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE), 0);
   if (fd < 0) return fd;
-  sys_flock(fd, LOCK_SH | LOCK_NB);
+  hold_file(fd);
   return fd;
 }
 
@@ -268,7 +277,7 @@ int door_open_device(unsigned device, int flags) {
 static int make_file(const char *path, size_t size, struct stat *status) {
   const int fd = sys_open(path, O_RDWR | O_CREAT, 0600);
   if (fd < 0) return fd;
-  if (sys_ftruncate(fd, (off_t)size) != 0 || sys_flock(fd, LOCK_SH | LOCK_NB) != 0 || sys_fstat(fd, status) != 0) {
+  if (sys_ftruncate(fd, (off_t)size) != 0 || hold_file(fd) != 0 || sys_fstat(fd, status) != 0) {
     const int saved = errno;
     sys_close(fd);
     errno = saved;
@@ -437,6 +446,10 @@ ssize_t door_read(int fd, const struct emulate_object *object, void *buffer, siz
 static int attribute_text(const struct emulate_object *object, int flags) {
   char text[32];
   const int length = emulate_attribute_read(&the_door.emulation, object->device, object->index, text);
+  if (length < 0) {
+    errno = -length;
+    return -1;
+  }
   const int fd = (int)syscall(SYS_memfd_create, "attribute", flags & O_CLOEXEC ? 1u : 0u);
   if (fd < 0) return fd;
   if (sys_write(fd, text, (size_t)length) != length || sys_lseek(fd, 0, SEEK_SET) != 0) {

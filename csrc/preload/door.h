@@ -78,7 +78,7 @@ void *door_map(const struct emulate_object *object, void *address, size_t length
 void door_unmapped(void *address, size_t length);
 bool door_covers_producer(const void *address, size_t length);
 /* The producer port that is mapped at the address; false if there is none. */
-bool door_producer_at(uintptr_t address, unsigned *device, unsigned *port);
+bool door_producer_at(uintptr_t address, struct emulate_object *object);
 bool door_copy_in(void *to, const void *from, size_t size);
 bool door_copy_out(void *to, const void *from, size_t size);
 

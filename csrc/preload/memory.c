@@ -16,6 +16,7 @@ struct mapping {
   uint16_t device;
   uint16_t port;
   bool producer;
+  uint64_t serial; /* of the domain */
 };
 
 static struct mapping mappings[MAX_MAPPINGS];
@@ -32,6 +33,7 @@ static bool remember(void *address, size_t length, const struct emulate_object *
     mapping->device = (uint16_t)object->device;
     mapping->port = (uint16_t)object->index;
     mapping->producer = object->kind == EMULATE_PRODUCER;
+    mapping->serial = object->serial;
     atomic_store(&mapping->address, (uintptr_t)address);
     unsigned seen = atomic_load(&used);
     while (seen < i + 1 && !atomic_compare_exchange_weak(&used, &seen, i + 1)) continue;
@@ -97,13 +99,12 @@ bool door_covers_producer(const void *address, size_t length) {
   return false;
 }
 
-bool door_producer_at(uintptr_t address, unsigned *device, unsigned *port) {
+bool door_producer_at(uintptr_t address, struct emulate_object *object) {
   for (unsigned i = 0; i < atomic_load_explicit(&used, memory_order_acquire); i++) {
     const struct mapping *mapping = &mappings[i];
     if (atomic_load_explicit(&mapping->address, memory_order_acquire) != (address & ~(uintptr_t)4095)) continue;
     if (!mapping->producer) continue;
-    *device = mapping->device;
-    *port = mapping->port;
+    *object = (struct emulate_object){EMULATE_PRODUCER, mapping->device, mapping->port, 0, mapping->serial};
     return true;
   }
   return false;

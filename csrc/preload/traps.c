@@ -92,11 +92,7 @@ struct pieces {
 };
 static _Thread_local struct pieces pieces;
 
-struct target {
-  unsigned device, port;
-};
-
-static void deliver_piece(const struct target *target, uintptr_t address, const uint8_t *bytes, unsigned count) {
+static void deliver_piece(const struct emulate_object *target, uintptr_t address, const uint8_t *bytes, unsigned count) {
   const uint64_t slot = address & ~(uint64_t)(PDLB_QE_SIZE - 1);
   const unsigned at = (unsigned)(address - slot);
   if (pieces.slot != slot || pieces.present == 0xFFFF) pieces = (struct pieces){.slot = slot};
@@ -105,14 +101,15 @@ static void deliver_piece(const struct target *target, uintptr_t address, const 
   if (pieces.present != 0xFFFF) return;
   struct pdlb_qe qe;
   memcpy(&qe, pieces.bytes, sizeof qe);
-  emulate_store(&door()->emulation, target->device, target->port, &qe, 1, true);
+  emulate_store(&door()->emulation, target->device, target->index, target->serial, &qe, 1, true);
 }
 
-static void deliver(const struct target *target, uintptr_t address, const uint8_t *bytes, size_t count) {
+static void deliver(const struct emulate_object *target, uintptr_t address, const uint8_t *bytes, size_t count) {
   struct pdlb_qe qes[PDLB_QES_PER_LINE];
   if (address % PDLB_QE_SIZE == 0 && count % PDLB_QE_SIZE == 0 && count <= sizeof qes) {
     memcpy(qes, bytes, count);
-    emulate_store(&door()->emulation, target->device, target->port, qes, (unsigned)(count / PDLB_QE_SIZE), true);
+    emulate_store(&door()->emulation, target->device, target->index, target->serial, qes,
+                  (unsigned)(count / PDLB_QE_SIZE), true);
     return;
   }
   while (count > 0) {
@@ -128,7 +125,7 @@ static void deliver(const struct target *target, uintptr_t address, const uint8_
 /* ---- instructions -------------------------------------------------------------------------------------------- */
 
 /* REP MOVS and REP STOS: as far as they stay in the page. They can be resumed, like the processor's. */
-static bool run_string(ucontext_t *context, const struct target *target, const struct store *store, uintptr_t address) {
+static bool run_string(ucontext_t *context, const struct emulate_object *target, const struct store *store, uintptr_t address) {
   greg_t *registers = context->uc_mcontext.gregs;
   const uintptr_t page_end = (address | 4095) + 1;
   uint64_t left = store->repeat ? (uint64_t)registers[REG_RCX] : 1;
@@ -149,7 +146,7 @@ static bool run_string(ucontext_t *context, const struct target *target, const s
 }
 
 /* Carry out the store at the program's RIP. False if it is none that we know. */
-static bool run_store(ucontext_t *context, const struct target *target, uintptr_t address) {
+static bool run_store(ucontext_t *context, const struct emulate_object *target, uintptr_t address) {
   const uint8_t *code = (const uint8_t *)(uintptr_t)context->uc_mcontext.gregs[REG_RIP];
   uint8_t bytes[64];
   const uint8_t *source = bytes;
@@ -180,14 +177,14 @@ static bool run_store(ucontext_t *context, const struct target *target, uintptr_
 static void on_fault(int number, siginfo_t *info, void *data) {
   ucontext_t *context = data;
   const uintptr_t address = (uintptr_t)info->si_addr;
-  struct target target;
+  struct emulate_object target;
   const int saved = errno;
-  if (info->si_code > 0 && door_producer_at(address, &target.device, &target.port)) {
+  if (info->si_code > 0 && door_producer_at(address, &target)) {
     if (run_store(context, &target, address)) {
       errno = saved;
       return;
     }
-    door_misuse(target.device, target.port, "access to a producer port that is not a store of registers or memory");
+    door_misuse(target.device, target.index, "access to a producer port that is not a store of registers or memory");
   }
   errno = saved;
   signals_chain(number, info, context);

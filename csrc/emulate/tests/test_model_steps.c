@@ -143,7 +143,7 @@ static void store_step(void) {
         .command = (uint8_t)model_random(16),
     };
   }
-  emulate_store(&emulation, 0, port, line, 4, false);
+  emulate_store(&emulation, 0, port, serial_of(control->ports[port].domain), line, 4, false);
 }
 
 static void random_life(uint32_t version) {

@@ -75,7 +75,7 @@ static void make_pipeline(unsigned type) {
 
 static void store(unsigned port, struct pdlb_qe qe) {
   const struct pdlb_qe line[4] = {qe};
-  emulate_store(&emulation, 0, port, line, 4, false);
+  emulate_store(&emulation, 0, port, emulate_domain_serial(&emulation, 0, domain_id), line, 4, false);
 }
 
 static void receive(struct worker *worker) {
