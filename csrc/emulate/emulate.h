@@ -27,6 +27,11 @@ struct emulation_host {
   void (*domain_gone)(void *context, unsigned device, unsigned domain);
   /* Something happened that hardware would punish; `text` says what. */
   void (*misuse)(void *context, unsigned device, unsigned port, const char *text);
+  /* For a trace; NULL where nobody wants one. An element was stored, one was written to a consumer queue, an armed
+   * interrupt fired. */
+  void (*stored)(void *context, unsigned device, unsigned port, const struct pdlb_qe *qe);
+  void (*scheduled)(void *context, unsigned device, unsigned port, uint32_t slot, const struct pdlb_qe *qe);
+  void (*interrupted)(void *context, unsigned device, unsigned port);
 };
 
 struct emulation {

@@ -320,6 +320,12 @@ void apply_effects(struct emulation *emulation, struct device *device) {
       atomic_store_explicit(&slot[1], halves[1], memory_order_release);
     }
   }
+  if (journal->write_cq && emulation->host->scheduled != NULL) {
+    emulation->host->scheduled(emulation->context, number, journal->port, journal->index, &journal->qe);
+  }
+  if (journal->fire && emulation->host->interrupted != NULL) {
+    emulation->host->interrupted(emulation->context, number, journal->port);
+  }
   if (journal->fire && port->event_serial != 0) {
     emulation->host->signal_eventfd(emulation->context, number, journal->port, port->event_serial, port->event_process,
                                     port->event_fd);

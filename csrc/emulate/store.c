@@ -208,7 +208,11 @@ static void schedule(struct arrival *arrival) {
 
 static void arrive(struct arrival *arrival, const struct pdlb_qe *qe) {
   const unsigned command = qe->command & PDLB_QE_COMMAND_MASK;
+  const struct emulation_host *host = arrival->emulation->host;
   if (command == PDLB_QE_NOOP) return;
+  if (host->stored != NULL) {
+    host->stored(arrival->emulation->context, device_number(arrival->emulation, arrival->device), arrival->port, qe);
+  }
   if (command == PDLB_QE_ARM) {
     arm_interrupt(arrival->emulation, arrival->device, arrival->port);
     return;

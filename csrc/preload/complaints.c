@@ -4,6 +4,7 @@
 
 #include "door.h"
 #include "system.h"
+#include "trace.h"
 
 static size_t put(char *line, size_t at, const char *text) {
   const size_t length = strlen(text);
@@ -12,6 +13,7 @@ static size_t put(char *line, size_t at, const char *text) {
 }
 
 void door_misuse(unsigned device, unsigned port, const char *text) {
+  trace_misuse(device, port, text);
   char line[256];
   char number[4] = {0};
   const unsigned id = port < PDLB_NUM_LDB_PORTS ? port : port - PDLB_NUM_LDB_PORTS;

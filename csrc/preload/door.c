@@ -15,6 +15,7 @@
 
 #include "names.h"
 #include "system.h"
+#include "trace.h"
 
 static struct door the_door;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -33,6 +34,7 @@ static struct event events[PDLB_NUM_DOMAINS / 2][MAX_EVENTS];
 
 bool door_is_private(int fd) {
   if (fd < 3 || !atomic_load(&ready)) return false;
+  if (trace_owns(fd)) return true;
   for (unsigned device = 0; device < sizeof events / sizeof events[0]; device++) {
     for (unsigned i = 0; i < MAX_EVENTS && atomic_load(&events[device][i].serial) != 0; i++) {
       if (atomic_load(&events[device][i].fd) == fd) return true;
@@ -152,6 +154,7 @@ static void domain_gone(void *context, unsigned device, unsigned domain) {
   char path[DOOR_PATH_MAX];
   bool producer, consumer;
   (void)context;
+  trace_domain_gone(device, domain);
   sys_unlink(name_domain(&the_door, path, device, emulate_domain_serial(emulation, device, domain)));
   for (int port = -1; (port = emulate_next_port(emulation, device, domain, port, &producer, &consumer)) >= 0;) {
     const uint64_t serial = emulate_consumer_serial(emulation, device, (unsigned)port);
@@ -171,6 +174,9 @@ static const struct emulation_host host = {
     .domain_referenced = domain_referenced,
     .domain_gone = domain_gone,
     .misuse = misuse,
+    .stored = trace_stored,
+    .scheduled = trace_scheduled,
+    .interrupted = trace_interrupted,
 };
 
 /* ---- opening the door ---------------------------------------------------------------------------------------- */
@@ -200,6 +206,7 @@ static void open_door(void) {
       emulate_attach(&the_door.emulation, region, &host, NULL);
       pthread_atfork(NULL, NULL, after_fork_in_child);
       the_door.open = true;
+      trace_open();
     }
   }
   sys_close(fd);
@@ -269,6 +276,7 @@ int door_open_device(unsigned device, int flags) {
   const int fd = sys_open(name_device(&the_door, path, device), flags & ~(O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE), 0);
   if (fd < 0) return fd;
   hold_file(fd);
+  trace_opened(device, fd);
   return fd;
 }
 
@@ -397,7 +405,8 @@ static int domain_command(int fd, const struct emulate_object *object, unsigned 
 int door_ioctl(int fd, const struct emulate_object *object, unsigned long request, void *argument) {
   const unsigned number = request & 0xFF;
   const bool is_device = object->kind == EMULATE_DEVICE;
-  uint64_t args[PDLB_MAX_ARGS / sizeof(uint64_t)];
+  uint64_t args[PDLB_MAX_ARGS / sizeof(uint64_t)] = {0};
+  uint64_t before[PDLB_MAX_ARGS / sizeof(uint64_t)];
   size_t size = 0;
   int result;
   if (is_device) size = emulate_device_command_size(number);
@@ -410,12 +419,14 @@ int door_ioctl(int fd, const struct emulate_object *object, unsigned long reques
     errno = EFAULT;
     return -1;
   }
+  memcpy(before, args, sizeof before);
   result = is_device ? device_command(object, number, args) : domain_command(fd, object, number, args);
   if (result == EMULATE_UNTOUCHED) {
     result = -EINVAL;
   } else if (!door_copy_out(argument, args, size)) {
     result = -EFAULT; /* the work is done all the same */
   }
+  if (trace_wanted()) trace_request(object, fd, number, before, args, result);
   if (result == 0) return 0;
   errno = -result;
   return -1;

@@ -1,10 +1,11 @@
 /* pdlb-emulate: runs a program that sees /dev/dlb0..N-1.
  *
- *   pdlb-emulate [--version 2.0|2.5] [--devices N] -- PROGRAM [ARGUMENTS]
+ *   pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] -- PROGRAM [ARGUMENTS]
  *
  * Ends as the program ends: with its status, or 128 and the number of the signal that killed it.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "door.h"
+#include "trace.h"
 #include "tree.h"
 
 #define LIBRARY "libpdlb_preload.so"
@@ -26,11 +28,12 @@
 struct options {
   uint32_t version;
   unsigned devices;
+  const char *trace;
   char **program;
 };
 
 static void usage(void) {
-  fputs("usage: pdlb-emulate [--version 2.0|2.5] [--devices N] -- PROGRAM [ARGUMENTS]\n", stderr);
+  fputs("usage: pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] -- PROGRAM [ARGUMENTS]\n", stderr);
   exit(2);
 }
 
@@ -51,6 +54,8 @@ static struct options parse(char **argument) {
       const unsigned long count = strtoul(argument[1], &end, 10);
       if (*end != 0 || count < 1 || count > 16) usage();
       options.devices = (unsigned)count;
+    } else if (strcmp(*argument, "--trace") == 0) {
+      options.trace = argument[1];
     } else {
       usage();
     }
@@ -87,6 +92,16 @@ static void preload(void) {
   snprintf(value, sizeof value, "%s/" LIBRARY "%s%s", dirname(self), others == NULL ? "" : ":",
            others == NULL ? "" : others);
   setenv("LD_PRELOAD", value, 1);
+}
+
+/* Processes that change their directory write to the same file. */
+static void start_trace(const char *file) {
+  char path[DOOR_PATH_MAX];
+  const int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) die(file, errno);
+  close(fd);
+  if (realpath(file, path) == NULL) die(file, errno);
+  setenv(TRACE_ENVIRONMENT, path, 1);
 }
 
 static pid_t child;
@@ -137,6 +152,7 @@ int main(int count, char **arguments) {
     die(directory, -error);
   }
   setenv(DOOR_ENVIRONMENT, directory, 1);
+  if (options.trace != NULL) start_trace(options.trace);
 
   sigemptyset(&ended);
   sigaddset(&ended, SIGCHLD);

@@ -92,7 +92,8 @@ struct pieces {
 };
 static _Thread_local struct pieces pieces;
 
-static void deliver_piece(const struct emulate_object *target, uintptr_t address, const uint8_t *bytes, unsigned count) {
+static void deliver_piece(const struct emulate_object *target, uintptr_t address, const uint8_t *bytes,
+                          unsigned count) {
   const uint64_t slot = address & ~(uint64_t)(PDLB_QE_SIZE - 1);
   const unsigned at = (unsigned)(address - slot);
   if (pieces.slot != slot || pieces.present == 0xFFFF) pieces = (struct pieces){.slot = slot};
@@ -125,7 +126,8 @@ static void deliver(const struct emulate_object *target, uintptr_t address, cons
 /* ---- instructions -------------------------------------------------------------------------------------------- */
 
 /* REP MOVS and REP STOS: as far as they stay in the page. They can be resumed, like the processor's. */
-static bool run_string(ucontext_t *context, const struct emulate_object *target, const struct store *store, uintptr_t address) {
+static bool run_string(ucontext_t *context, const struct emulate_object *target, const struct store *store,
+                       uintptr_t address) {
   greg_t *registers = context->uc_mcontext.gregs;
   const uintptr_t page_end = (address | 4095) + 1;
   uint64_t left = store->repeat ? (uint64_t)registers[REG_RCX] : 1;

@@ -67,7 +67,11 @@ static void model_misuse(void *context, unsigned device, unsigned port, const ch
 }
 
 static const struct emulation_host model_host = {
-    model_consumer_queue, model_signal, model_referenced, model_gone, model_misuse,
+    .consumer_queue = model_consumer_queue,
+    .signal_eventfd = model_signal,
+    .domain_referenced = model_referenced,
+    .domain_gone = model_gone,
+    .misuse = model_misuse,
 };
 
 static inline struct emulation model_make(uint32_t version) {
