@@ -137,16 +137,11 @@ static const struct field inflight[] = {ONE(T, port_id), ONE(T, enable), ONE(T, 
 #undef T
 
 static const struct field *const device_fields[] = {
-    [PDLB_COMMAND_GET_DEVICE_VERSION] = nothing,
-    [PDLB_COMMAND_CREATE_SCHED_DOMAIN] = create_domain,
-    [PDLB_COMMAND_GET_NUM_RESOURCES] = resources,
-    [PDLB_COMMAND_SET_SN_ALLOCATION] = set_group,
-    [PDLB_COMMAND_GET_SN_ALLOCATION] = group,
-    [PDLB_COMMAND_SET_COS_BW] = set_cos,
-    [PDLB_COMMAND_GET_COS_BW] = get_cos,
-    [PDLB_COMMAND_GET_SN_OCCUPANCY] = group,
-    [PDLB_COMMAND_QUERY_CQ_POLL_MODE] = nothing,
-    [PDLB_COMMAND_GET_XSTATS] = xstats,
+    [PDLB_COMMAND_GET_DEVICE_VERSION] = nothing,  [PDLB_COMMAND_CREATE_SCHED_DOMAIN] = create_domain,
+    [PDLB_COMMAND_GET_NUM_RESOURCES] = resources, [PDLB_COMMAND_SET_SN_ALLOCATION] = set_group,
+    [PDLB_COMMAND_GET_SN_ALLOCATION] = group,     [PDLB_COMMAND_SET_COS_BW] = set_cos,
+    [PDLB_COMMAND_GET_COS_BW] = get_cos,          [PDLB_COMMAND_GET_SN_OCCUPANCY] = group,
+    [PDLB_COMMAND_QUERY_CQ_POLL_MODE] = nothing,  [PDLB_COMMAND_GET_XSTATS] = xstats,
 };
 
 static const struct field *const domain_fields[] = {

@@ -112,6 +112,23 @@ void emulate_discard_domain(struct emulation *emulation, unsigned device, unsign
 void emulate_store(struct emulation *emulation, unsigned device, unsigned port, uint64_t serial,
                    const struct pdlb_qe *qes, unsigned count, bool masked);
 
+/* ---- faults ------------------------------------------------------------------------------------------------------ */
+
+enum emulate_fault_action {
+  EMULATE_DROP_STORE,       /* the element is lost, as for lack of a credit */
+  EMULATE_RESET_AT_STORE,   /* the function is reset before the element */
+  EMULATE_LOSE_INTERRUPT,   /* nobody is told */
+  EMULATE_REPEAT_INTERRUPT, /* told twice */
+};
+
+/* The `nth` request of the number, counted over all processes and from 1, fails. -ENOSPC: there are too many faults. */
+int emulate_fail_request(struct emulation *emulation, bool is_device, unsigned number, uint32_t nth, int error,
+                         uint32_t status);
+/* Something happens at the `nth` element stored or interrupt. */
+int emulate_fail_event(struct emulation *emulation, enum emulate_fault_action action, uint32_t nth);
+/* A request comes: 0, or -errno with which it is to fail at once; `response` then has the status. */
+int emulate_request_fault(struct emulation *emulation, bool is_device, unsigned number, struct pdlb_response *response);
+
 /* ---- attributes below /sys/class/dlb2/dlbN/device ------------------------------------------------------------ */
 
 /* Names in order, NULL after the last. */

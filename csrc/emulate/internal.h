@@ -117,6 +117,10 @@ struct aftermath {
 };
 int domain_command(struct device *device, unsigned domain, unsigned number, void *args, struct aftermath *after);
 
+/* ---- faults.c ---------------------------------------------------------------------------------------------------- */
+
+bool fault_now(struct emulation *emulation, enum emulate_fault_action action);
+
 /* ---- attributes.c -------------------------------------------------------------------------------------------- */
 
 uint32_t credits_of(const struct device *device, unsigned kind);

@@ -305,6 +305,15 @@ static void write_entry(struct device *device, unsigned id, const struct choice 
   }
 }
 
+static void interrupt(struct emulation *emulation, unsigned number, unsigned id, const struct port *port) {
+  const struct emulation_host *host = emulation->host;
+  unsigned times = fault_now(emulation, EMULATE_LOSE_INTERRUPT) ? 0 : 1;
+  if (fault_now(emulation, EMULATE_REPEAT_INTERRUPT)) times++;
+  while (times-- > 0 && port->event_serial != 0) {
+    host->signal_eventfd(emulation->context, number, id, port->event_serial, port->event_process, port->event_fd);
+  }
+}
+
 void apply_effects(struct emulation *emulation, struct device *device) {
   const struct journal *journal = &device->journal;
   const unsigned number = device_number(emulation, device);
@@ -326,10 +335,7 @@ void apply_effects(struct emulation *emulation, struct device *device) {
   if (journal->fire && emulation->host->interrupted != NULL) {
     emulation->host->interrupted(emulation->context, number, journal->port);
   }
-  if (journal->fire && port->event_serial != 0) {
-    emulation->host->signal_eventfd(emulation->context, number, journal->port, port->event_serial, port->event_process,
-                                    port->event_fd);
-  }
+  if (journal->fire) interrupt(emulation, number, journal->port, port);
   if (journal->write_cq || journal->fire) bell_ring(&device->port_bells[journal->port]);
 }
 

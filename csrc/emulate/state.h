@@ -231,6 +231,19 @@ struct grave {
 };
 #define NUM_GRAVES 1024u
 
+enum fault_kind { FAULT_NONE = 0, FAULT_DEVICE_REQUEST, FAULT_DOMAIN_REQUEST, FAULT_STORE, FAULT_INTERRUPT };
+
+/* What is to go wrong, once, at the `nth` event of its kind. */
+struct fault {
+  uint32_t kind;
+  uint32_t number; /* of the request; or enum emulate_fault_action */
+  uint32_t nth;
+  int32_t error;
+  uint32_t status;
+  _Atomic uint32_t count;
+};
+#define MAX_FAULTS 32u
+
 struct user {
   _Atomic uint32_t process;
   _Atomic uint64_t started;
@@ -240,6 +253,8 @@ struct region {
   uint64_t magic;
   uint64_t size;
   uint32_t num_devices;
+  uint32_t num_faults;
+  struct fault faults[MAX_FAULTS];
   uint64_t attribute_files[PDLB_EMULATE_MAX_DEVICES][64]; /* inode numbers */
   uint64_t device_files[PDLB_EMULATE_MAX_DEVICES];
   struct grave graves[PDLB_EMULATE_MAX_DEVICES][NUM_GRAVES]; /* a ring */

@@ -217,6 +217,10 @@ static void arrive(struct arrival *arrival, const struct pdlb_qe *qe) {
     arm_interrupt(arrival->emulation, arrival->device, arrival->port);
     return;
   }
+  if (fault_now(arrival->emulation, EMULATE_DROP_STORE)) {
+    punish(arrival, PDLB_ALERT_ILLEGAL_ENQUEUE, "element dropped, as was asked for");
+    return;
+  }
   if (take(arrival, qe, command)) schedule(arrival);
 }
 
@@ -226,7 +230,13 @@ void store_elements(struct emulation *emulation, struct device *device, unsigned
   struct arrival arrival = {emulation, device, port, {{0}}};
   /* After a reset of the function, a mapping that is left leads nowhere. */
   if (!entry->configured || device->control.domains[entry->domain].serial != serial) return;
-  for (unsigned i = 0; i < count; i++) arrive(&arrival, &qes[i]);
+  for (unsigned i = 0; i < count; i++) {
+    if ((qes[i].command & PDLB_QE_COMMAND_MASK) != PDLB_QE_NOOP && fault_now(emulation, EMULATE_RESET_AT_STORE)) {
+      function_reset(emulation, device);
+      return;
+    }
+    arrive(&arrival, &qes[i]);
+  }
 }
 
 void drain_ports(struct emulation *emulation, struct device *device, unsigned domain) {

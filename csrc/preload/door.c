@@ -87,7 +87,7 @@ static struct memory memories[16][PDLB_NUM_LDB_PORTS + PDLB_NUM_DIR_PORTS_V25];
 
 static void *consumer_queue(void *context, unsigned device, unsigned port, uint64_t serial) {
   struct memory *memory = &memories[device][port];
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   (void)context;
   if (memory->serial == serial) return memory->at;
   if (memory->at != NULL) sys_munmap(memory->at, PDLB_CQ_SIZE);
@@ -134,7 +134,7 @@ static bool file_is_held(const char *path) {
 
 static bool domain_referenced(void *context, unsigned device, unsigned domain) {
   const struct emulation *emulation = &the_door.emulation;
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   bool producer, consumer;
   (void)context;
   if (!emulate_domain_named(emulation, device, domain)) return true;
@@ -151,7 +151,7 @@ static bool domain_referenced(void *context, unsigned device, unsigned domain) {
 
 static void domain_gone(void *context, unsigned device, unsigned domain) {
   const struct emulation *emulation = &the_door.emulation;
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   bool producer, consumer;
   (void)context;
   trace_domain_gone(device, domain);
@@ -191,7 +191,7 @@ static void after_fork_in_child(void) { emulate_forked(&the_door.emulation); }
 
 static void open_door(void) {
   const char *directory = getenv(DOOR_ENVIRONMENT);
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   struct stat status;
   if (directory == NULL || strlen(directory) >= sizeof the_door.directory) return;
   the_door.directory_length = strlen(directory);
@@ -266,12 +266,12 @@ static int hold_file(int fd) {
 
 /* Before a descriptor of this process's own holds the device: the model must know whether somebody else does. */
 static void use_device(unsigned device) {
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   emulate_use(&the_door.emulation, device, file_is_held(name_device(&the_door, path, device)));
 }
 
 int door_open_device(unsigned device, int flags) {
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   use_device(device);
   const int fd = sys_open(name_device(&the_door, path, device), flags & ~(O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE), 0);
   if (fd < 0) return fd;
@@ -297,7 +297,7 @@ static int make_file(const char *path, size_t size, struct stat *status) {
 static int give_domain(unsigned device, struct pdlb_create_sched_domain_args *args) {
   struct emulation *emulation = &the_door.emulation;
   const unsigned domain = args->response.id;
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   struct stat status;
   const int fd =
       make_file(name_domain(&the_door, path, device, emulate_domain_serial(emulation, device, domain)), 0, &status);
@@ -318,7 +318,7 @@ static int give_memory(unsigned device, unsigned number, struct pdlb_port_args *
   const bool producer = number == PDLB_COMMAND_GET_LDB_PORT_PP_FD || number == PDLB_COMMAND_GET_DIR_PORT_PP_FD;
   const unsigned port = directed ? PDLB_NUM_LDB_PORTS + args->port_id : args->port_id;
   const uint64_t serial = emulate_consumer_serial(emulation, device, port);
-  char path[DOOR_PATH_MAX];
+  char path[DOOR_NAME_MAX];
   struct stat status;
   const int fd = producer ? make_file(name_producer(&the_door, path, device, serial), PDLB_PP_SIZE, &status)
                           : make_file(name_consumer(&the_door, path, device, serial), PDLB_CQ_SIZE, &status);
@@ -420,7 +420,10 @@ int door_ioctl(int fd, const struct emulate_object *object, unsigned long reques
     return -1;
   }
   memcpy(before, args, sizeof before);
-  result = is_device ? device_command(object, number, args) : domain_command(fd, object, number, args);
+  result = emulate_request_fault(&the_door.emulation, is_device, number, (struct pdlb_response *)args);
+  if (result == 0) {
+    result = is_device ? device_command(object, number, args) : domain_command(fd, object, number, args);
+  }
   if (result == EMULATE_UNTOUCHED) {
     result = -EINVAL;
   } else if (!door_copy_out(argument, args, size)) {

@@ -1,6 +1,13 @@
 /* pdlb-emulate: runs a program that sees /dev/dlb0..N-1.
  *
- *   pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] -- PROGRAM [ARGUMENTS]
+ *   pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM [ARGUMENTS]
+ *
+ * A fault happens once, at the Nth of its events over all processes:
+ *   request:NAME:N:ERRNO[:STATUS]   the request fails, as request:CREATE_LDB_PORT:2:EINVAL:LDB_PORTS_UNAVAILABLE
+ *   store:N:drop                    an element is lost at the producer port, as for lack of a credit
+ *   store:N:reset                   the function is reset
+ *   interrupt:N:lose                an armed interrupt tells nobody
+ *   interrupt:N:repeat              it comes twice
  *
  * Ends as the program ends: with its status, or 128 and the number of the signal that killed it.
  */
@@ -17,6 +24,7 @@
 #include <unistd.h>
 
 #include "door.h"
+#include "emulate/describe.h"
 #include "trace.h"
 #include "tree.h"
 
@@ -29,11 +37,16 @@ struct options {
   uint32_t version;
   unsigned devices;
   const char *trace;
+  const char *faults[32];
+  unsigned num_faults;
   char **program;
 };
 
 static void usage(void) {
-  fputs("usage: pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] -- PROGRAM [ARGUMENTS]\n", stderr);
+  fputs(
+      "usage: pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM "
+      "[ARGUMENTS]\n",
+      stderr);
   exit(2);
 }
 
@@ -56,6 +69,8 @@ static struct options parse(char **argument) {
       options.devices = (unsigned)count;
     } else if (strcmp(*argument, "--trace") == 0) {
       options.trace = argument[1];
+    } else if (strcmp(*argument, "--fault") == 0 && options.num_faults < 32) {
+      options.faults[options.num_faults++] = argument[1];
     } else {
       usage();
     }
@@ -89,8 +104,9 @@ static void preload(void) {
   const char *others = getenv("LD_PRELOAD");
   if (length < 0) die("/proc/self/exe", errno);
   self[length] = 0;
-  snprintf(value, sizeof value, "%s/" LIBRARY "%s%s", dirname(self), others == NULL ? "" : ":",
-           others == NULL ? "" : others);
+  /* What the program preloads comes first: a sanitizer insists on it. */
+  snprintf(value, sizeof value, "%s%s%s/" LIBRARY, others == NULL ? "" : others, others == NULL ? "" : ":",
+           dirname(self));
   setenv("LD_PRELOAD", value, 1);
 }
 
@@ -102,6 +118,58 @@ static void start_trace(const char *file) {
   close(fd);
   if (realpath(file, path) == NULL) die(file, errno);
   setenv(TRACE_ENVIRONMENT, path, 1);
+}
+
+static int errno_of(const char *name) {
+  for (int number = 1; number < 134; number++) {
+    const char *known = strerrorname_np(number);
+    if (known != NULL && strcmp(known, name) == 0) return number;
+  }
+  return 0;
+}
+
+/* -1: there is no such status. */
+static int status_of(const char *name) {
+  for (int status = 0; status < PDLB_STATUS_COUNT; status++) {
+    if (strcmp(describe_status((uint32_t)status), name) == 0) return status;
+  }
+  return -1;
+}
+
+static bool same(const char *known, const char *name) { return known != NULL && strcmp(known, name) == 0; }
+
+static bool add_request_fault(struct emulation *emulation, const char *name, unsigned nth, int error, int status) {
+  if (error == 0 || status < 0) return false;
+  for (unsigned number = 0; number < 32; number++) {
+    const bool is_device = same(emulate_device_command_name(number), name);
+    if (!is_device && !same(emulate_domain_command_name(number), name)) continue;
+    return emulate_fail_request(emulation, is_device, number, nth, error, (uint32_t)status) == 0;
+  }
+  return false;
+}
+
+static bool add_fault(struct emulation *emulation, const char *text) {
+  static const struct {
+    const char *format;
+    enum emulate_fault_action action;
+  } events[] = {
+      {"store:%u:drop%n", EMULATE_DROP_STORE},
+      {"store:%u:reset%n", EMULATE_RESET_AT_STORE},
+      {"interrupt:%u:lose%n", EMULATE_LOSE_INTERRUPT},
+      {"interrupt:%u:repeat%n", EMULATE_REPEAT_INTERRUPT},
+  };
+  char name[40], error[24], status[48] = "SUCCESS";
+  unsigned nth = 0;
+  if (sscanf(text, "request:%39[A-Z_]:%u:%23[A-Z0-9]:%47[A-Z_]", name, &nth, error, status) >= 3) {
+    return add_request_fault(emulation, name, nth, errno_of(error), status_of(status));
+  }
+  for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+    int end = 0;
+    if (sscanf(text, events[i].format, &nth, &end) == 1 && end > 0 && text[end] == 0) {
+      return emulate_fail_event(emulation, events[i].action, nth) == 0;
+    }
+  }
+  return false;
 }
 
 static pid_t child;
@@ -153,6 +221,13 @@ int main(int count, char **arguments) {
   }
   setenv(DOOR_ENVIRONMENT, directory, 1);
   if (options.trace != NULL) start_trace(options.trace);
+
+  for (unsigned i = 0; i < options.num_faults; i++) {
+    if (add_fault(&door()->emulation, options.faults[i])) continue;
+    fprintf(stderr, "pdlb-emulate: no such fault: %s\n", options.faults[i]);
+    tree_remove(directory);
+    return 2;
+  }
 
   sigemptyset(&ended);
   sigaddset(&ended, SIGCHLD);

@@ -4,7 +4,7 @@
 
 #include "door.h"
 
-/* Each writes into `path` (DOOR_PATH_MAX) and returns it. */
+/* Each writes into `path` and returns it. The first needs room for `rest`, the others DOOR_NAME_MAX. */
 const char *name_in_directory(const struct door *self, char *path, const char *rest);
 const char *name_device(const struct door *self, char *path, unsigned device);
 const char *name_domain(const struct door *self, char *path, unsigned device, uint64_t serial);

@@ -9,6 +9,7 @@
 #include "system.h"
 
 #define LINE 2048
+#define SHORT_LINE 512 /* on small signal stacks */
 
 static int trace_fd = -1;
 static struct stat trace_file;
@@ -41,8 +42,8 @@ static void put_key(struct text *line, const char *name) {
   text_put(line, ":");
 }
 
-static struct text begin(char *buffer, unsigned device) {
-  struct text line = text_in(buffer, LINE);
+static struct text begin(char *buffer, size_t size, unsigned device) {
+  struct text line = text_in(buffer, size);
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   text_put(&line, "{\"time\":");
@@ -65,9 +66,9 @@ static void finish(struct text *line, const char *buffer) {
 }
 
 void trace_opened(unsigned device, int fd) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   if (!trace_wanted()) return;
-  struct text line = begin(buffer, device);
+  struct text line = begin(buffer, sizeof buffer, device);
   put_key(&line, "opened");
   text_put_number(&line, fd);
   finish(&line, buffer);
@@ -78,7 +79,7 @@ void trace_request(const struct emulate_object *object, int fd, unsigned number,
   const bool is_device = object->kind == EMULATE_DEVICE;
   const struct pdlb_response *response = after;
   char buffer[LINE];
-  struct text line = begin(buffer, object->device);
+  struct text line = begin(buffer, sizeof buffer, object->device);
   put_key(&line, "descriptor");
   text_put_number(&line, fd);
   if (!is_device) {
@@ -101,9 +102,9 @@ void trace_request(const struct emulate_object *object, int fd, unsigned number,
 }
 
 void trace_domain_gone(unsigned device, unsigned domain) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   if (!trace_wanted()) return;
-  struct text line = begin(buffer, device);
+  struct text line = begin(buffer, SHORT_LINE, device);
   put_key(&line, "domain");
   text_put_unsigned(&line, domain);
   put_key(&line, "event");
@@ -112,14 +113,14 @@ void trace_domain_gone(unsigned device, unsigned domain) {
 }
 
 static struct text begin_port(char *buffer, unsigned device, unsigned port) {
-  struct text line = begin(buffer, device);
+  struct text line = begin(buffer, SHORT_LINE, device);
   put_key(&line, "port");
   describe_port(&line, port);
   return line;
 }
 
 void trace_misuse(unsigned device, unsigned port, const char *text) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   if (!trace_wanted()) return;
   struct text line = begin_port(buffer, device, port);
   put_key(&line, "misuse");
@@ -128,7 +129,7 @@ void trace_misuse(unsigned device, unsigned port, const char *text) {
 }
 
 void trace_stored(void *context, unsigned device, unsigned port, const struct pdlb_qe *qe) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   (void)context;
   if (!trace_wanted()) return;
   struct text line = begin_port(buffer, device, port);
@@ -138,7 +139,7 @@ void trace_stored(void *context, unsigned device, unsigned port, const struct pd
 }
 
 void trace_scheduled(void *context, unsigned device, unsigned port, uint32_t slot, const struct pdlb_qe *qe) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   (void)context;
   if (!trace_wanted()) return;
   struct text line = begin_port(buffer, device, port);
@@ -150,7 +151,7 @@ void trace_scheduled(void *context, unsigned device, unsigned port, uint32_t slo
 }
 
 void trace_interrupted(void *context, unsigned device, unsigned port) {
-  char buffer[LINE];
+  char buffer[SHORT_LINE];
   (void)context;
   if (!trace_wanted()) return;
   struct text line = begin_port(buffer, device, port);

@@ -137,15 +137,16 @@ static void test_other_handler(void) {
   receive_one();
 }
 
-static char alternate[65536];
-
 static void test_alternate_stack(void) {
-  const stack_t stack = {.ss_sp = alternate, .ss_size = sizeof alternate};
+  /* As small as programs make them. */
+  const size_t size = (size_t)sysconf(_SC_SIGSTKSZ);
+  const stack_t stack = {.ss_sp = malloc(size), .ss_size = size};
   const stack_t none = {.ss_flags = SS_DISABLE};
   CHECK(sigaltstack(&stack, NULL) == 0);
   send_one();
   receive_one();
   CHECK(sigaltstack(&none, NULL) == 0);
+  free(stack.ss_sp);
 }
 
 int main(void) {
