@@ -154,3 +154,4 @@ using Domain = Share<DomainHandle>;
 void register_device(pybind11::module_ &module);
 void register_port(pybind11::module_ &module);
 void register_port_calls(pybind11::module_ &module);
+void register_acceptor(pybind11::module_ &module);

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_device(module);
   register_port(module);
   register_port_calls(module);
+  register_acceptor(module);
   module.def("live_handles", [] {
     return py::dict(py::arg("devices") = live_handles.devices.load(), py::arg("domains") = live_handles.domains.load(),
                     py::arg("ports") = live_handles.ports.load(),

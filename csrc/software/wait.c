@@ -111,7 +111,7 @@ void software_port_cancel(struct pdlb_port *base) {
   /* It is chosen no more, and what it was chosen for goes to others. */
   pdlb_engine_port_enable(&port->domain->engine, port->index, false);
   rouse(waiter);
-  if (atomic_load_explicit(&waiter->has_fd, memory_order_acquire)) signal_fd(waiter);
+  if (atomic_load_explicit(&waiter->has_fd, memory_order_seq_cst)) signal_fd(waiter);
 }
 
 /* ---- waiting --------------------------------------------------------------------------------------------------------------- */
@@ -275,8 +275,10 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
   if (rc < 0)
     return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
-    atomic_store_explicit(&waiter->has_fd, true, memory_order_release);
+    atomic_store_explicit(&waiter->has_fd, true, memory_order_seq_cst);
     arm_fd(port);
+    /* A cancel that came before it could signal the descriptor. */
+    if (is_cancelled(waiter)) signal_fd(waiter);
   }
   return rc;
 }

@@ -50,11 +50,16 @@ static uint32_t setting(const char *name, uint32_t otherwise, uint32_t least, ui
 }
 
 static void choose_type(struct bench *bench, const char *name) {
-  if (!name || !strcmp(name, "atomic")) bench->type = PDLB_SCHED_ATOMIC;
-  else if (!strcmp(name, "unordered")) bench->type = PDLB_SCHED_UNORDERED;
-  else if (!strcmp(name, "ordered")) bench->type = PDLB_SCHED_ORDERED;
-  else if (!strcmp(name, "forward")) bench->type = PDLB_SCHED_ORDERED, bench->forwarding = true;
-  else if (!strcmp(name, "directed")) bench->type = PDLB_SCHED_DIRECTED, bench->directed = true;
+  if (!name || !strcmp(name, "atomic"))
+    bench->type = PDLB_SCHED_ATOMIC;
+  else if (!strcmp(name, "unordered"))
+    bench->type = PDLB_SCHED_UNORDERED;
+  else if (!strcmp(name, "ordered"))
+    bench->type = PDLB_SCHED_ORDERED;
+  else if (!strcmp(name, "forward"))
+    bench->type = PDLB_SCHED_ORDERED, bench->forwarding = true;
+  else if (!strcmp(name, "directed"))
+    bench->type = PDLB_SCHED_DIRECTED, bench->directed = true;
   else {
     fprintf(stderr, "PDLB_TYPE=%s: unordered, atomic, ordered, forward or directed\n", name);
     exit(1);
@@ -115,8 +120,7 @@ static void make_events(struct bench *bench) {
   const uint32_t made = bench->flows + bench->batch;
   for (uint32_t group = 0; group < bench->group_count; group++) {
     const uint32_t first = group * PDLB_MAX_LINKS;
-    const uint32_t width =
-        bench->queue_count - first < PDLB_MAX_LINKS ? bench->queue_count - first : PDLB_MAX_LINKS;
+    const uint32_t width = bench->queue_count - first < PDLB_MAX_LINKS ? bench->queue_count - first : PDLB_MAX_LINKS;
     bench->events[group] = calloc(made, sizeof(struct pdlb_event));
     if (!bench->events[group]) exit(1);
     for (uint32_t i = 0; i < made; i++)

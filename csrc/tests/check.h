@@ -54,7 +54,7 @@ _Noreturn static inline void check_end(int code) {
 }
 
 __attribute__((format(printf, 3, 4))) _Noreturn static inline void check_fail(const char *file, int line,
-                                                                             const char *format, ...) {
+                                                                              const char *format, ...) {
   static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
   va_list arguments;
   pthread_mutex_lock(&one_at_a_time); /* never unlocked: the first failure is the one to read */
@@ -73,18 +73,18 @@ static inline void check_explain_with(void (*explain)(void)) { check_state.expla
 
 #define FAIL(...) check_fail(__FILE__, __LINE__, __VA_ARGS__)
 
-#define CHECK(condition)                                                  \
-  do {                                                                    \
+#define CHECK(condition)                                                        \
+  do {                                                                          \
     if (!(condition)) check_fail(__FILE__, __LINE__, "not so: %s", #condition); \
   } while (0)
 
 /* `what` is printed with a failure: the operands are evaluated once. */
-#define CHECK_COMPARE(left, relation, right)                                                                        \
-  do {                                                                                                              \
-    const long long check_left = (long long)(left), check_right = (long long)(right);                               \
-    if (!(check_left relation check_right))                                                                         \
-      check_fail(__FILE__, __LINE__, "%s is %lld, expected %s %s (%lld)", #left, check_left, #relation, #right,     \
-                 check_right);                                                                                      \
+#define CHECK_COMPARE(left, relation, right)                                                                    \
+  do {                                                                                                          \
+    const long long check_left = (long long)(left), check_right = (long long)(right);                           \
+    if (!(check_left relation check_right))                                                                     \
+      check_fail(__FILE__, __LINE__, "%s is %lld, expected %s %s (%lld)", #left, check_left, #relation, #right, \
+                 check_right);                                                                                  \
   } while (0)
 
 #define CHECK_EQ(left, right) CHECK_COMPARE(left, ==, right)
@@ -207,13 +207,12 @@ static inline int check_run(const struct check_case *cases, size_t count, int ar
   return 0;
 }
 
-#define CASE(function) \
-  { #function, function }
+#define CASE(function) {#function, function}
 
-#define CHECK_MAIN(...)                                                                \
-  int main(int argument_count, char **arguments) {                                     \
-    static const struct check_case cases[] = {__VA_ARGS__};                            \
-    return check_run(cases, sizeof cases / sizeof *cases, argument_count, arguments);  \
+#define CHECK_MAIN(...)                                                               \
+  int main(int argument_count, char **arguments) {                                    \
+    static const struct check_case cases[] = {__VA_ARGS__};                           \
+    return check_run(cases, sizeof cases / sizeof *cases, argument_count, arguments); \
   }
 
 #endif

@@ -13,25 +13,25 @@ struct rig {
 };
 
 /* A result that must be success; prints what the error says. */
-#define CHECK_OK(result, error)                                                                                     \
-  do {                                                                                                              \
-    const int check_result = (result);                                                                              \
-    if (check_result < 0)                                                                                           \
-      check_fail(__FILE__, __LINE__, "%s is %d: %s: %s", #result, check_result, (error).op ? (error).op : "?",      \
-                 (error).text);                                                                                     \
+#define CHECK_OK(result, error)                                                                                \
+  do {                                                                                                         \
+    const int check_result = (result);                                                                         \
+    if (check_result < 0)                                                                                      \
+      check_fail(__FILE__, __LINE__, "%s is %d: %s: %s", #result, check_result, (error).op ? (error).op : "?", \
+                 (error).text);                                                                                \
   } while (0)
 
 /* A result that must be this failure, told in full. */
-#define CHECK_ERROR(result, expected, error)                                                                        \
-  do {                                                                                                              \
-    (error) = (struct pdlb_error){0};                                                                               \
-    const int check_result = (result);                                                                              \
-    if (check_result != (expected))                                                                                 \
-      check_fail(__FILE__, __LINE__, "%s is %d, expected %s (%d); it says: %s", #result, check_result, #expected,   \
-                 (expected), (error).text);                                                                         \
-    CHECK_EQ((error).err, -check_result);                                                                           \
-    CHECK((error).op && *(error).op);                                                                               \
-    CHECK((error).text[0] && memchr((error).text, 0, sizeof(error).text));                                          \
+#define CHECK_ERROR(result, expected, error)                                                                      \
+  do {                                                                                                            \
+    (error) = (struct pdlb_error){0};                                                                             \
+    const int check_result = (result);                                                                            \
+    if (check_result != (expected))                                                                               \
+      check_fail(__FILE__, __LINE__, "%s is %d, expected %s (%d); it says: %s", #result, check_result, #expected, \
+                 (expected), (error).text);                                                                       \
+    CHECK_EQ((error).err, -check_result);                                                                         \
+    CHECK((error).op && *(error).op);                                                                             \
+    CHECK((error).text[0] && memchr((error).text, 0, sizeof(error).text));                                        \
   } while (0)
 
 static const struct pdlb_domain_config rig_plenty = {.ldb_queues = 16,
@@ -84,8 +84,8 @@ static inline uint8_t rig_queue(const struct rig *rig) {
 
 /* Does atomic and ordered scheduling. */
 static inline uint8_t rig_ordered_queue(const struct rig *rig, uint32_t sequence_numbers) {
-  return rig_queue_with(
-      rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = sequence_numbers, .atomic_inflights = 64});
+  return rig_queue_with(rig,
+                        &(struct pdlb_ldb_queue_config){.sequence_numbers = sequence_numbers, .atomic_inflights = 64});
 }
 
 static inline struct pdlb_port *rig_port_with(const struct rig *rig, const struct pdlb_port_config *config) {
@@ -190,10 +190,10 @@ static inline uint32_t rig_poll(struct pdlb_port *port, struct pdlb_event *event
 }
 
 /* Polls and finds exactly these data, in this order. */
-#define CHECK_RECEIVES(port, ...)                                                                                  \
-  do {                                                                                                             \
-    const uint64_t check_expected[] = {__VA_ARGS__};                                                               \
-    rig_expect(__FILE__, __LINE__, (port), check_expected, sizeof check_expected / sizeof *check_expected);        \
+#define CHECK_RECEIVES(port, ...)                                                                           \
+  do {                                                                                                      \
+    const uint64_t check_expected[] = {__VA_ARGS__};                                                        \
+    rig_expect(__FILE__, __LINE__, (port), check_expected, sizeof check_expected / sizeof *check_expected); \
   } while (0)
 
 static inline void rig_expect(const char *file, int line, struct pdlb_port *port, const uint64_t *expected,
@@ -208,9 +208,9 @@ static inline void rig_expect(const char *file, int line, struct pdlb_port *port
   if ((size_t)received != count) check_fail(file, line, "%d events received, expected %zu", received, count);
 }
 
-#define CHECK_RECEIVES_NOTHING(port)               \
-  do {                                             \
-    struct pdlb_event check_event;                 \
+#define CHECK_RECEIVES_NOTHING(port)                \
+  do {                                              \
+    struct pdlb_event check_event;                  \
     CHECK_EQ(rig_poll((port), &check_event, 1), 0); \
   } while (0)
 

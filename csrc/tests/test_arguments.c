@@ -10,7 +10,7 @@ static void open_refuses_unknown_limits(void) {
   struct pdlb_error error;
   CHECK_ERROR(pdlb_device_open_software((enum pdlb_limits)2, &device, &error), -EINVAL, error);
   CHECK(!device);
-  CHECK_ERROR(pdlb_device_open_software((enum pdlb_limits)-1, &device, &error), -EINVAL, error);
+  CHECK_ERROR(pdlb_device_open_software((enum pdlb_limits) - 1, &device, &error), -EINVAL, error);
   CHECK_EQ(pdlb_device_open_software((enum pdlb_limits)99, &device, NULL), -EINVAL);
 }
 
@@ -44,9 +44,8 @@ static void history_must_be_there(void) {
   struct pdlb_error error;
   static const uint32_t wrong[] = {2049, 1u << 16, 1u << 31, UINT32_MAX};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-    CHECK_ERROR(pdlb_ldb_port_create(rig.domain,
-                                     &(struct pdlb_port_config){.cq_depth = 8, .history_entries = wrong[i]}, &none,
-                                     &error),
+    CHECK_ERROR(pdlb_ldb_port_create(rig.domain, &(struct pdlb_port_config){.cq_depth = 8, .history_entries = wrong[i]},
+                                     &none, &error),
                 -ENOSPC, error);
   rig_close(&rig);
 }
@@ -69,8 +68,8 @@ static void sequence_numbers_are_the_devices(void) {
 static void inflights_fit_the_sequence_numbers(void) {
   const struct rig rig = rig_open();
   struct pdlb_error error;
-  CHECK_ERROR(pdlb_ldb_queue_create(
-                  rig.domain, &(struct pdlb_ldb_queue_config){.sequence_numbers = 64, .inflights = 65}, &error),
+  CHECK_ERROR(pdlb_ldb_queue_create(rig.domain,
+                                    &(struct pdlb_ldb_queue_config){.sequence_numbers = 64, .inflights = 65}, &error),
               -EINVAL, error);
   rig_queue_with(&rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = 64, .inflights = 64});
   rig_close(&rig);
@@ -83,7 +82,7 @@ static void sharing_is_known(void) {
       pdlb_ldb_queue_create(rig.domain, &(struct pdlb_ldb_queue_config){.sharing = (enum pdlb_sharing)2}, &error),
       -EINVAL, error);
   CHECK_ERROR(
-      pdlb_ldb_queue_create(rig.domain, &(struct pdlb_ldb_queue_config){.sharing = (enum pdlb_sharing)-1}, &error),
+      pdlb_ldb_queue_create(rig.domain, &(struct pdlb_ldb_queue_config){.sharing = (enum pdlb_sharing) - 1}, &error),
       -EINVAL, error);
   rig_close(&rig);
 }
@@ -217,12 +216,12 @@ static void domain_with_ports_stays_open(void) {
 
 /* ---- elements --------------------------------------------------------------------------------------------------- */
 
-#define CHECK_REFUSED(port, event, reason)                              \
-  do {                                                                  \
-    enum pdlb_refusal check_why = PDLB_TAKEN;                           \
-    const struct pdlb_event check_event = (event);                      \
-    CHECK_EQ(pdlb_port_send((port), &check_event, 1, &check_why), 0);   \
-    CHECK_EQ(check_why, (reason));                                      \
+#define CHECK_REFUSED(port, event, reason)                            \
+  do {                                                                \
+    enum pdlb_refusal check_why = PDLB_TAKEN;                         \
+    const struct pdlb_event check_event = (event);                    \
+    CHECK_EQ(pdlb_port_send((port), &check_event, 1, &check_why), 0); \
+    CHECK_EQ(check_why, (reason));                                    \
   } while (0)
 
 static void every_queue_id(void) {
@@ -234,9 +233,12 @@ static void every_queue_id(void) {
     for (unsigned type = 0; type < 4; type++) {
       const bool to_directed = type == PDLB_SCHED_DIRECTED;
       const struct pdlb_event event = rig_event((uint8_t)id, (enum pdlb_sched)type, 0, 0, id);
-      if (id != (to_directed ? directed : balanced)) CHECK_REFUSED(producer, event, PDLB_BAD_QUEUE);
-      else if (type == PDLB_SCHED_ORDERED) CHECK_REFUSED(producer, event, PDLB_BAD_SCHED);
-      else rig_send(producer, &event, 1);
+      if (id != (to_directed ? directed : balanced))
+        CHECK_REFUSED(producer, event, PDLB_BAD_QUEUE);
+      else if (type == PDLB_SCHED_ORDERED)
+        CHECK_REFUSED(producer, event, PDLB_BAD_SCHED);
+      else
+        rig_send(producer, &event, 1);
     }
   }
   CHECK_EQ(rig_stats(&rig).enqueued, 3);
@@ -254,12 +256,14 @@ static void queues_do_their_types(void) {
       const struct pdlb_ldb_queue_config config = {.sequence_numbers = ordered ? 64 : 0,
                                                    .atomic_inflights = atomic ? 8 : 0};
       const uint8_t queue = rig_queue_with(&rig, &config);
-      const bool does[] = {[PDLB_SCHED_ATOMIC] = atomic, [PDLB_SCHED_UNORDERED] = !ordered,
-                           [PDLB_SCHED_ORDERED] = ordered};
+      const bool does[] = {
+          [PDLB_SCHED_ATOMIC] = atomic, [PDLB_SCHED_UNORDERED] = !ordered, [PDLB_SCHED_ORDERED] = ordered};
       for (unsigned type = 0; type < 3; type++) {
         const struct pdlb_event event = rig_event(queue, (enum pdlb_sched)type, 0, 0, 0);
-        if (does[type]) rig_send(producer, &event, 1);
-        else CHECK_REFUSED(producer, event, PDLB_BAD_SCHED);
+        if (does[type])
+          rig_send(producer, &event, 1);
+        else
+          CHECK_REFUSED(producer, event, PDLB_BAD_SCHED);
       }
     }
   }
@@ -275,8 +279,7 @@ static void good_elements_before_a_bad_one_are_taken(void) {
   for (uint32_t bad = 0; bad < 5; bad++) {
     struct pdlb_event events[5], received[5];
     enum pdlb_refusal why = PDLB_TAKEN;
-    for (uint32_t i = 0; i < 5; i++)
-      events[i] = rig_event(i == bad ? 200 : queue, PDLB_SCHED_UNORDERED, 0, 0, i);
+    for (uint32_t i = 0; i < 5; i++) events[i] = rig_event(i == bad ? 200 : queue, PDLB_SCHED_UNORDERED, 0, 0, i);
     CHECK_EQ(pdlb_port_send(producer, events, 5, &why), bad);
     CHECK_EQ(why, PDLB_BAD_QUEUE);
     CHECK_EQ(rig_poll(consumer, received, 5), bad);

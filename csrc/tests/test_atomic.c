@@ -274,10 +274,9 @@ static void unordered_ones_pass_a_held_flow(void) {
   close_pair(&pair);
 }
 
-CHECK_MAIN(CASE(flow_stays_until_released), CASE(held_flow_does_not_block_others),
-           CASE(parked_elements_go_on_in_order), CASE(parked_elements_keep_their_priority),
-           CASE(flows_belong_to_their_queue), CASE(every_flow_id), CASE(thousands_of_flows_wait),
-           CASE(one_free_flow_behind_many_held), CASE(forward_to_the_same_flow),
+CHECK_MAIN(CASE(flow_stays_until_released), CASE(held_flow_does_not_block_others), CASE(parked_elements_go_on_in_order),
+           CASE(parked_elements_keep_their_priority), CASE(flows_belong_to_their_queue), CASE(every_flow_id),
+           CASE(thousands_of_flows_wait), CASE(one_free_flow_behind_many_held), CASE(forward_to_the_same_flow),
            CASE(unlinked_port_keeps_its_flows_until_released), CASE(flow_survives_relinking),
            CASE(closed_port_gives_its_flows_back), CASE(disabled_port_keeps_its_flows),
            CASE(unordered_ones_pass_a_held_flow))

@@ -28,7 +28,9 @@ static struct chaos {
 
 static void explain(void) {
   const struct pdlb_domain_stats stats = rig_stats(&chaos.rig);
-  fprintf(stderr, "  enqueued %" PRIu64 ", scheduled %" PRIu64 ", queued %" PRIu32 ", credits free %" PRIu32 ", wakes %" PRIu64 "\n",
+  fprintf(stderr,
+          "  enqueued %" PRIu64 ", scheduled %" PRIu64 ", queued %" PRIu32 ", credits free %" PRIu32 ", wakes %" PRIu64
+          "\n",
           stats.enqueued, stats.scheduled, stats.queued, stats.credits_free, stats.wakes);
   for (int i = 0; i < QUEUES; i++)
     fprintf(stderr, "  queue %u: %d wait\n", chaos.queues[i],

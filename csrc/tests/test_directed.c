@@ -105,6 +105,5 @@ static void what_waits_stays_when_the_port_closes(void) {
   rig_close(&rig);
 }
 
-CHECK_MAIN(CASE(either_half_may_be_made_first), CASE(two_halves_that_do_not_meet),
-           CASE(first_in_first_out_by_priority), CASE(nothing_to_release), CASE(same_id_other_kind),
-           CASE(what_waits_stays_when_the_port_closes))
+CHECK_MAIN(CASE(either_half_may_be_made_first), CASE(two_halves_that_do_not_meet), CASE(first_in_first_out_by_priority),
+           CASE(nothing_to_release), CASE(same_id_other_kind), CASE(what_waits_stays_when_the_port_closes))

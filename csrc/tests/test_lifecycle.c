@@ -38,8 +38,7 @@ static const struct pdlb_port_config release_on_recv = {.cq_depth = 16, .history
 static void release_is_oldest_first(void) {
   const struct single single = open_single(&explicit_release);
   struct pdlb_port *other = rig_consumer(&single.rig, single.queue);
-  for (uint64_t i = 0; i < 3; i++)
-    rig_send_one(single.producer, single.queue, PDLB_SCHED_ATOMIC, 0, (uint16_t)i, i);
+  for (uint64_t i = 0; i < 3; i++) rig_send_one(single.producer, single.queue, PDLB_SCHED_ATOMIC, 0, (uint16_t)i, i);
   CHECK_RECEIVES(single.consumer, 0, 1, 2);
   CHECK_EQ(pdlb_port_release(single.consumer, 1), 1);
   for (uint64_t i = 0; i < 3; i++)
@@ -102,8 +101,10 @@ static void release_later_by_every_next_call(void) {
     CHECK_EQ(pdlb_port_in_flight(single.consumer), call == FORWARD ? 1 : 2);
     CHECK_EQ(rig_port_stats(single.consumer).released, call == FORWARD ? 2 : 1);
     rig_send_one(single.producer, single.queue, PDLB_SCHED_ATOMIC, 0, 0, 100); /* flow 0 is free again */
-    if (call == FORWARD) CHECK_RECEIVES(other, 99, 100);
-    else CHECK_RECEIVES(other, 100);
+    if (call == FORWARD)
+      CHECK_RECEIVES(other, 99, 100);
+    else
+      CHECK_RECEIVES(other, 100);
     rig_close_port(other);
     close_single(&single);
   }

@@ -299,15 +299,16 @@ static void domain_runs_out_of_ports(void) {
 /* Any split of the history entries among ports is possible, in any order of opening and closing. */
 static void history_entries_are_shared_out_whole(void) {
   const struct pdlb_domain_config config = {.ldb_ports = 8, .ldb_credits = 8, .history_entries = 100};
-  static const uint32_t splits[][4] = {{100, 0, 0, 0}, {33, 33, 33, 1}, {1, 64, 34, 1}, {65, 33, 1, 1}, {50, 25, 24, 1}};
+  static const uint32_t splits[][4] = {
+      {100, 0, 0, 0}, {33, 33, 33, 1}, {1, 64, 34, 1}, {65, 33, 1, 1}, {50, 25, 24, 1}};
   const struct rig rig = rig_open_with(PDLB_LIMITS_HARDWARE, &config);
   for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
     struct pdlb_port *ports[4] = {NULL}, *none;
     struct pdlb_error error;
     for (int j = 0; j < 4 && splits[i][j]; j++)
       ports[j] = rig_port_with(&rig, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = splits[i][j]});
-    CHECK_ERROR(pdlb_ldb_port_create(rig.domain, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1},
-                                     &none, &error),
+    CHECK_ERROR(pdlb_ldb_port_create(rig.domain, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1}, &none,
+                                     &error),
                 -ENOSPC, error);
     for (int j = 0; j < 4 && ports[j]; j++) rig_close_port(ports[j]);
   }
@@ -320,9 +321,9 @@ static void history_defaults_to_twice_the_depth(void) {
   const struct rig rig = rig_open_with(PDLB_LIMITS_HARDWARE, &config);
   struct pdlb_error error;
   struct pdlb_port *port = rig_port_with(&rig, &(struct pdlb_port_config){.cq_depth = 16}), *none;
-  CHECK_ERROR(pdlb_ldb_port_create(rig.domain, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1}, &none,
-                                   &error),
-              -ENOSPC, error);
+  CHECK_ERROR(
+      pdlb_ldb_port_create(rig.domain, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1}, &none, &error),
+      -ENOSPC, error);
   rig_close_port(port);
   rig_close(&rig);
 }

@@ -73,7 +73,9 @@ static void explain(void) {
           model.credits_total);
   for (uint32_t i = 0; i < QUEUES + DIRECTED; i++) {
     const struct model_queue *queue = &model.queues[i];
-    fprintf(stderr, "  %s queue %u: %" PRIu32 " wait, %" PRIu32 " of %" PRIu32 " in flight%s, places %" PRIu32 "..%" PRIu32 "\n",
+    fprintf(stderr,
+            "  %s queue %u: %" PRIu32 " wait, %" PRIu32 " of %" PRIu32 " in flight%s, places %" PRIu32 "..%" PRIu32
+            "\n",
             queue->directed ? "directed" : "load-balanced", queue->id, queue->count, queue->in_flight, queue->limit,
             queue->ordered ? ", ordered" : "", queue->oldest, queue->next);
   }
@@ -240,8 +242,7 @@ static void take(struct model_port *port, const struct pdlb_event *event) {
   model.credits++;
   model.scheduled++;
   if (queue->directed) return;
-  port->held[port->held_count++] =
-      (struct model_held){queue_index, queue->next, pdlb_event_type(event), event->flow};
+  port->held[port->held_count++] = (struct model_held){queue_index, queue->next, pdlb_event_type(event), event->flow};
   queue->in_flight++;
   if (pdlb_event_type(event) == PDLB_SCHED_ORDERED) queue->places[queue->next++ % SEQUENCE_NUMBERS].state = PLACE_OPEN;
 }
@@ -253,8 +254,8 @@ static struct pdlb_event any_event(void) {
   const struct model_queue *queue = &model.queues[index];
   unsigned type = queue->directed ? PDLB_SCHED_DIRECTED : queue->ordered ? PDLB_SCHED_ORDERED : PDLB_SCHED_UNORDERED;
   if (queue->atomic && one_in(2)) type = PDLB_SCHED_ATOMIC;
-  struct pdlb_event event =
-      rig_event(queue->id, (enum pdlb_sched)type, below(model.priorities), (uint16_t)below(model.flows), model.next_data++);
+  struct pdlb_event event = rig_event(queue->id, (enum pdlb_sched)type, below(model.priorities),
+                                      (uint16_t)below(model.flows), model.next_data++);
   event.opaque = (uint16_t)check_next(&model.random);
   event.sched |= (uint8_t)(below(8) << 5);
   if (one_in(200)) event.queue = (uint8_t)below(256);
@@ -275,8 +276,10 @@ static void send_or_forward(struct model_port *port, bool forward) {
     if (expected != PDLB_TAKEN) break;
     model.credits--;
     model.enqueued++;
-    if (forward) complete_oldest(port, &events[taken]);
-    else append(&events[taken]);
+    if (forward)
+      complete_oldest(port, &events[taken]);
+    else
+      append(&events[taken]);
   }
   const uint32_t result = (forward ? pdlb_port_forward : pdlb_port_send)(port->handle, events, count, &why);
   if (result != taken || why != expected)
@@ -358,8 +361,10 @@ static void replace_port(struct model_port *port) {
 
 static void start_or_stop(void) {
   if (model.started && !one_in(4)) return;
-  if (model.started) rig_stop(&model.rig);
-  else rig_start(&model.rig);
+  if (model.started)
+    rig_stop(&model.rig);
+  else
+    rig_start(&model.rig);
   model.started = !model.started;
 }
 
@@ -393,9 +398,10 @@ static void create_queues(void) {
     queue->ordered = one_in(2);
     queue->atomic = queue->ordered ? one_in(2) : !one_in(4);
     queue->limit = one_in(3) ? at_most(6) : at_most(64);
-    queue->id = rig_queue_with(&model.rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = queue->ordered ? SEQUENCE_NUMBERS : 0,
-                                                                           .inflights = queue->limit,
-                                                                           .atomic_inflights = queue->atomic ? 64 : 0});
+    queue->id = rig_queue_with(
+        &model.rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = queue->ordered ? SEQUENCE_NUMBERS : 0,
+                                                    .inflights = queue->limit,
+                                                    .atomic_inflights = queue->atomic ? 64 : 0});
   }
 }
 
@@ -481,8 +487,8 @@ static void engine_does_as_the_model(void) {
   model.random = check_randomness(0);
   for (uint64_t run = 0; run < runs; run++) {
     /* Each run has a taste of its own: some never stop, some hardly ever release. */
-    const uint32_t weights[8] = {at_most(40),     at_most(60),    at_most(40), below(40), below(4),
-                                 one_in(2) * 2u, one_in(2) * 2u, one_in(4)};
+    const uint32_t weights[8] = {at_most(40), at_most(60),    at_most(40),    below(40),
+                                 below(4),    one_in(2) * 2u, one_in(2) * 2u, one_in(4)};
     set_up();
     for (model.step = 0; model.step < steps; model.step++) {
       step(weights);

@@ -239,8 +239,7 @@ static void more_in_flight_than_credits(void) {
   const struct rig rig = rig_open_with(PDLB_LIMITS_HARDWARE, &config);
   const uint8_t queues[] = {rig_ordered_queue(&rig, 1024), rig_ordered_queue(&rig, 1024)};
   struct pdlb_port *producer = rig_producer(&rig);
-  struct pdlb_port *worker =
-      rig_port_with(&rig, &(struct pdlb_port_config){.cq_depth = 1024, .history_entries = 2048});
+  struct pdlb_port *worker = rig_port_with(&rig, &(struct pdlb_port_config){.cq_depth = 1024, .history_entries = 2048});
   rig_link(worker, queues[0], 0);
   rig_link(worker, queues[1], 0);
   rig_start(&rig);

@@ -38,8 +38,7 @@ static void explain(void) {
           stats.enqueued, stats.scheduled, stats.queued, stats.credits_free);
   for (uint32_t i = 0; i < WORKERS + pipeline.sink_count; i++) {
     const bool sink = i >= WORKERS;
-    const struct pdlb_port_stats port =
-        rig_port_stats(sink ? pipeline.sinks[i - WORKERS] : pipeline.workers[i]);
+    const struct pdlb_port_stats port = rig_port_stats(sink ? pipeline.sinks[i - WORKERS] : pipeline.workers[i]);
     fprintf(stderr, "  %s: received %" PRIu64 ", sent %" PRIu64 ", in flight %" PRIu32 "%s\n", sink ? "sink" : "worker",
             port.received, port.sent, port.in_flight, port.armed ? ", armed" : "");
   }
@@ -53,8 +52,8 @@ static void *produce(void *argument) {
     uint32_t batch = 1 + check_below(&random, TRAFFIC_BATCH);
     if (batch > pipeline.count.each - sent) batch = pipeline.count.each - sent;
     for (uint32_t i = 0; i < batch; i++)
-      events[i] = rig_event(pipeline.first, PDLB_SCHED_ORDERED, check_below(&random, pipeline.priorities),
-                            (uint16_t)me, traffic_data(me, sent + i));
+      events[i] = rig_event(pipeline.first, PDLB_SCHED_ORDERED, check_below(&random, pipeline.priorities), (uint16_t)me,
+                            traffic_data(me, sent + i));
     while (atomic_load(&pipeline.sent) - atomic_load(&pipeline.count.received) > WINDOW) sched_yield();
     traffic_send(pipeline.producers[me], events, batch);
     atomic_fetch_add(&pipeline.sent, batch);
@@ -91,8 +90,7 @@ static void *work(void *argument) {
   for (;;) {
     struct pdlb_event events[TRAFFIC_BATCH];
     const enum traffic_waiting waiting = (enum traffic_waiting)check_below(&random, WAIT_KINDS);
-    const int received =
-        traffic_receive(pipeline.workers[me], events, 1 + check_below(&random, 8), waiting);
+    const int received = traffic_receive(pipeline.workers[me], events, 1 + check_below(&random, 8), waiting);
     if (received < 0) return NULL;
     for (int i = 0; i < received; i++)
       if (fate_of(events[i].data) == FATE_DROP) traffic_count_one(&pipeline.count, events[i].data);

@@ -26,8 +26,7 @@ static struct circle open_circle(void) {
       &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .sharing = PDLB_SHARE_EVEN, .grace_ns = GRACE});
   circle.producer = rig_producer(&circle.rig);
   for (int i = 0; i < MANY; i++) {
-    circle.ports[i] =
-        rig_port_with(&circle.rig, &(struct pdlb_port_config){.cq_depth = 256, .history_entries = 2048});
+    circle.ports[i] = rig_port_with(&circle.rig, &(struct pdlb_port_config){.cq_depth = 256, .history_entries = 2048});
     rig_link(circle.ports[i], circle.queue, 0);
   }
   rig_start(&circle.rig);
@@ -254,7 +253,7 @@ static void idle_port_looks_after_a_busy_one(void) {
   receive_all_round(&circle);
   int fd = pdlb_port_fd(circle.ports[0], &error);
   CHECK_OK(fd, error);
-  CHECK_EQ(receive(circle.ports[0]), 0); /* armed, and waited for */
+  CHECK_EQ(receive(circle.ports[0]), 0);                                /* armed, and waited for */
   for (int i = 1; i < MANY; i++) pdlb_port_release(circle.ports[i], 2); /* all due before it, none of them here */
   send(&circle, 1);
   uint32_t received = 0;

@@ -28,11 +28,15 @@ static struct stress {
 
 static void explain(void) {
   const struct pdlb_domain_stats stats = rig_stats(&stress.rig);
-  fprintf(stderr, "  enqueued %" PRIu64 ", scheduled %" PRIu64 ", queued %" PRIu32 ", credits free %" PRIu32 ", wakes %" PRIu64 ", rewakes %" PRIu64 "\n",
+  fprintf(stderr,
+          "  enqueued %" PRIu64 ", scheduled %" PRIu64 ", queued %" PRIu32 ", credits free %" PRIu32 ", wakes %" PRIu64
+          ", rewakes %" PRIu64 "\n",
           stats.enqueued, stats.scheduled, stats.queued, stats.credits_free, stats.wakes, stats.rewakes);
   for (uint32_t i = 0; i < stress.consumer_count; i++) {
     const struct pdlb_port_stats port = rig_port_stats(stress.consumers[i]);
-    fprintf(stderr, "  consumer %" PRIu32 ": received %" PRIu64 ", released %" PRIu64 ", in flight %" PRIu32 ", wakes %" PRIu64 "%s%s\n",
+    fprintf(stderr,
+            "  consumer %" PRIu32 ": received %" PRIu64 ", released %" PRIu64 ", in flight %" PRIu32 ", wakes %" PRIu64
+            "%s%s\n",
             i, port.received, port.released, port.in_flight, port.wakes, port.armed ? ", armed" : "",
             port.stalled ? ", stalled" : "");
   }
@@ -129,9 +133,9 @@ static void open_consumer(uint32_t me, enum pdlb_sharing sharing) {
     return;
   }
   stress.consumers[me] = rig_port_with(
-      &stress.rig,
-      &(struct pdlb_port_config){.cq_depth = 64, .history_entries = sharing == PDLB_SHARE_EVEN ? 16 : 128,
-                                 .release_on_recv = me % COMPLETE_KINDS == COMPLETE_ON_RECV});
+      &stress.rig, &(struct pdlb_port_config){.cq_depth = 64,
+                                              .history_entries = sharing == PDLB_SHARE_EVEN ? 16 : 128,
+                                              .release_on_recv = me % COMPLETE_KINDS == COMPLETE_ON_RECV});
   rig_link(stress.consumers[me], stress.queue, 0);
 }
 
@@ -148,10 +152,10 @@ static void open_all(enum pdlb_sched type, enum pdlb_sharing sharing, uint32_t c
   stress.rig = rig_open_with(PDLB_LIMITS_LARGE, &config);
   check_explain_with(explain);
   if (type != PDLB_SCHED_DIRECTED)
-    stress.queue = rig_queue_with(&stress.rig, &(struct pdlb_ldb_queue_config){
-                                                   .sequence_numbers = type == PDLB_SCHED_ORDERED ? 128 : 0,
-                                                   .atomic_inflights = type == PDLB_SCHED_ATOMIC ? 256 : 0,
-                                                   .sharing = sharing});
+    stress.queue = rig_queue_with(
+        &stress.rig, &(struct pdlb_ldb_queue_config){.sequence_numbers = type == PDLB_SCHED_ORDERED ? 128 : 0,
+                                                     .atomic_inflights = type == PDLB_SCHED_ATOMIC ? 256 : 0,
+                                                     .sharing = sharing});
   for (uint32_t i = 0; i < stress.consumer_count; i++) open_consumer(i, sharing);
   for (uint32_t i = 0; i < producers; i++) stress.producers[i] = rig_producer(&stress.rig);
   rig_start(&stress.rig);

@@ -47,8 +47,7 @@ static struct crowd open_crowd(enum pdlb_sharing sharing) {
   struct crowd crowd = {.rig = rig_open()};
   struct pdlb_error error = {0};
   CHECK_OK(pdlb_domain_set_external_clock(crowd.rig.domain, true, &error), error);
-  crowd.queue =
-      rig_queue_with(&crowd.rig, &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .sharing = sharing});
+  crowd.queue = rig_queue_with(&crowd.rig, &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .sharing = sharing});
   crowd.producer = rig_producer(&crowd.rig);
   for (int i = 0; i < MANY; i++) {
     crowd.ports[i] = rig_consumer(&crowd.rig, crowd.queue);
@@ -66,8 +65,7 @@ static void close_crowd(const struct crowd *crowd) {
 }
 
 static void send(const struct crowd *crowd, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++)
-    rig_send_one(crowd->producer, crowd->queue, PDLB_SCHED_UNORDERED, 0, 0, i);
+  for (uint32_t i = 0; i < count; i++) rig_send_one(crowd->producer, crowd->queue, PDLB_SCHED_UNORDERED, 0, 0, i);
 }
 
 /* ---- one port --------------------------------------------------------------------------------------------------- */
@@ -582,6 +580,6 @@ CHECK_MAIN(CASE(readable_after_one_element), CASE(descriptor_is_the_same_each_ti
            CASE(woken_port_is_closed), CASE(woken_port_is_cancelled), CASE(cancelled_port_is_not_chosen),
            CASE(readable_after_release_made_room), CASE(silent_while_the_flow_is_elsewhere),
            CASE(silent_while_the_queue_is_at_its_limit), CASE(owner_of_the_flow_is_told),
-           CASE(cancel_makes_it_readable), CASE(descriptor_of_a_cancelled_port_is_readable), CASE(edge_triggered_epoll), CASE(descriptors_are_closed_with_their_port),
-           CASE(another_is_told_after_the_grace), CASE(all_are_told_in_the_end), CASE(ticks_tell_the_next_one),
-           CASE(tick_keeps_the_queues_grace))
+           CASE(cancel_makes_it_readable), CASE(descriptor_of_a_cancelled_port_is_readable), CASE(edge_triggered_epoll),
+           CASE(descriptors_are_closed_with_their_port), CASE(another_is_told_after_the_grace),
+           CASE(all_are_told_in_the_end), CASE(ticks_tell_the_next_one), CASE(tick_keeps_the_queues_grace))

@@ -44,8 +44,8 @@ static inline bool traffic_count_one(struct traffic_count *count, uint64_t data)
   const uint32_t producer = traffic_producer(data), number = traffic_number(data);
   CHECK_LT(producer, count->producers);
   CHECK_LT(number, count->each);
-  const uint8_t before = atomic_fetch_add_explicit(&count->seen[(size_t)producer * count->each + number], 1,
-                                                   memory_order_relaxed);
+  const uint8_t before =
+      atomic_fetch_add_explicit(&count->seen[(size_t)producer * count->each + number], 1, memory_order_relaxed);
   if (before) FAIL("event %" PRIu32 " of producer %" PRIu32 " was received %d times", number, producer, before + 1);
   return atomic_fetch_add_explicit(&count->received, 1, memory_order_relaxed) + 1 == traffic_total(count);
 }

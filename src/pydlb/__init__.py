@@ -29,14 +29,22 @@ from .types import DomainStats, PortStats, Resources, Sched, make_events, priori
 if TYPE_CHECKING:
     import numpy as np
 
+    from .balancer import Balancer
+    from .server import Server, start_server
+    from .stats import BalancerStats, WorkerStats
+    from .workers import Connection, Ticket, Worker
+
     EVENT_DTYPE: np.dtype[np.void]
 
 __all__ = [
     "EVENT_DTYPE",
     "BackendUnavailable",
+    "Balancer",
+    "BalancerStats",
     "BusyError",
     "ClosedError",
     "ConfigError",
+    "Connection",
     "DLBError",
     "Device",
     "DeviceError",
@@ -55,15 +63,29 @@ __all__ = [
     "ResourceExhausted",
     "Resources",
     "Sched",
+    "Server",
+    "Ticket",
+    "Worker",
+    "WorkerStats",
     "__version__",
     "make_events",
     "open",
     "priority_of",
     "sched_of",
+    "start_server",
 ]
 
 # Names that bring a large library with them are loaded when they are first used.
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "Balancer": "balancer",
+    "BalancerStats": "stats",
+    "Connection": "workers",
+    "Server": "server",
+    "Ticket": "workers",
+    "Worker": "workers",
+    "WorkerStats": "stats",
+    "start_server": "server",
+}
 
 
 def __getattr__(name: str) -> Any:

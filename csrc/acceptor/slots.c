@@ -1,0 +1,75 @@
+#include "slots.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define HEAD(value) ((uint32_t)(value))
+
+static void push_free(struct slots *slots, uint32_t index) {
+  uint64_t head = atomic_load_explicit(&slots->free, memory_order_relaxed);
+  uint64_t next;
+  do {
+    atomic_store_explicit(&slots->slot[index].next_free, HEAD(head), memory_order_relaxed);
+    next = ((head >> 32) + 1) << 32 | (index + 1);
+  } while (!atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_release,
+                                                  memory_order_relaxed));
+}
+
+static uint32_t pop_free(struct slots *slots) {
+  uint64_t head = atomic_load_explicit(&slots->free, memory_order_acquire), next;
+  do {
+    const uint32_t after = atomic_load_explicit(&slots->slot[HEAD(head) - 1].next_free, memory_order_relaxed);
+    next = ((head >> 32) + 1) << 32 | after;
+  } while (!atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_acquire,
+                                                  memory_order_acquire));
+  return HEAD(head) - 1;
+}
+
+int slots_init(struct slots *slots, uint32_t count) {
+  slots->slot = calloc(count, sizeof *slots->slot);
+  if (!slots->slot) return -ENOMEM;
+  slots->count = count;
+  atomic_init(&slots->free, 0);
+  for (uint32_t index = count; index-- > 0;) push_free(slots, index);
+  return 0;
+}
+
+void slots_free(struct slots *slots) { free(slots->slot); }
+
+bool slots_full(const struct slots *slots) {
+  return HEAD(atomic_load_explicit(&slots->free, memory_order_seq_cst)) == 0;
+}
+
+uint64_t slots_put(struct slots *slots, const struct pdlb_accepted *accepted) {
+  const uint32_t index = pop_free(slots);
+  struct slot *slot = &slots->slot[index];
+  const uint32_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
+  slot->accepted = *accepted;
+  atomic_store_explicit(&slot->word, word + 1, memory_order_release);
+  return (uint64_t)word << 32 | index;
+}
+
+/* Whoever moves the word on owns the connection. */
+static bool take_word(struct slots *slots, uint32_t index, uint32_t word, struct pdlb_accepted *accepted) {
+  struct slot *slot = &slots->slot[index];
+  uint32_t waiting = word | 1;
+  if (!atomic_compare_exchange_strong_explicit(&slot->word, &waiting, word + 2, memory_order_acquire,
+                                               memory_order_relaxed))
+    return false;
+  *accepted = slot->accepted;
+  push_free(slots, index);
+  return true;
+}
+
+bool slots_take(struct slots *slots, uint64_t token, struct pdlb_accepted *accepted) {
+  const uint32_t index = (uint32_t)token, word = (uint32_t)(token >> 32);
+  return index < slots->count && !(word & 1) && take_word(slots, index, word, accepted);
+}
+
+bool slots_take_any(struct slots *slots, struct pdlb_accepted *accepted) {
+  for (uint32_t index = 0; index < slots->count; index++) {
+    const uint32_t word = atomic_load_explicit(&slots->slot[index].word, memory_order_acquire);
+    if ((word & 1) && take_word(slots, index, word & ~1u, accepted)) return true;
+  }
+  return false;
+}

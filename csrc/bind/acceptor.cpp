@@ -1,0 +1,113 @@
+// The accepting thread.
+#include <pybind11/stl.h>
+
+#include "handles.hpp"
+#include "pdlb_acceptor.h"
+
+namespace py = pybind11;
+using py::literals::operator""_a;
+
+namespace {
+
+// Holds the domain, and the port for itself, for as long as the thread may run.
+class Acceptor {
+ public:
+  Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch)
+      : domain_(domain.pin()), port_(std::move(port)) {
+    switch (port_->enter()) {
+      case Port::Entry::busy:
+        set_busy();
+        throw py::error_already_set();
+      case Port::Entry::closed:
+        throw_closed("port");
+      case Port::Entry::entered:
+        break;
+    }
+    pdlb_acceptor_config config{queue, slots, batch};
+    pdlb_error error{};
+    const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
+    if (rc < 0) {
+      port_->leave();
+      throw_error(error);
+    }
+    live_handles.acceptors++;
+  }
+
+  ~Acceptor() {
+    live_handles.acceptors--;
+    if (born_ == fork_count()) {
+      pdlb_acceptor_stop(acceptor_, 0);
+      pdlb_acceptor_free(acceptor_);
+    }
+    port_->leave();
+  }
+
+  Acceptor(const Acceptor &) = delete;
+  Acceptor &operator=(const Acceptor &) = delete;
+
+  pdlb_acceptor *raw() const {
+    if (born_ != fork_count()) throw_closed("acceptor");
+    return acceptor_;
+  }
+
+ private:
+  const std::shared_ptr<DomainHandle> domain_;
+  const std::shared_ptr<Port> port_;
+  pdlb_acceptor *acceptor_ = nullptr;
+  const uint32_t born_ = fork_count();
+};
+
+int add(const Acceptor &acceptor, int fd) {
+  pdlb_error error{};
+  return check(pdlb_acceptor_add(acceptor.raw(), fd, &error), error);
+}
+
+void remove_listener(const Acceptor &acceptor, uint32_t listener, bool drain) {
+  pdlb_error error{};
+  check(pdlb_acceptor_remove(acceptor.raw(), listener, drain, &error), error);
+}
+
+using Taken = std::optional<std::pair<int, uint32_t>>;
+
+Taken take(const Acceptor &acceptor, uint64_t token) {
+  pdlb_accepted accepted;
+  if (pdlb_acceptor_take(acceptor.raw(), token, &accepted) < 0) return std::nullopt;
+  return std::make_pair(accepted.fd, accepted.listener);
+}
+
+Taken take_left(const Acceptor &acceptor) {
+  pdlb_accepted accepted;
+  if (pdlb_acceptor_take_left(acceptor.raw(), &accepted) < 0) return std::nullopt;
+  return std::make_pair(accepted.fd, accepted.listener);
+}
+
+void stop(const Acceptor &acceptor, double drain_seconds) {
+  pdlb_acceptor *raw = acceptor.raw();
+  const uint64_t until =
+      drain_seconds > 0 ? pdlb_now() + static_cast<uint64_t>(std::min(drain_seconds, 1e9) * 1e9) : 0;
+  const py::gil_scoped_release unlocked;
+  pdlb_acceptor_stop(raw, until);
+}
+
+py::dict stats(const Acceptor &acceptor) {
+  struct pdlb_acceptor_stats stats;
+  pdlb_acceptor_stats(acceptor.raw(), &stats);
+  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "aborted"_a = stats.aborted,
+                  "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+                  "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
+}
+
+}  // namespace
+
+void register_acceptor(py::module_ &module) {
+  py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
+      .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t>(), "domain"_a, "port"_a,
+           "queue"_a, "slots"_a, "batch"_a)
+      .def("add", &add, "fd"_a)
+      .def("remove", &remove_listener, "listener"_a, "drain"_a)
+      .def("pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); }, "paused"_a)
+      .def("take", &take, "token"_a)
+      .def("take_left", &take_left)
+      .def("stop", &stop, "drain_seconds"_a)
+      .def("stats", &stats);
+}

@@ -1,0 +1,289 @@
+"""A server in the manner of asyncio's, whose connections are spread over event loops in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from .balancer import Balancer
+from .errors import ConfigError
+from .loops import LoopWorker, StreamOptions
+
+if TYPE_CHECKING:
+    import os
+    import ssl as ssl_module
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from .loops import ClientConnected
+    from .policies import PolicyName
+
+__all__ = ["Server", "start_server"]
+
+_LIMIT: Final = 2**16
+
+
+class Server:
+    """What :func:`start_server` returns: all that :class:`asyncio.Server` has, and `balancer`.
+
+    Attributes:
+        balancer: The balancer that spreads the connections; its `stats()` tell what each worker has.
+
+    **Synchronization**: as with asyncio, methods belong to the thread of one event loop; `balancer` may be used from
+    any thread.
+    """
+
+    def __init__(self, balancer: Balancer, sockets: Sequence[socket.socket], *, owned: bool) -> None:
+        self.balancer: Final = balancer
+        self._sockets = tuple(sockets)
+        self._owned = owned
+        self._serving = False
+        self._closing: asyncio.Task[None] | None = None
+        self._closed_by_user = False
+        self._forever: asyncio.Future[None] | None = None
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets; empty once the server is closed."""
+        return self._sockets if not self._closed_by_user else ()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The running event loop. Handlers run on others."""
+        return asyncio.get_running_loop()
+
+    def is_serving(self) -> bool:
+        """Whether connections are accepted."""
+        return self._serving
+
+    async def start_serving(self) -> None:
+        """Start to accept connections, if that was put off."""
+        self._start()
+
+    def _start(self) -> None:
+        if self._serving:
+            return
+        if self._closed_by_user:
+            raise RuntimeError(f"{self!r} is closed")
+        for sock in self._sockets:
+            self.balancer.listen(sock=sock)
+        self._serving = True
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled, then close the server and wait until it is closed."""
+        if self._forever is not None:
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
+        self._start()
+        self._forever = asyncio.get_running_loop().create_future()
+        try:
+            await self._forever
+        except asyncio.CancelledError:
+            self.close()
+            await self.wait_closed()
+            raise
+        finally:
+            self._forever = None
+
+    def close(self) -> None:
+        """Accept no more connections. Those in the backlog and those that are open are served to their end."""
+        if self._closed_by_user:
+            return
+        self._closed_by_user = True
+        self._serving = False
+        if self._forever is not None and not self._forever.done():
+            self._forever.cancel()
+        self._closing = asyncio.ensure_future(self._stop_accepting())
+
+    async def _stop_accepting(self) -> None:
+        await asyncio.to_thread(self.balancer.stop_accepting)
+        if self._owned:
+            for sock in self._sockets:
+                path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+                sock.close()
+                if isinstance(path, str) and path:
+                    with contextlib.suppress(OSError):
+                        await asyncio.to_thread(_unlink, path)
+
+    def abort_clients(self) -> None:
+        """End all connections that are open now; they are counted as aborted."""
+        self.balancer.abort_connections()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed, its last connection has ended, and its workers have stopped."""
+        if self._closing is None:
+            return
+        await asyncio.shield(self._closing)
+        await asyncio.to_thread(self.balancer.drain)
+        await asyncio.to_thread(self.balancer.close, 0)
+
+    async def __aenter__(self) -> Self:
+        """The server itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, and wait until it is closed."""
+        self.close()
+        await self.wait_closed()
+
+    def __repr__(self) -> str:
+        """Its sockets."""
+        return f"<pydlb.Server sockets={self.sockets!r}>"
+
+
+def _unlink(path: str) -> None:
+    import os
+
+    os.unlink(path)
+
+
+async def _listening_sockets(
+    host: str | Iterable[str] | None, port: int | str | None, options: dict[str, Any]
+) -> list[socket.socket]:
+    """Bind one socket for each address that the names stand for, as asyncio does."""
+    loop = asyncio.get_running_loop()
+    hosts: list[str | None] = [host] if isinstance(host, str) or host is None else list(host)
+    hosts = [None if name == "" else name for name in hosts]
+    found: dict[Any, None] = {}
+    for name in hosts:
+        for family, kind, proto, _, address in await loop.getaddrinfo(
+            name, port, family=options["family"], type=socket.SOCK_STREAM, flags=options["flags"]
+        ):
+            found[family, kind, proto, address] = None
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, proto, address in found:
+            sockets.append(_bound(family, kind, proto, address, options))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bound(family: int, kind: int, proto: int, address: Any, options: dict[str, Any]) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        if options["reuse_address"] is not False:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options["reuse_port"]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(options["backlog"])
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {address!r}: {error.strerror}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _start_workers(
+    balancer: Balancer,
+    count: int,
+    options: StreamOptions,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> None:
+    try:
+        for _ in range(count):
+            balancer.run(LoopWorker(balancer.worker(), options, loop_factory))
+    except BaseException:
+        balancer.close(timeout=0)
+        raise
+
+
+async def start_server(
+    client_connected_cb: ClientConnected,
+    host: str | Iterable[str] | None = None,
+    port: int | str | None = None,
+    *,
+    workers: int = 4,
+    worker_class: Literal["thread"] = "thread",
+    policy: PolicyName = "dlb",
+    backend: str | int | os.PathLike[str] = "auto",
+    grace: float | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    limit: int = _LIMIT,
+    family: int = socket.AF_UNSPEC,
+    flags: int = socket.AI_PASSIVE,
+    sock: socket.socket | None = None,
+    backlog: int = 1024,
+    ssl: ssl_module.SSLContext | None = None,
+    reuse_address: bool | None = None,
+    reuse_port: bool | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+    start_serving: bool = True,
+) -> Server:
+    """Start a server whose connections are spread over event loops in worker threads.
+
+    Args:
+        client_connected_cb: Called with a reader and a writer for each connection, as by
+            :func:`asyncio.start_server`, but on the event loop of a worker: it may be called on several threads at a
+            time. A coroutine function, or a plain function.
+        host: Address or addresses to listen on; None for all.
+        port: The port to listen on; 0 or None for any that is free.
+        workers: Event loops to spread connections over, each in a thread of its own.
+        worker_class: ``"thread"``.
+        policy: Which worker gets a connection, as for :class:`Balancer`.
+        backend: As `device` of :func:`pydlb.open`.
+        grace: As for :class:`Balancer`.
+        loop_factory: Makes each worker's loop, such as ``uvloop.new_event_loop``; None for asyncio's own.
+        limit: The readers' buffer limit in bytes.
+        family: As for :func:`asyncio.start_server`, and likewise `flags`, `sock`, `backlog`, `ssl`, `reuse_address`,
+            `reuse_port`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` and `start_serving`. A `sock` stays the
+            caller's; TLS handshakes run on the worker.
+
+    Returns:
+        The server.
+
+    Raises:
+        OSError: An address cannot be listened on.
+        ConfigError: An argument is out of range.
+        BackendUnavailable: The backend cannot be had.
+
+    **Resource handling**: no signal handlers are installed. Close the server, and await its `wait_closed`, or use it
+    as an asynchronous context manager.
+
+    **Error handling**: an exception of the handler goes to the worker loop's exception handler; its connection is
+    aborted and counted.
+    """
+    if worker_class != "thread":
+        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}: a server needs at least 1")
+    if sock is not None and (host is not None or port is not None):
+        raise ConfigError("give host and port, or sock, not both")
+    options = StreamOptions(
+        client_connected_cb,
+        limit=limit,
+        ssl_context=ssl,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    addresses = {
+        "family": family,
+        "flags": flags,
+        "backlog": backlog,
+        "reuse_address": reuse_address,
+        "reuse_port": reuse_port,
+    }
+    sockets = [sock] if sock is not None else await _listening_sockets(host, port, addresses)
+    try:
+        balancer = Balancer(0, policy=policy, backend=backend, grace=grace)
+        await asyncio.to_thread(_start_workers, balancer, workers, options, loop_factory)
+    except BaseException:
+        if sock is None:
+            for bound in sockets:
+                bound.close()
+        raise
+    server = Server(balancer, sockets, owned=sock is None)
+    if start_serving:
+        server._start()
+    return server

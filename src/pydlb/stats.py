@@ -1,0 +1,82 @@
+"""What a balancer has done: records that do not change, and whose sums always add up."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BalancerStats", "WorkerStats"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStats:
+    """What one worker has done. ``accepted == open + served + aborted``, always.
+
+    Attributes:
+        name: The worker's name.
+        accepted: Connections that it was given.
+        open: Of these, open now.
+        served: Of these, closed in the ordinary way.
+        aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
+        stalled: Whether it was due for a connection and did not come for it in time.
+    """
+
+    name: str
+    accepted: int
+    open: int
+    served: int
+    aborted: int
+    stalled: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerStats:
+    """What a balancer has done. ``accepted == waiting + open + served + refused + aborted``, always.
+
+    Attributes:
+        workers: The workers, also those that have left.
+        accepted: Connections taken from the listeners' backlogs.
+        waiting: Of these, on their way to a worker now.
+        open: Of these, open on a worker now.
+        served: Of these, closed in the ordinary way.
+        refused: Of these, closed without having been given to a worker.
+        aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
+        gone: Connections that clients gave up before they could be accepted; not in `accepted`.
+        taken_back: Times that a connection was offered to another worker, because the first did not come for it.
+        held_up: Times that connections had to stay in the backlog, because too many were waiting.
+        backoffs: Times that accepting stopped for a moment for want of descriptors or memory.
+        handoff_seconds: For each power of two of microseconds, how many connections waited less than that from accept
+            to their worker (and not less than half of it), as pairs of seconds and count.
+    """
+
+    workers: Sequence[WorkerStats]
+    accepted: int
+    waiting: int
+    open: int
+    served: int
+    refused: int
+    aborted: int
+    gone: int
+    taken_back: int
+    held_up: int
+    backoffs: int
+    handoff_seconds: Sequence[tuple[float, int]]
+
+    @property
+    def imbalance(self) -> float:
+        """Open connections of the fullest worker over their mean; 1 is even. 1 if nothing is open."""
+        counts = [worker.open for worker in self.workers]
+        return max(counts) * len(counts) / sum(counts) if sum(counts) else 1.0
+
+    def handoff_quantile(self, fraction: float) -> float:
+        """Seconds within which this fraction of the connections came from accept to their worker (an upper bound)."""
+        total = sum(count for _, count in self.handoff_seconds)
+        seen = 0
+        for seconds, count in self.handoff_seconds:
+            seen += count
+            if total and seen >= fraction * total:
+                return seconds
+        return 0.0
