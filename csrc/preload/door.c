@@ -221,6 +221,8 @@ static void open_door_once(void) {
 
 struct door *door(void) {
   if (!atomic_load_explicit(&ready, memory_order_acquire)) {
+    /* A sanitizer calls before the C library has found the environment. */
+    if (environ == NULL) return NULL;
     /* Some library's constructor is ahead of ours, or it is our own that calls. */
     static _Thread_local bool opening;
     if (opening) return NULL;
