@@ -11,8 +11,8 @@ static void push_free(struct slots *slots, uint32_t index) {
   do {
     atomic_store_explicit(&slots->slot[index].next_free, HEAD(head), memory_order_relaxed);
     next = ((head >> 32) + 1) << 32 | (index + 1);
-  } while (!atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_release,
-                                                  memory_order_relaxed));
+  } while (
+      !atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_release, memory_order_relaxed));
 }
 
 static uint32_t pop_free(struct slots *slots) {
@@ -20,8 +20,8 @@ static uint32_t pop_free(struct slots *slots) {
   do {
     const uint32_t after = atomic_load_explicit(&slots->slot[HEAD(head) - 1].next_free, memory_order_relaxed);
     next = ((head >> 32) + 1) << 32 | after;
-  } while (!atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_acquire,
-                                                  memory_order_acquire));
+  } while (
+      !atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_acquire, memory_order_acquire));
   return HEAD(head) - 1;
 }
 

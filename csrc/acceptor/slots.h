@@ -7,7 +7,7 @@
 #include "pdlb_acceptor.h"
 
 struct slot {
-  _Atomic uint32_t word; /* generation * 2, + 1 while a connection waits here */
+  _Atomic uint32_t word;      /* generation * 2, + 1 while a connection waits here */
   _Atomic uint32_t next_free; /* index + 1 */
   struct pdlb_accepted accepted;
 };

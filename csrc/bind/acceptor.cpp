@@ -1,6 +1,10 @@
 // The accepting thread.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
 #include "handles.hpp"
 #include "pdlb_acceptor.h"
 
@@ -15,13 +19,9 @@ class Acceptor {
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch)
       : domain_(domain.pin()), port_(std::move(port)) {
     switch (port_->enter()) {
-      case Port::Entry::busy:
-        set_busy();
-        throw py::error_already_set();
-      case Port::Entry::closed:
-        throw_closed("port");
-      case Port::Entry::entered:
-        break;
+      case Port::Entry::busy: set_busy(); throw py::error_already_set();
+      case Port::Entry::closed: throw_closed("port");
+      case Port::Entry::entered: break;
     }
     pdlb_acceptor_config config{queue, slots, batch};
     pdlb_error error{};
@@ -36,10 +36,15 @@ class Acceptor {
   ~Acceptor() {
     live_handles.acceptors--;
     if (born_ == fork_count()) {
-      pdlb_acceptor_stop(acceptor_, 0);
+      end();
       pdlb_acceptor_free(acceptor_);
     }
     port_->leave();
+  }
+
+  // The first call ends the thread; its counters and what it left can still be asked for.
+  void end() {
+    if (!ended_.exchange(true)) pdlb_acceptor_end(raw());
   }
 
   Acceptor(const Acceptor &) = delete;
@@ -54,6 +59,7 @@ class Acceptor {
   const std::shared_ptr<DomainHandle> domain_;
   const std::shared_ptr<Port> port_;
   pdlb_acceptor *acceptor_ = nullptr;
+  std::atomic<bool> ended_{false};
   const uint32_t born_ = fork_count();
 };
 
@@ -81,19 +87,29 @@ Taken take_left(const Acceptor &acceptor) {
   return std::make_pair(accepted.fd, accepted.listener);
 }
 
-void stop(const Acceptor &acceptor, double drain_seconds) {
+uint64_t after(double seconds) {
+  return seconds > 0 ? pdlb_now() + static_cast<uint64_t>(std::min(seconds, 1e9) * 1e9) : 0;
+}
+
+bool wait(const Acceptor &acceptor, double timeout) {
   pdlb_acceptor *raw = acceptor.raw();
-  const uint64_t until =
-      drain_seconds > 0 ? pdlb_now() + static_cast<uint64_t>(std::min(drain_seconds, 1e9) * 1e9) : 0;
+  const uint64_t deadline = after(timeout);
   const py::gil_scoped_release unlocked;
-  pdlb_acceptor_stop(raw, until);
+  return pdlb_acceptor_wait(raw, deadline);
+}
+
+void end(Acceptor &acceptor) {
+  acceptor.raw();
+  const py::gil_scoped_release unlocked;
+  acceptor.end();
 }
 
 py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
-  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "aborted"_a = stats.aborted,
-                  "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "drained"_a = stats.drained,
+                  "aborted"_a = stats.aborted, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
+                  "last_errno"_a = stats.last_errno,
                   "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
@@ -105,9 +121,29 @@ void register_acceptor(py::module_ &module) {
            "queue"_a, "slots"_a, "batch"_a)
       .def("add", &add, "fd"_a)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
-      .def("pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); }, "paused"_a)
+      .def(
+          "listens", [](const Acceptor &acceptor, uint32_t id) { return pdlb_acceptor_listens(acceptor.raw(), id); },
+          "listener"_a)
+      .def(
+          "pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); },
+          "paused"_a)
       .def("take", &take, "token"_a)
       .def("take_left", &take_left)
-      .def("stop", &stop, "drain_seconds"_a)
+      .def(
+          "stop", [](const Acceptor &acceptor, double drain) { pdlb_acceptor_stop(acceptor.raw(), after(drain)); },
+          "drain"_a)
+      .def("wait", &wait, "timeout"_a)
+      .def("end", &end)
       .def("stats", &stats);
+
+  module.def(
+      "shut_listener",
+      [](int fd) {
+        if (const int rc = pdlb_listener_shut(fd); rc < 0) {
+          errno = -rc;
+          PyErr_SetFromErrno(PyExc_OSError);
+          throw py::error_already_set();
+        }
+      },
+      "fd"_a);
 }

@@ -99,8 +99,10 @@ bool pdlb_engine_disarm(struct pdlb_engine *engine, uint32_t port);
 bool pdlb_engine_armed(const struct pdlb_engine *engine, uint32_t port);
 /* Whether pdlb_engine_schedule could find something, for a port that considers going to sleep. */
 bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port);
-/* Known to be asleep (true), or only believed idle when armed. */
-void pdlb_engine_parked(struct pdlb_engine *engine, uint32_t port, bool parked);
+/* What is known of an armed port. One that never told is believed to be idle; one that tells is chosen only while it
+ * is parked. Returns what was known before. */
+enum pdlb_presence { PDLB_UNKNOWN = 0, PDLB_PARKED, PDLB_AWAKE };
+enum pdlb_presence pdlb_engine_presence(struct pdlb_engine *engine, uint32_t port, enum pdlb_presence presence);
 /* Offer what waits to another idle port where the first has let the grace pass. Returns the next time to call. */
 uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
 /* A clock outside calls pdlb_engine_tick: `wake` then names no late port. */

@@ -100,11 +100,12 @@ void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const s
 
 /* ---- schedule.c -------------------------------------------------------------------------------------------------------- */
 
-/* Without a lock, so a guess: elements in rings and parked. */
+/* Without a lock, so a guess: elements in rings and parked. An element may be taken before its sender has counted it;
+ * that one has yet to look for idle ports. */
 static inline uint32_t engine_queued(const struct engine_queue *queue) {
   const uint64_t out = atomic_load_explicit(&queue->scheduled, memory_order_seq_cst);
   const uint64_t in = atomic_load_explicit(&queue->enqueued, memory_order_seq_cst);
-  return (uint32_t)(in - out);
+  return in > out ? (uint32_t)(in - out) : 0;
 }
 
 /* ---- flows.c: all under the queue's egress lock --------------------------------------------------------------------------- */

@@ -170,7 +170,7 @@ struct engine_port {
 
   /* Anybody. */
   alignas(CACHE_LINE) _Atomic uint32_t released_later;
-  _Atomic uint32_t parked;
+  _Atomic uint32_t presence; /* enum pdlb_presence */
   _Atomic uint32_t stalled;
   _Atomic uint32_t woken_stamp;
   _Atomic uint64_t wakes;

@@ -25,6 +25,7 @@ void pdlb_engine_stats(const struct pdlb_engine *engine, struct pdlb_domain_stat
   for (uint32_t index = 0; index < engine_queue_count(header); index++)
     stats->enqueued += atomic_load_explicit(&engine->queues[index].in_line, memory_order_seq_cst) +
                        atomic_load_explicit(&engine->queues[index].enqueued, memory_order_seq_cst);
+  if (stats->enqueued < stats->scheduled) stats->enqueued = stats->scheduled; /* taken, but not counted as sent yet */
   stats->queued = (uint32_t)(stats->enqueued - stats->scheduled);
   stats->refused_no_credit = atomic_load_explicit(&header->refused_no_credit, memory_order_relaxed);
   stats->wakes = atomic_load_explicit(&header->wakes, memory_order_relaxed);

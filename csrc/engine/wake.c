@@ -23,8 +23,25 @@ bool pdlb_engine_armed(const struct pdlb_engine *engine, uint32_t port) {
   return atomic_load_explicit(word_of(engine, port), memory_order_seq_cst) & (1ull << (port % 64));
 }
 
-void pdlb_engine_parked(struct pdlb_engine *engine, uint32_t port, bool parked) {
-  atomic_store_explicit(&engine->ports[port].parked, parked, memory_order_relaxed);
+/* What waits while the port goes to sleep may be for it: nobody could choose it before. */
+static void offer_to_parked(struct pdlb_engine *engine, uint32_t index) {
+  const struct engine_port *port = &engine->ports[index];
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
+    const uint32_t waiting = link == LINK_NONE ? 0 : engine_queued(&engine->queues[LINK_QUEUE(link)]);
+    if (waiting) engine_offer(engine, LINK_QUEUE(link), waiting);
+  }
+}
+
+enum pdlb_presence pdlb_engine_presence(struct pdlb_engine *engine, uint32_t index, enum pdlb_presence presence) {
+  const uint32_t before =
+      atomic_exchange_explicit(&engine->ports[index].presence, presence, memory_order_seq_cst);
+  if (presence == PDLB_PARKED && before == PDLB_AWAKE && pdlb_engine_armed(engine, index)) offer_to_parked(engine, index);
+  return (enum pdlb_presence)before;
+}
+
+static inline enum pdlb_presence presence_of(const struct engine_port *port) {
+  return (enum pdlb_presence)atomic_load_explicit(&port->presence, memory_order_seq_cst);
 }
 
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external) {
@@ -54,8 +71,7 @@ static inline bool may_take(const struct engine_port *port) {
 
 /* Known to sleep before believed idle, then the least in flight, then the one not woken for longest. */
 static bool better(const struct engine_port *left, const struct engine_port *right) {
-  const uint32_t left_parked = atomic_load_explicit(&left->parked, memory_order_relaxed);
-  const uint32_t right_parked = atomic_load_explicit(&right->parked, memory_order_relaxed);
+  const bool left_parked = presence_of(left) == PDLB_PARKED, right_parked = presence_of(right) == PDLB_PARKED;
   if (left_parked != right_parked) return left_parked;
   const uint32_t left_load = engine_load(left), right_load = engine_load(right);
   if (left_load != right_load) return left_load < right_load;
@@ -74,7 +90,7 @@ static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint
     for (; bits; bits &= bits - 1) {
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       const struct engine_port *port = &engine->ports[index];
-      if (!may_take(port) || engine_load(port) >= level) continue;
+      if (!may_take(port) || presence_of(port) == PDLB_AWAKE || engine_load(port) >= level) continue;
       if (best == NIL || better(port, &engine->ports[best])) best = index;
     }
   }
@@ -91,7 +107,7 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
   atomic_fetch_add_explicit(&port->wakes, 1, memory_order_relaxed);
   uint32_t late = PDLB_NONE;
   if (queue != NIL && !pdlb_engine_has_clock(engine) &&
-      !atomic_load_explicit(&port->parked, memory_order_relaxed)) {
+      presence_of(port) == PDLB_UNKNOWN) {
     late = best_idle(engine, queue, UINT32_MAX);
     if (late == NIL) late = PDLB_NONE;
   }
@@ -148,7 +164,8 @@ static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level
     for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       struct engine_port *port = &engine->ports[index];
-      if (index == but || !is_due(port) || engine_load(port) >= level || pdlb_engine_armed(engine, index)) continue;
+      const bool untold = pdlb_engine_armed(engine, index) && presence_of(port) != PDLB_AWAKE;
+      if (index == but || !is_due(port) || engine_load(port) >= level || untold) continue;
       atomic_store_explicit(&port->stalled, 1, memory_order_relaxed);
       any = true;
     }
@@ -173,7 +190,9 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
   uint64_t until;
   for (;;) {
     const uint32_t level = fill_level(engine, queue_index, waiting);
-    if (level > load) return level - load;
+    /* One below the level is the port's alone; of what then remains, others at the same height have as good a right
+     * to the first. */
+    if (level > load) return level - load > 1 ? level - load - 1 : 1;
     const uint64_t now = engine_now(engine);
     if (grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;

@@ -195,8 +195,8 @@ uint32_t pdlb_port_in_flight(const struct pdlb_port *port);
  * nothing left to receive, and never silent while the port is armed and an element waits that no awake port will
  * take. It belongs to the port: wait on it, do not read or close it. -errno if none can be had. */
 int pdlb_port_fd(struct pdlb_port *port, struct pdlb_error *error);
-/* Any thread. The owner tells that it is about to wait on pdlb_port_fd (true) or has come back (false): a port that
- * tells is known to be idle, one that does not is only believed so. */
+/* Any thread. The owner tells that it is about to wait on pdlb_port_fd (true) or has come back (false). An armed port
+ * that never told is believed to be idle; one that tells is chosen only while it is parked, and before those. */
 void pdlb_port_parked(struct pdlb_port *port, bool parked);
 /* Any thread. Ends a wait in progress and refuses all later calls with -ECANCELED. */
 void pdlb_port_cancel(struct pdlb_port *port);

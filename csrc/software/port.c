@@ -76,7 +76,7 @@ static uint32_t port_in_flight(const struct pdlb_port *base) {
 
 static void port_parked(struct pdlb_port *base, bool parked) {
   struct software_port *port = (struct software_port *)base;
-  pdlb_engine_parked(&port->domain->engine, port->index, parked);
+  pdlb_engine_presence(&port->domain->engine, port->index, parked ? PDLB_PARKED : PDLB_AWAKE);
 }
 
 static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stats) {

@@ -179,14 +179,14 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
   int rc = 0;
   const uint32_t sequence = atomic_load_explicit(&waiter->sequence, memory_order_seq_cst);
   atomic_store_explicit(&waiter->sleeping, 1, memory_order_seq_cst);
-  pdlb_engine_parked(engine, port->index, true);
+  const enum pdlb_presence before = pdlb_engine_presence(engine, port->index, PDLB_PARKED);
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
   rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
 #endif
   if (rc == 0 && !is_cancelled(waiter)) rc = sleep_on(waiter, sequence, retry_at);
   atomic_store_explicit(&waiter->sleeping, 0, memory_order_seq_cst);
-  pdlb_engine_parked(engine, port->index, false);
+  pdlb_engine_presence(engine, port->index, before);
   pdlb_engine_disarm(engine, port->index);
   return rc;
 }

@@ -124,6 +124,32 @@ static void *consume(void *argument) {
   }
 }
 
+/* ---- observer -------------------------------------------------------------------------------------------------- */
+
+/* Numbers read while everybody works are each true for some moment: none negative, none beyond its limit, and what is
+ * counted never goes back. */
+static void *observe(void *credits) {
+  uint64_t enqueued = 0, scheduled = 0;
+  while (!atomic_load(&stress.count.over)) {
+    const struct pdlb_domain_stats stats = rig_stats(&stress.rig);
+    CHECK_LE(stats.scheduled, stats.enqueued);
+    CHECK_GE(stats.enqueued, enqueued);
+    CHECK_GE(stats.scheduled, scheduled);
+    CHECK_LE(stats.enqueued, traffic_total(&stress.count));
+    CHECK_LE(stats.credits_free, (uint32_t)(uintptr_t)credits);
+    enqueued = stats.enqueued;
+    scheduled = stats.scheduled;
+    if (stress.type != PDLB_SCHED_DIRECTED) CHECK_GE(rig_depth(&stress.rig, stress.queue), 0);
+    for (uint32_t i = 0; i < stress.consumer_count; i++) {
+      const struct pdlb_port_stats port = rig_port_stats(stress.consumers[i]);
+      CHECK_LE(port.released, port.received);
+      CHECK_LE(port.in_flight, 128);
+    }
+    sched_yield();
+  }
+  return NULL;
+}
+
 /* ---- cases ------------------------------------------------------------------------------------------------------ */
 
 static void open_consumer(uint32_t me, enum pdlb_sharing sharing) {
@@ -174,9 +200,10 @@ static void close_all(void) {
 }
 
 static void run(enum pdlb_sched type, enum pdlb_sharing sharing, uint32_t credits) {
-  pthread_t producers[TRAFFIC_THREADS], consumers[TRAFFIC_THREADS];
+  pthread_t producers[TRAFFIC_THREADS], consumers[TRAFFIC_THREADS], observer;
   check_randomness(0); /* the seed is drawn before there are threads */
   open_all(type, sharing, credits);
+  CHECK_EQ(pthread_create(&observer, NULL, observe, (void *)(uintptr_t)credits), 0);
   for (uintptr_t i = 0; i < stress.consumer_count; i++)
     CHECK_EQ(pthread_create(&consumers[i], NULL, consume, (void *)i), 0);
   for (uintptr_t i = 0; i < stress.count.producers; i++)
@@ -184,6 +211,7 @@ static void run(enum pdlb_sched type, enum pdlb_sharing sharing, uint32_t credit
   traffic_await(&stress.count, stress.consumers, stress.consumer_count);
   for (uint32_t i = 0; i < stress.count.producers; i++) pthread_join(producers[i], NULL);
   for (uint32_t i = 0; i < stress.consumer_count; i++) pthread_join(consumers[i], NULL);
+  pthread_join(observer, NULL);
   close_all();
 }
 

@@ -292,6 +292,26 @@ static void release_later_ends_the_wait(void) {
   close_waiting(&waiting);
 }
 
+/* Even sharing: only a busy port is due, and the idle one sleeps already. */
+static void sleeper_takes_what_a_busy_port_leaves(void) {
+  struct waiting waiting;
+  struct pdlb_event event;
+  open_waiting(&waiting);
+  const uint8_t even = rig_queue_with(&waiting.rig, &(struct pdlb_ldb_queue_config){.sharing = PDLB_SHARE_EVEN});
+  struct pdlb_port *busy = rig_consumer(&waiting.rig, even);
+  rig_link(waiting.consumer, even, 0);
+  for (uint64_t i = 0; i < 2; i++) rig_send_one(waiting.producer, even, PDLB_SCHED_UNORDERED, 0, 0, i);
+  CHECK_EQ(rig_poll(busy, &event, 1), 1);
+  CHECK_EQ(rig_poll(waiting.consumer, &event, 1), 1);
+  CHECK_EQ(pdlb_port_release(busy, 1), 1); /* the least in flight, and away */
+  start_waiting(&waiting);
+  rig_send_one(waiting.producer, even, PDLB_SCHED_UNORDERED, 0, 0, 7);
+  expect_wait_to_end(&waiting, 7);
+  CHECK(rig_port_stats(busy).stalled);
+  rig_close_port(busy);
+  close_waiting(&waiting);
+}
+
 /* One element back and forth, so that any lost wake-up hangs. One player polls and answers after a random moment, the
  * other goes to sleep after one, both about as long as falling asleep takes: the answer comes at every point of it.
  * Built with the second look before the sleep taken out, this must fail.
@@ -375,4 +395,5 @@ CHECK_MAIN(CASE(past_deadlines_poll_once), CASE(deadline_ends_the_wait), CASE(fa
            CASE(cancel_races_with_the_wait), CASE(signal_ends_the_wait), CASE(signals_lose_nothing),
            CASE(link_ends_the_wait), CASE(enable_ends_the_wait), CASE(release_by_another_ends_the_wait),
            CASE(closing_of_the_holder_ends_the_wait), CASE(moving_line_ends_the_wait),
-           CASE(release_later_ends_the_wait), CASE(every_answer_wakes_the_sleeper))
+           CASE(release_later_ends_the_wait), CASE(sleeper_takes_what_a_busy_port_leaves),
+           CASE(every_answer_wakes_the_sleeper))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from . import _native
 from .device import open as open_device
@@ -28,12 +29,17 @@ __all__ = ["Balancer"]
 
 logger = logging.getLogger("pydlb")
 
-# Open connections over all workers; each worker's port gets a part of them.
+# Open connections over all workers; each worker's port gets an equal part of them.
 _HISTORY: Final = 1 << 20
-_MAX_WORKERS: Final = 512
+_MOST_WORKERS: Final = 1024
+_FEW_WORKERS: Final = 16
 
-# How often close() looks whether what it waits for is done, in seconds.
-_LOOK: Final = 0.002
+# Who waits for something to be done looks after the first of these times, later after the second, in seconds.
+_FIRST_LOOK: Final = 0.001
+_LAST_LOOK: Final = 0.02
+
+# How long workers have to end, once their connections were told to, in seconds.
+_ENDING: Final = 1.0
 
 
 def _default_grace() -> float:
@@ -55,16 +61,17 @@ class Runner(Protocol):
     def start(self) -> None:
         """Start the thread."""
 
-    def stop(self, timeout: float) -> bool:
-        """Wait for the thread to end; False if it is still busy."""
-
-
-@runtime_checkable
-class Abortable(Protocol):
-    """A runner that can end its connections from outside."""
+    def close_connections(self) -> None:
+        """Close all connections once what was written to them is sent."""
 
     def abort(self) -> None:
         """End all connections now."""
+
+    def stop(self) -> None:
+        """Tell the thread to end."""
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it is still busy after `timeout` seconds."""
 
 
 class Balancer:
@@ -87,6 +94,8 @@ class Balancer:
             without the interpreter lock, 20 ms with it.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
+        max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
+            for twice `workers`, at least 16.
         name: The start of the workers' names.
 
     Raises:
@@ -95,8 +104,7 @@ class Balancer:
 
     **Synchronization**: any thread.
 
-    **Resource handling**: a context manager; leaving it closes it. Listening sockets that were passed in stay the
-    caller's.
+    **Resource handling**: a context manager; leaving it closes it.
 
     **Error handling**: an exception of the handler is logged (logger ``pydlb``), its connection closed and counted as
     aborted. Without descriptors or memory accepting stops for a moment, and `stats` counts it.
@@ -112,12 +120,18 @@ class Balancer:
         grace: float | None = None,
         batch: int = 16,
         max_waiting: int = 4096,
+        max_workers: int | None = None,
         name: str = "worker",
     ) -> None:
         check_policy(policy)
-        _check_range(workers=(workers, 0, _MAX_WORKERS), batch=(batch, 1, 64), max_waiting=(max_waiting, 1, 1 << 16))
+        check_range(workers=(workers, 0, _MOST_WORKERS), batch=(batch, 1, 64), max_waiting=(max_waiting, 1, 1 << 16))
+        if max_workers is None:
+            max_workers = min(_MOST_WORKERS, max(_FEW_WORKERS, 2 * workers))
+        check_range(max_workers=(max_workers, max(1, workers), _MOST_WORKERS))
         if workers and handler is None:
             raise ConfigError(f"{workers} workers need a handler to call; workers=0 starts none")
+        if handler is not None and not callable(handler):
+            raise ConfigError(f"handler is {handler!r}: it is a function of one connection")
         self.policy: Final = policy
         self._name = name
         self._lock = threading.Lock()
@@ -126,11 +140,13 @@ class Balancer:
         self._left: list[Worker] = []
         self._loops: weakref.WeakKeyDictionary[AbstractEventLoop, Worker] = weakref.WeakKeyDictionary()
         self._listeners: dict[int, socket.socket] = {}
+        self._shared: set[int] = set()
         self._refused = 0
         self._closing = False
         self._closed = False
-        self._capacity = _HISTORY // max(16, 2 * workers)
-        self._open_engine(backend, _default_grace() if grace is None else grace, batch, max_waiting)
+        self._end_lock = threading.Lock()
+        self._capacity = _HISTORY // max_workers
+        self._open_engine(backend, _default_grace() if grace is None else grace, batch, max_waiting, max_workers)
         try:
             for _ in range(workers):
                 assert handler is not None
@@ -139,12 +155,14 @@ class Balancer:
             self.close(timeout=0)
             raise
 
-    def _open_engine(self, backend: str | int | os.PathLike[str], grace: float, batch: int, max_waiting: int) -> None:
+    def _open_engine(
+        self, backend: str | int | os.PathLike[str], grace: float, batch: int, max_waiting: int, max_workers: int
+    ) -> None:
         self._device = open_device(backend, limits="large")
         try:
             self._domain = self._device.create_domain(
                 ldb_queues=1,
-                ldb_ports=_MAX_WORKERS,
+                ldb_ports=max_workers,
                 dir_ports=1,
                 credits=max_waiting,
                 history_entries=_HISTORY,
@@ -155,8 +173,8 @@ class Balancer:
             self._sender = self._domain.create_dir_port()
             self._domain.start()
             self._acceptor = _native.Acceptor(
-                self._domain._native,  # noqa: SLF001 - the acceptor works below the face, on the same handles
-                self._sender._native,  # noqa: SLF001
+                self._domain._native,
+                self._sender._native,
                 queue=self._queue.id,
                 slots=max_waiting,
                 batch=batch,
@@ -175,7 +193,7 @@ class Balancer:
         """Why it is not the hardware, where that was left open."""
         return self._device.fallback_reason
 
-    # ---- workers ------------------------------------------------------------------------------------------------------
+    # ---- workers ---------------------------------------------------------------------------------------------------
 
     def worker(self, name: str | None = None) -> Worker:
         """Add a worker for a thread or event loop of the caller's.
@@ -188,7 +206,7 @@ class Balancer:
 
         Raises:
             ClosedError: The balancer is closed.
-            ResourceExhausted: There are 512 workers already.
+            ResourceExhausted: There are `max_workers` already.
         """
         with self._lock:
             if self._closing:
@@ -201,7 +219,7 @@ class Balancer:
             return worker
 
     def run(self, runner: Runner) -> None:
-        """Start a runner of one of the balancer's workers, and stop it when the balancer is closed."""
+        """Start a runner of one of the balancer's workers; it is stopped when the balancer is closed."""
         runner.start()
         with self._lock:
             self._runners.append(runner)
@@ -215,19 +233,21 @@ class Balancer:
 
         Returns:
             How many connections were still open: they are counted as aborted.
+
+        Raises:
+            ConfigError: It is not one of the balancer's workers, or no more.
         """
         with self._lock:
             if worker not in self._workers:
                 raise ConfigError(f"{worker!r} is not a worker of this balancer")
-        worker.port.unlink(self._queue)
-        _wait(lambda: worker.port.in_flight == 0, timeout)
-        with self._lock:
-            runners = [runner for runner in self._runners if runner.worker is worker]
-            self._runners = [runner for runner in self._runners if runner.worker is not worker]
             self._workers.remove(worker)
             self._left.append(worker)
+            runners = [runner for runner in self._runners if runner.worker is worker]
+            self._runners = [runner for runner in self._runners if runner.worker is not worker]
+        worker.port.unlink(self._queue)
+        _wait(lambda: worker.stats().open == 0, timeout)
         left = worker.stats().open
-        _stop([worker], runners, time.monotonic() + 1)
+        _stop([worker], runners, time.monotonic() + _ENDING)
         return left
 
     def connections(self) -> Iterator[Connection]:
@@ -244,55 +264,95 @@ class Balancer:
             worker = self._loops[loop] = self.worker()
         return await worker.accept()
 
-    # ---- listeners ----------------------------------------------------------------------------------------------------
+    # ---- listeners -------------------------------------------------------------------------------------------------
 
     def listen(
         self,
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        sock: socket.socket | None = None,
         path: str | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
+        shared: bool = False,
         backlog: int = 1024,
+        reuse_port: bool = False,
     ) -> int:
         """Accept connections from one more listening socket.
 
         Args:
-            host: The address to listen on.
+            host: The address to listen on; one with colons is an IPv6 address.
             port: The port to listen on; 0 for any that is free.
-            sock: A listening socket to accept from, instead. It is made non-blocking, and stays the caller's.
-            path: A path to listen on as a UNIX socket, instead.
+            path: A path to listen on as a UNIX socket, instead. It is removed at the end.
+            sock: A bound socket to listen on, instead. It is made non-blocking, and closed by the balancer.
+            shared: Others use `sock` too: it is not closed, and at the end clients are not kept from connecting to it.
             backlog: Connections that the kernel keeps until they are accepted.
+            reuse_port: Let other sockets listen on the same port.
 
         Returns:
             The listener's number.
 
         Raises:
             OSError: The address cannot be listened on.
-            ConfigError: The socket does not listen.
+            ConfigError: `sock` is no stream socket that can listen.
             ClosedError: The balancer is closed.
         """
-        own = sock is None
+        check_range(backlog=(backlog, 0, 1 << 16))
         if sock is None:
-            sock = _listening_socket(host, port, path, backlog)
-        sock.setblocking(False)
-        try:
-            with self._lock:
+            sock, shared = _listening_socket(host, port, path, backlog, reuse_port=reuse_port), False
+        else:
+            _listen_on(sock, backlog)
+        with self._lock:
+            try:
                 if self._closing:
                     raise ClosedError("this balancer is closed")
                 number = self._acceptor.add(sock.fileno())
-                if own:
-                    self._listeners[number] = sock
-                return number
-        except BaseException:
-            if own:
-                sock.close()
-            raise
+            except BaseException:
+                if not shared:
+                    sock.close()
+                raise
+            self._listeners[number] = sock
+            if shared:
+                self._shared.add(number)
+            return number
 
-    def address(self, listener: int = 0) -> str | tuple[str, int] | tuple[str, int, int, int]:
-        """The address of a listener that :meth:`listen` opened."""
-        address: str | tuple[str, int] | tuple[str, int, int, int] = self._listeners[listener].getsockname()
-        return address
+    def unlisten(self, listener: int, timeout: float = 5.0) -> None:
+        """Accept what is in a listener's backlog, for at most `timeout` seconds, then no more from it.
+
+        Raises:
+            ConfigError: There is no such listener.
+        """
+        with self._lock:
+            if listener not in self._listeners:
+                raise ConfigError(f"there is no listener {listener}")
+            self._shut(listener)
+            self._acceptor.remove(listener, drain=True)
+        _wait(lambda: not self._acceptor.listens(listener), timeout)
+        with contextlib.suppress(ConfigError):  # it has been drained
+            self._acceptor.remove(listener, drain=False)
+
+    def _shut(self, number: int) -> None:
+        """Let go of a listening socket. The acceptor has it still, to empty its backlog."""
+        sock = self._listeners.pop(number)
+        if number in self._shared:
+            self._shared.remove(number)
+            return
+        _native.shut_listener(sock.fileno())
+        address = sock.getsockname()
+        sock.close()
+        if sock.family == socket.AF_UNIX and isinstance(address, str) and address:
+            with contextlib.suppress(OSError):
+                os.unlink(address)
+
+    def address(self, listener: int = 0) -> Any:
+        """A listener's address, as :meth:`socket.socket.getsockname` returns it.
+
+        Raises:
+            ConfigError: There is no such listener.
+        """
+        with self._lock:
+            if listener not in self._listeners:
+                raise ConfigError(f"there is no listener {listener}")
+            return self._listeners[listener].getsockname()
 
     def pause(self) -> None:
         """Leave new connections in the kernel's backlogs until :meth:`resume`."""
@@ -302,7 +362,7 @@ class Balancer:
         """Accept again."""
         self._acceptor.pause(False)
 
-    # ---- the account --------------------------------------------------------------------------------------------------
+    # ---- the account -----------------------------------------------------------------------------------------------
 
     def stats(self) -> BalancerStats:
         """What the balancer has done until now.
@@ -326,6 +386,7 @@ class Balancer:
             served=sum(record.served for record in records),
             refused=refused,
             aborted=sum(record.aborted for record in records),
+            drained=acceptor["drained"],
             gone=acceptor["aborted"],
             taken_back=rewakes,
             held_up=acceptor["held_up"],
@@ -333,27 +394,34 @@ class Balancer:
             handoff_seconds=tuple(((1 << n) * 1e-6, count) for n, count in enumerate(acceptor["handoff"]) if count),
         )
 
-    # ---- the end ------------------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
         """Whether the balancer was closed."""
         return self._closed
 
-    def stop_accepting(self, timeout: float = 5.0) -> None:
-        """Accept what is in the kernel's backlogs, for at most `timeout` seconds, then close the listeners."""
+    def begin_stop(self, timeout: float = 5.0) -> None:
+        """Keep clients from connecting, and accept what is in the kernel's backlogs, for at most `timeout` seconds.
+
+        Returns at once. A second call may shorten the time.
+        """
         with self._lock:
-            if self._closed:
-                return
             self._closing = True
-        self._acceptor.stop(timeout)
-        with self._lock:
-            listeners, self._listeners = self._listeners, {}
-        for sock in listeners.values():
-            address = sock.getsockname()
-            sock.close()
-            if sock.family == socket.AF_UNIX and isinstance(address, str):
-                _unlink(address)
+            for number in list(self._listeners):
+                self._shut(number)
+        self._acceptor.stop(max(0.0, timeout))
+
+    def stop_accepting(self, timeout: float = 5.0) -> None:
+        """As :meth:`begin_stop`, and wait until it is done."""
+        self.begin_stop(timeout)
+        while not self._acceptor.wait(_LAST_LOOK):  # briefly, so that signal handlers run
+            pass
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is accepted any more, waits or is open."""
+        return self._closing and self._acceptor.wait(0) and self._unfinished() == 0
 
     def drain(self, timeout: float | None = None) -> int:
         """Accept no more, and wait until every connection has been served.
@@ -366,7 +434,7 @@ class Balancer:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self.stop_accepting(5.0 if timeout is None else timeout)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = None if deadline is None else deadline - time.monotonic()
         _wait(lambda: self._unfinished() == 0, left)
         return self._unfinished()
 
@@ -374,33 +442,47 @@ class Balancer:
         stats = self.stats()
         return stats.waiting + stats.open
 
-    def abort_connections(self) -> None:
-        """End all connections that are open on event loops of :func:`pydlb.start_server` now."""
+    def close_connections(self) -> None:
+        """Close all connections that are open on threads and event loops of the balancer now.
+
+        What was written to them is sent first, and counts as served.
+        """
         with self._lock:
             runners = list(self._runners)
         for runner in runners:
-            if isinstance(runner, Abortable):
-                runner.abort()
+            runner.close_connections()
+
+    def abort_connections(self) -> None:
+        """End all connections that are open on threads and event loops of the balancer now."""
+        with self._lock:
+            runners = list(self._runners)
+        for runner in runners:
+            runner.abort()
 
     def close(self, timeout: float = 5.0) -> BalancerStats:
         """Drain for at most `timeout` seconds, then end what is left and close everything. May be called twice.
 
-        A worker that does not return from its handler is left behind in its thread.
+        A worker that does not return from its handler within a second more is left behind in its thread.
 
         Returns:
             The final account: ``accepted == served + refused + aborted``.
         """
-        if self._closed:
-            return self.stats()
-        self.drain(timeout)
+        if not self._closed:
+            self.drain(timeout)
+            with self._end_lock:
+                if not self._closed:
+                    self._end()
+        return self.stats()
+
+    def _end(self) -> None:
         with self._lock:
             workers, runners = list(self._workers), list(self._runners)
-        _stop(workers, runners, time.monotonic() + 1.0)
+        _stop(workers, runners, time.monotonic() + _ENDING)
+        self._acceptor.end()
         self._refuse_left()
         with self._lock:
             self._closed = True
         self._device.close()
-        return self.stats()
 
     def _refuse_left(self) -> None:
         """Close what was accepted and never taken by a worker."""
@@ -420,67 +502,67 @@ class Balancer:
         self.close()
 
     def __del__(self) -> None:
-        """Warn about an open balancer that nobody holds any more."""
+        """Warn about an open balancer that nobody holds any more, then close it."""
         if not getattr(self, "_closed", True):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close(timeout=0)
 
     def __repr__(self) -> str:
         """How many workers, or that it is closed."""
         return f"<pydlb.Balancer {'closed' if self._closed else f'{len(self._workers)} workers'}>"
 
 
-def _check_range(**arguments: tuple[int, int, int]) -> None:
+def check_range(**arguments: tuple[int, int, int]) -> None:
+    """Raise ConfigError unless each value is a whole number from the least to the most."""
     for name, (value, least, most) in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ConfigError(f"{name} is {value!r}: it is a whole number from {least} to {most}")
 
 
-def _listening_socket(host: str, port: int, path: str | os.PathLike[str] | None, backlog: int) -> socket.socket:
+def _listening_socket(
+    host: str, port: int, path: str | os.PathLike[str] | None, backlog: int, *, reuse_port: bool
+) -> socket.socket:
     if path is None:
+        check_range(port=(port, 0, 0xFFFF))
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=backlog)
+        sock = socket.create_server((host, port), family=family, backlog=backlog, reuse_port=reuse_port)
+        sock.setblocking(False)
+        return sock
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(os.fspath(path))
-        sock.listen(backlog)
+        _listen_on(sock, backlog)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        return
+def _listen_on(sock: socket.socket, backlog: int) -> None:
+    if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
+        raise ConfigError(f"sock is {sock!r}: it is a stream socket, bound to an address")
+    sock.setblocking(False)
+    sock.listen(backlog)
 
 
 def _wait(done: Callable[[], bool], timeout: float | None) -> None:
     """Wait until `done()`, looking now and then."""
     deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_LOOK
     while not done() and (deadline is None or time.monotonic() < deadline):
-        time.sleep(_LOOK)
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_LOOK)
 
 
 def _stop(workers: list[Worker], runners: list[Runner], deadline: float) -> None:
-    """End loops and threads, then close the ports; what is still open is counted as aborted."""
-    loops: list[Runner] = []
+    """End connections, then threads, then the ports; what is still open is counted as aborted."""
     for runner in runners:
-        if isinstance(runner, Abortable):
-            runner.abort()
-            loops.append(runner)
-    _wait(lambda: all(runner.worker.port.in_flight == 0 for runner in loops), max(0.0, deadline - time.monotonic()))
-    for runner in loops:
-        _end(runner, deadline)
+        runner.abort()
+    _wait(lambda: not any(runner.worker.stats().open for runner in runners), deadline - time.monotonic())
+    for runner in runners:
+        runner.stop()
+    for runner in runners:
+        if not runner.join(max(0.0, deadline - time.monotonic())):
+            logger.warning("%s does not return from its handler; its thread is left behind", runner.worker.name)
     for worker in workers:
         worker.close()
-    for runner in runners:
-        if runner not in loops:
-            _end(runner, deadline)
-
-
-def _end(runner: Runner, deadline: float) -> None:
-    if not runner.stop(max(0.0, deadline - time.monotonic())):
-        logger.warning("%s does not return from its handler; its thread is left behind", runner.worker.name)
-

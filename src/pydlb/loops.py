@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import selectors
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,20 +31,61 @@ logger = logging.getLogger("pydlb")
 # Connections taken from the queue before the loop goes on with those that are open.
 _BATCH: Final = 16
 
+# How many turns a busy loop may go on with what it has before it takes new connections.
+_PUT_OFF_AT_MOST: Final = 4
+
+# A loop that did not come back for so long is slow for a while: while it has connections, it offers itself for new ones
+# only after a quiet moment. All in seconds.
+_SLOW_TURN: Final = 0.040
+_SLOW_FOR: Final = 0.3
+_QUIET: Final = 0.002
+
 
 class _ParkingSelector(selectors.DefaultSelector):
     """Tells the port when its loop goes to sleep, and when it is back.
 
-    So the balancer knows which workers are idle, and need not find out by waiting for one that is not.
+    So the balancer knows which workers are idle, and need not find out by waiting for one that is not. A connection
+    that still waits in the queue can go to anybody, one that was taken cannot; therefore a loop that has other things to
+    do does those first, and one whose handlers have been slow, and that may have to call them again in a moment, waits
+    for that moment before it offers itself.
     """
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, has_connections: Callable[[], bool]) -> None:
         super().__init__()
+        self.more = False
+        """The port may have more, and is not armed: look there before going to sleep."""
         self._port = port
+        self._descriptor = port.fileno()
+        self._has_connections = has_connections
+        self._put_off = 0
+        self._returned = time.monotonic()
+        self._slow_until = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        now = time.monotonic()
+        if now - self._returned > _SLOW_TURN:
+            self._slow_until = now + _SLOW_FOR
         if timeout is not None and timeout <= 0:
-            return super().select(timeout)
+            ready = super().select(timeout)
+        else:
+            ready = []
+            if now < self._slow_until and self._has_connections():
+                quiet = _QUIET if timeout is None else min(timeout, _QUIET)
+                ready = super().select(quiet)
+                timeout = None if timeout is None else timeout - quiet
+            ready = ready or self._sleep(timeout)
+        self._returned = time.monotonic()
+        return self._others_first(ready)
+
+    @property
+    def slow(self) -> bool:
+        """Whether the loop has been slow of late."""
+        return self._returned < self._slow_until
+
+    def _sleep(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.more:
+            self.more = False
+            return super().select(0) or [(self.get_key(self._descriptor), selectors.EVENT_READ)]
         try:
             self._port.set_parked(True)
             try:
@@ -51,6 +94,16 @@ class _ParkingSelector(selectors.DefaultSelector):
                 self._port.set_parked(False)
         except ClosedError:
             return super().select(0)
+
+    def _others_first(
+        self, ready: list[tuple[selectors.SelectorKey, int]]
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        others = [entry for entry in ready if entry[0].fd != self._descriptor] if len(ready) > 1 else ready
+        if len(others) == len(ready) or self._put_off >= _PUT_OFF_AT_MOST:
+            self._put_off = 0
+            return ready
+        self._put_off += 1
+        return others
 
 
 class StreamOptions:
@@ -133,8 +186,9 @@ class LoopWorker:
         self.transports: Final[set[asyncio.Transport | None]] = set()
         self.aborting = False
         self._options = options
-        self._loop_factory = loop_factory or (lambda: asyncio.SelectorEventLoop(_ParkingSelector(worker.port)))
+        self._loop_factory = loop_factory or self._new_loop
         self.loop: asyncio.AbstractEventLoop
+        self._selector: _ParkingSelector | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = np.empty(_BATCH, dtype=event_dtype())
         self._ready = threading.Event()
@@ -149,7 +203,11 @@ class LoopWorker:
             self._thread.join()
             raise self._failure
 
-    # ---- in the worker's thread ---------------------------------------------------------------------------------------
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        self._selector = _ParkingSelector(self.worker.port, lambda: bool(self.transports or self._tasks))
+        return asyncio.SelectorEventLoop(self._selector)
+
+    # ---- in the worker's thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -169,8 +227,10 @@ class LoopWorker:
             self._finish()
 
     def _receive(self) -> None:
+        # A slow worker takes one connection at a time: the next one may find another worker.
+        most = 1 if self._selector is not None and self._selector.slow else _BATCH
         try:
-            events = self.worker.port.recv(_BATCH, 0, self._events)
+            events = self.worker.port.recv(most, 0, self._events)
         except ClosedError:
             return
         for token in events["data"].tolist():
@@ -179,16 +239,19 @@ class LoopWorker:
                 task = self.loop.create_task(self._connect(connection))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        if len(events) == _BATCH:
+        if len(events) == most:
             # A full batch leaves the port unarmed: there may be more.
-            self.loop.call_soon(self._receive)
+            if self._selector is not None and most == 1:
+                self._selector.more = True
+            else:
+                self.loop.call_soon(self._receive)
 
     async def _connect(self, connection: Connection) -> None:
         sock, ticket = connection.detach()
         protocol = _Protocol(self, ticket, self._options)
         try:
             await self.loop.connect_accepted_socket(lambda: protocol, sock, **self._options.transport)
-        except OSError as error:  # also what goes wrong in a TLS handshake
+        except Exception as error:  # most of all what goes wrong in a TLS handshake
             logger.debug("%s: a connection failed before it was served: %s", self.worker.name, error)
         except asyncio.CancelledError:
             pass
@@ -212,7 +275,18 @@ class LoopWorker:
             asyncio.set_event_loop(None)
             self.loop.close()
 
-    # ---- from any thread ----------------------------------------------------------------------------------------------
+    # ---- from any thread -------------------------------------------------------------------------------------------
+
+    def close_connections(self) -> None:
+        """Close all connections once what was written to them is sent."""
+
+        def close_all() -> None:
+            for transport in list(self.transports):
+                if transport is not None:
+                    transport.close()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(close_all)
 
     def abort(self) -> None:
         """End all connections now; they are counted as aborted."""
@@ -223,19 +297,21 @@ class LoopWorker:
                 if transport is not None:
                     transport.abort()
 
-        self.loop.call_soon_threadsafe(abort_all)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(abort_all)
 
-    def stop(self, timeout: float) -> bool:
-        """End the loop; False if it is still busy after `timeout` seconds."""
+    def stop(self) -> None:
+        """Tell the loop to end."""
 
         def stop() -> None:
-            try:
+            with contextlib.suppress(ClosedError):
                 self.loop.remove_reader(self.worker.fileno())
-            except ClosedError:
-                pass
             self.loop.stop()
 
-        if self._thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # it has ended
             self.loop.call_soon_threadsafe(stop)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it is still busy after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()

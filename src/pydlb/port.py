@@ -118,7 +118,8 @@ class Port:
         release_later: ``release_later(n=1)``. The same from any thread, carried out at the port's next call; for
             balancing it counts at once. The caller sees to it that `n` events are held.
         set_parked: ``set_parked(flag)``. An event loop tells that it is about to wait on :meth:`fileno` (True), or has
-            come back (False); from any thread. A port that tells is known to be idle and is woken first.
+            come back (False); from any thread. A port that tells is woken only while it waits, and before those that do
+            not tell.
 
     **Synchronization**: a port has one user thread at a time; a second one gets :class:`~pydlb.BusyError`. `link`,
     `unlink`, `enable`, `disable`, `fileno`, `stats`, `in_flight`, `release_later`, `set_parked` and `close` may be

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+import ssl as ssl_module
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .balancer import Balancer
+from .balancer import Balancer, check_range
 from .errors import ConfigError
 from .loops import LoopWorker, StreamOptions
 
 if TYPE_CHECKING:
     import os
-    import ssl as ssl_module
     from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
 
     from .loops import ClientConnected
     from .policies import PolicyName
@@ -24,58 +22,73 @@ __all__ = ["Server", "start_server"]
 
 _LIMIT: Final = 2**16
 
+# How long a backlog may take to be emptied when the server is closed, in seconds.
+_DRAIN: Final = 5.0
 
-class Server:
+# Who waits for the server to be closed looks after the first of these times, later after the second, in seconds.
+_FIRST_LOOK: Final = 0.001
+_LAST_LOOK: Final = 0.02
+
+
+class Server(asyncio.AbstractServer):
     """What :func:`start_server` returns: all that :class:`asyncio.Server` has, and `balancer`.
 
     Attributes:
         balancer: The balancer that spreads the connections; its `stats()` tell what each worker has.
 
-    **Synchronization**: as with asyncio, methods belong to the thread of one event loop; `balancer` may be used from
-    any thread.
+    **Synchronization**: as with asyncio, methods belong to the thread of the event loop that started the server;
+    `balancer` may be used from any thread.
     """
 
-    def __init__(self, balancer: Balancer, sockets: Sequence[socket.socket], *, owned: bool) -> None:
+    def __init__(self, balancer: Balancer, sockets: Sequence[socket.socket], backlog: int) -> None:
         self.balancer: Final = balancer
+        self._loop = asyncio.get_running_loop()
         self._sockets = tuple(sockets)
-        self._owned = owned
+        self._backlog = backlog
         self._serving = False
-        self._closing: asyncio.Task[None] | None = None
-        self._closed_by_user = False
+        self._closed = False
         self._forever: asyncio.Future[None] | None = None
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; empty once the server is closed."""
-        return self._sockets if not self._closed_by_user else ()
+        return self._sockets
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The running event loop. Handlers run on others."""
-        return asyncio.get_running_loop()
+        """The event loop that started the server. Handlers run on others."""
+        return self._loop
 
     def is_serving(self) -> bool:
         """Whether connections are accepted."""
         return self._serving
 
     async def start_serving(self) -> None:
-        """Start to accept connections, if that was put off."""
+        """Start to accept connections, if that was put off.
+
+        Raises:
+            RuntimeError: The server is closed.
+        """
         self._start()
 
     def _start(self) -> None:
         if self._serving:
             return
-        if self._closed_by_user:
+        if self._closed:
             raise RuntimeError(f"{self!r} is closed")
         for sock in self._sockets:
-            self.balancer.listen(sock=sock)
+            self.balancer.listen(sock=sock, backlog=self._backlog)
         self._serving = True
 
     async def serve_forever(self) -> None:
-        """Serve until cancelled, then close the server and wait until it is closed."""
+        """Serve until cancelled, then close the server and wait until it is closed.
+
+        Raises:
+            RuntimeError: The server is closed, or somebody awaits this already.
+        """
         if self._forever is not None:
             raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
         self._start()
-        self._forever = asyncio.get_running_loop().create_future()
+        self._forever = self._loop.create_future()
         try:
             await self._forever
         except asyncio.CancelledError:
@@ -87,69 +100,54 @@ class Server:
 
     def close(self) -> None:
         """Accept no more connections. Those in the backlog and those that are open are served to their end."""
-        if self._closed_by_user:
+        if self._closed:
             return
-        self._closed_by_user = True
+        self._closed = True
         self._serving = False
+        self.balancer.begin_stop(_DRAIN)
+        sockets, self._sockets = self._sockets, ()
+        for sock in sockets:
+            sock.close()  # those that never listened; the balancer closed the others
         if self._forever is not None and not self._forever.done():
             self._forever.cancel()
-        self._closing = asyncio.ensure_future(self._stop_accepting())
 
-    async def _stop_accepting(self) -> None:
-        await asyncio.to_thread(self.balancer.stop_accepting)
-        if self._owned:
-            for sock in self._sockets:
-                path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-                sock.close()
-                if isinstance(path, str) and path:
-                    with contextlib.suppress(OSError):
-                        await asyncio.to_thread(_unlink, path)
+    def close_clients(self) -> None:
+        """Close all connections that are open now, once what was written to them is sent."""
+        self.balancer.close_connections()
 
     def abort_clients(self) -> None:
         """End all connections that are open now; they are counted as aborted."""
         self.balancer.abort_connections()
 
     async def wait_closed(self) -> None:
-        """Wait until the server is closed, its last connection has ended, and its workers have stopped."""
-        if self._closing is None:
-            return
-        await asyncio.shield(self._closing)
-        await asyncio.to_thread(self.balancer.drain)
+        """Wait until the server is closed, its last connection has ended, and its workers have stopped.
+
+        When the wait is cancelled, connections go on; `balancer.close` ends them.
+        """
+        pause = _FIRST_LOOK
+        while not (self._closed and self.balancer.idle):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_LOOK)
         await asyncio.to_thread(self.balancer.close, 0)
-
-    async def __aenter__(self) -> Self:
-        """The server itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it, and wait until it is closed."""
-        self.close()
-        await self.wait_closed()
 
     def __repr__(self) -> str:
         """Its sockets."""
         return f"<pydlb.Server sockets={self.sockets!r}>"
 
 
-def _unlink(path: str) -> None:
-    import os
-
-    os.unlink(path)
+# ---- listening sockets ---------------------------------------------------------------------------------------------
 
 
-async def _listening_sockets(
+async def _bound_sockets(
     host: str | Iterable[str] | None, port: int | str | None, options: dict[str, Any]
 ) -> list[socket.socket]:
     """Bind one socket for each address that the names stand for, as asyncio does."""
     loop = asyncio.get_running_loop()
     hosts: list[str | None] = [host] if isinstance(host, str) or host is None else list(host)
-    hosts = [None if name == "" else name for name in hosts]
     found: dict[Any, None] = {}
     for name in hosts:
         for family, kind, proto, _, address in await loop.getaddrinfo(
-            name, port, family=options["family"], type=socket.SOCK_STREAM, flags=options["flags"]
+            name or None, port, family=options["family"], type=socket.SOCK_STREAM, flags=options["flags"]
         ):
             found[family, kind, proto, address] = None
     sockets: list[socket.socket] = []
@@ -173,8 +171,6 @@ def _bound(family: int, kind: int, proto: int, address: Any, options: dict[str, 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
-        sock.listen(options["backlog"])
-        sock.setblocking(False)
     except OSError as error:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {address!r}: {error.strerror}") from None
@@ -182,6 +178,23 @@ def _bound(family: int, kind: int, proto: int, address: Any, options: dict[str, 
         sock.close()
         raise
     return sock
+
+
+# ---- the server ----------------------------------------------------------------------------------------------------
+
+
+def _check(
+    client_connected: object, workers: int, worker_class: str, ssl: object, timeouts: tuple[float | None, float | None]
+) -> None:
+    if not callable(client_connected):
+        raise ConfigError(f"client_connected_cb is {client_connected!r}: it is a function of a reader and a writer")
+    check_range(workers=(workers, 1, 1024))
+    if worker_class != "thread":
+        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
+    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+        raise ConfigError(f"ssl is {ssl!r}: it is an ssl.SSLContext or None")
+    if ssl is None and timeouts != (None, None):
+        raise ConfigError("ssl_handshake_timeout and ssl_shutdown_timeout need ssl")
 
 
 def _start_workers(
@@ -237,8 +250,8 @@ async def start_server(
         loop_factory: Makes each worker's loop, such as ``uvloop.new_event_loop``; None for asyncio's own.
         limit: The readers' buffer limit in bytes.
         family: As for :func:`asyncio.start_server`, and likewise `flags`, `sock`, `backlog`, `ssl`, `reuse_address`,
-            `reuse_port`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` and `start_serving`. A `sock` stays the
-            caller's; TLS handshakes run on the worker.
+            `reuse_port`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` and `start_serving`. TLS handshakes run on the
+            worker.
 
     Returns:
         The server.
@@ -254,12 +267,12 @@ async def start_server(
     **Error handling**: an exception of the handler goes to the worker loop's exception handler; its connection is
     aborted and counted.
     """
-    if worker_class != "thread":
-        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}: a server needs at least 1")
+    _check(client_connected_cb, workers, worker_class, ssl, (ssl_handshake_timeout, ssl_shutdown_timeout))
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give host and port, or sock, not both")
+    if sock is None and host is None and port is None:
+        raise ConfigError("give host and port, or sock, to say where to listen")
+    check_range(backlog=(backlog, 0, 1 << 16))
     options = StreamOptions(
         client_connected_cb,
         limit=limit,
@@ -267,23 +280,19 @@ async def start_server(
         ssl_handshake_timeout=ssl_handshake_timeout,
         ssl_shutdown_timeout=ssl_shutdown_timeout,
     )
-    addresses = {
-        "family": family,
-        "flags": flags,
-        "backlog": backlog,
-        "reuse_address": reuse_address,
-        "reuse_port": reuse_port,
-    }
-    sockets = [sock] if sock is not None else await _listening_sockets(host, port, addresses)
+    binding = {"family": family, "flags": flags, "reuse_address": reuse_address, "reuse_port": reuse_port}
+    balancer = Balancer(0, policy=policy, backend=backend, grace=grace, max_workers=max(16, workers))
+    sockets: list[socket.socket] = []
     try:
-        balancer = Balancer(0, policy=policy, backend=backend, grace=grace)
+        sockets = [sock] if sock is not None else await _bound_sockets(host, port, binding)
         await asyncio.to_thread(_start_workers, balancer, workers, options, loop_factory)
+        server = Server(balancer, sockets, backlog)
+        if start_serving:
+            server._start()
     except BaseException:
-        if sock is None:
-            for bound in sockets:
+        for bound in sockets:
+            if bound is not sock:
                 bound.close()
+        await asyncio.to_thread(balancer.close, 0)
         raise
-    server = Server(balancer, sockets, owned=sock is None)
-    if start_serving:
-        server._start()
     return server

@@ -44,6 +44,7 @@ class BalancerStats:
         served: Of these, closed in the ordinary way.
         refused: Of these, closed without having been given to a worker.
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
+        drained: Of those accepted, how many were still in a backlog when its listener was told to stop.
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
@@ -59,6 +60,7 @@ class BalancerStats:
     served: int
     refused: int
     aborted: int
+    drained: int
     gone: int
     taken_back: int
     held_up: int

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Final, Self
 
-from .errors import BusyError, ClosedError
+from .errors import ClosedError
 from .stats import WorkerStats
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
@@ -104,28 +104,34 @@ class Worker:
         self.port: Final = port
         self._acceptor = acceptor
         self._lock = threading.Lock()
+        self._accepted = 0
+        self._served = 0
         self._aborted = 0
-        self._last_stats: WorkerStats | None = None
+        self._closed = False
+        self._wake: Callable[[], object] | None = None
 
-    # ---- receiving ----------------------------------------------------------------------------------------------------
+    # ---- receiving -------------------------------------------------------------------------------------------------
 
     def take(self, token: int, *, blocking: bool) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
-        taken = self._acceptor.take(token)
+        with self._lock:
+            taken = None if self._closed else self._acceptor.take(token)
+            if taken is not None:
+                self._accepted += 1
         if taken is None:
-            self.port.release_later()
+            self._release()
             return None
         descriptor, listener = taken
         ticket = Ticket(self)
         try:
             sock = socket.socket(fileno=descriptor)
+            if blocking:
+                sock.setblocking(True)
         except OSError:
             socket.close(descriptor)
             ticket.release(aborted=True)
             logger.exception("%s: the accepted descriptor %d cannot be used", self.name, descriptor)
             return None
-        if blocking:
-            sock.setblocking(True)
         return Connection(sock, listener, ticket)
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
@@ -156,18 +162,36 @@ class Worker:
         Raises:
             ClosedError: The worker was closed.
         """
+        while True:
+            token = self.port.recv_one(0)
+            if token is None:
+                # The receive armed the port: its descriptor tells of anything that came since.
+                await self._readable()
+            elif (connection := self.take(token, blocking=False)) is not None:
+                return connection
+
+    async def _readable(self) -> None:
+        """Wait until there may be something to receive, or the worker is closed."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        while True:
-            token = self.port.recv_one(0)
-            if token is not None:
-                connection = self.take(token, blocking=False)
-                if connection is not None:
-                    return connection
-            elif self.port.fileno() >= 0:
-                # The descriptor was armed by the receive above, or by being made: look again before sleeping.
-                await _readable(loop, self.port.fileno())
+        future: asyncio.Future[None] = loop.create_future()
+
+        def ready() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        descriptor = self.port.fileno()
+        loop.add_reader(descriptor, ready)
+        with self._lock:
+            self._wake = lambda: loop.call_soon_threadsafe(ready)
+            if self._closed:
+                ready()
+        try:
+            await future
+        finally:
+            self._wake = None
+            loop.remove_reader(descriptor)
 
     def __iter__(self) -> Iterator[Connection]:
         """The worker's connections, with blocking sockets, until it is closed."""
@@ -183,80 +207,60 @@ class Worker:
         """A descriptor that is readable when there may be a connection, for event loops of any kind."""
         return self.port.fileno()
 
-    # ---- counting -----------------------------------------------------------------------------------------------------
+    # ---- counting --------------------------------------------------------------------------------------------------
 
     def connection_closed(self, *, aborted: bool) -> None:
         """Count a connection as closed: called by its ticket, once."""
-        if aborted:
-            with self._lock:
+        with self._lock:
+            if self._closed:
+                return  # it was counted as aborted then
+            if aborted:
                 self._aborted += 1
+            else:
+                self._served += 1
+        self._release()
+
+    def _release(self) -> None:
         try:
             self.port.release_later()
         except ClosedError:
-            # The port counted all that it held when it was closed.
-            return
+            return  # what the port held was released when it was closed
 
     def stats(self) -> WorkerStats:
         """What the worker has done until now."""
         with self._lock:
-            aborted = self._aborted
-            if self._last_stats is not None:
-                return self._last_stats
-            try:
-                return self._read(aborted)
-            except ClosedError:
-                return WorkerStats(name=self.name, accepted=0, open=0, served=0, aborted=0, stalled=False)
-
-    def _read(self, aborted: int) -> WorkerStats:
-        port = self.port.stats()
-        # Connections close while we read: never let the closed be fewer than those that were aborted.
-        closed = max(port.received - port.in_flight, aborted)
+            accepted, served, aborted, closed = self._accepted, self._served, self._aborted, self._closed
+        try:
+            stalled = not closed and self.port.stats().stalled
+        except ClosedError:
+            stalled = False
         return WorkerStats(
             name=self.name,
-            accepted=closed + port.in_flight,
-            open=port.in_flight,
-            served=closed - aborted,
+            accepted=accepted,
+            open=accepted - served - aborted,
+            served=served,
             aborted=aborted,
-            stalled=port.stalled,
+            stalled=stalled,
         )
 
     def close(self) -> None:
-        """Receive no more. Connections that are still open are counted as aborted from now on."""
+        """Receive no more, and end a wait in progress. Connections that are open are counted as aborted from now on."""
         with self._lock:
-            if self._last_stats is not None:
+            if self._closed:
                 return
+            self._closed = True
+            self._aborted = self._accepted - self._served
+            wake = self._wake
+        self.port.close()
+        if wake is not None:
             try:
-                last = self._read(self._aborted)
-            except ClosedError:
-                return
-            self.port.close()
-            self._last_stats = WorkerStats(
-                name=last.name,
-                accepted=last.accepted,
-                open=0,
-                served=last.served,
-                aborted=last.aborted + last.open,
-                stalled=False,
-            )
+                wake()
+            except RuntimeError:
+                return  # its loop is closed
 
     def __repr__(self) -> str:
         """Its name."""
         return f"<pydlb.Worker {self.name}>"
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-    """Wait until a descriptor is readable."""
-    future: asyncio.Future[None] = loop.create_future()
-
-    def ready() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    loop.add_reader(descriptor, ready)
-    try:
-        await future
-    finally:
-        loop.remove_reader(descriptor)
 
 
 class ThreadWorker:
@@ -265,6 +269,9 @@ class ThreadWorker:
     def __init__(self, worker: Worker, handler: Callable[[Connection], object]) -> None:
         self.worker: Final = worker
         self._handler = handler
+        self._lock = threading.Lock()
+        self._served: socket.socket | None = None
+        self._cut = False
         self._thread = threading.Thread(target=self._run, name=worker.name, daemon=True)
 
     def start(self) -> None:
@@ -273,13 +280,43 @@ class ThreadWorker:
 
     def _run(self) -> None:
         for connection in self.worker:
+            with self._lock:
+                self._served = connection.socket
             try:
-                with connection:
-                    self._handler(connection)
-            except Exception:
+                self._handler(connection)
+            except (Exception, SystemExit):
                 logger.exception("%s: the handler failed; its connection is closed", self.worker.name)
+                self._close(connection, aborted=True)
+            else:
+                self._close(connection, aborted=False)
 
-    def stop(self, timeout: float) -> bool:
-        """Wait for the thread to end after its worker was closed; False if it is still in a handler."""
+    def _close(self, connection: Connection, *, aborted: bool) -> None:
+        with self._lock:
+            self._served = None
+            aborted |= self._cut
+            self._cut = False
+        connection.close(aborted=aborted)
+
+    def close_connections(self) -> None:
+        """Let the handler see the end of its client's data."""
+        self._shut(socket.SHUT_RD)
+
+    def abort(self) -> None:
+        """End the connection that is being served, so that a handler that waits for its client returns."""
+        self._shut(socket.SHUT_RDWR, cut=True)
+
+    def _shut(self, how: int, *, cut: bool = False) -> None:
+        with self._lock:
+            if self._served is not None:
+                self._cut |= cut
+                with contextlib.suppress(OSError):
+                    self._served.shutdown(how)
+
+    def stop(self) -> None:
+        """Tell the thread to end: it gets no more connections."""
+        self.worker.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it is still in a handler."""
         self._thread.join(timeout)
         return not self._thread.is_alive()

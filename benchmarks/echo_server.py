@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""pydlb as a server of the load generator's protocol (peers/connload.c): one byte in, the worker's letter out.
+
+    python benchmarks/echo_server.py threads|asyncio|uvloop PORT [WORKERS] [SLOW_MS]
+
+'S' is answered and closed, 'H' is answered and held until the client goes. With SLOW_MS worker 0 blocks so long in
+every request. Ends on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+
+import pydlb
+
+
+def letter() -> bytes:
+    """'A' for worker 0 and so on."""
+    return bytes([ord("A") + int(threading.current_thread().name.rpartition("_")[2])])
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    mode, port = sys.argv[1], int(sys.argv[2])
+    workers = int(sys.argv[3]) if len(sys.argv) > 3 else 4
+    slow = float(sys.argv[4]) / 1000 if len(sys.argv) > 4 else 0.0
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+
+    def block(answer: bytes) -> None:
+        if slow and answer == b"A":
+            time.sleep(slow)
+
+    if mode == "threads":
+
+        def handle(connection: pydlb.Connection) -> None:
+            sock = connection.socket
+            request = sock.recv(1)
+            if not request:
+                return
+            answer = letter()
+            block(answer)
+            sock.send(answer)
+            if request == b"H":
+                sock.recv(1)
+
+        with pydlb.Balancer(workers, handler=handle) as balancer:
+            balancer.listen("127.0.0.1", port, backlog=4096)
+            over.wait()
+            print(balancer.stats(), file=sys.stderr)
+        return 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await reader.read(1)
+            if request:
+                answer = letter()
+                block(answer)
+                writer.write(answer)
+                if request == b"H":
+                    await reader.read(1)
+        except ConnectionError:
+            pass
+        writer.close()
+
+    async def run() -> None:
+        factory = None
+        if mode == "uvloop":
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        server = await pydlb.start_server(
+            serve, "127.0.0.1", port, workers=workers, loop_factory=factory, backlog=4096
+        )
+        await asyncio.to_thread(over.wait)
+        print(server.balancer.stats(), file=sys.stderr)
+        server.close()
+        server.abort_clients()
+        await server.wait_closed()
+
+    asyncio.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+#include "listeners.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+int listeners_add(struct listeners *listeners, int fd) {
+  uint32_t place = 0;
+  while (place < listeners->count && listeners->table[place].state != LISTENER_UNUSED) place++;
+  if (place == MAX_LISTENERS) return -ENOSPC;
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own < 0) return -errno;
+  if (place == listeners->count) listeners->count++;
+  const uint32_t id = listeners->next_id++;
+  listeners->table[place] = (struct listener){.state = LISTENER_OPEN, .fd = own, .id = id};
+  return (int)id;
+}
+
+struct listener *listeners_find(struct listeners *listeners, uint32_t id) {
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state != LISTENER_UNUSED && listeners->table[place].id == id)
+      return &listeners->table[place];
+  return NULL;
+}
+
+static bool watch(const struct listeners *listeners, struct listener *listener, bool wanted) {
+  if (listener->watched == wanted) return true;
+  struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = listener->id}};
+  if (epoll_ctl(listeners->epoll_fd, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
+  listener->watched = wanted;
+  return true;
+}
+
+void listeners_drop(struct listeners *listeners, struct listener *listener) {
+  /* Before the close: the set would keep the socket for as long as anybody else has it open. */
+  watch(listeners, listener, false);
+  close(listener->fd);
+  listener->state = LISTENER_UNUSED;
+}
+
+void listeners_drop_all(struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state != LISTENER_UNUSED) listeners_drop(listeners, &listeners->table[place]);
+}
+
+void listeners_drain_all(struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state == LISTENER_OPEN) listeners->table[place].state = LISTENER_DRAINING;
+}
+
+bool listeners_any(const struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state != LISTENER_UNUSED) return true;
+  return false;
+}
+
+bool listeners_draining(const struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state == LISTENER_DRAINING) return true;
+  return false;
+}
+
+bool listeners_watch(struct listeners *listeners, bool wanted) {
+  bool all = true;
+  for (uint32_t place = 0; place < listeners->count; place++)
+    if (listeners->table[place].state != LISTENER_UNUSED) all &= watch(listeners, &listeners->table[place], wanted);
+  return all;
+}

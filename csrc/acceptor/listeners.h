@@ -1,0 +1,40 @@
+/* The sockets that are accepted from, and the epoll set in which the thread waits for them. */
+#ifndef PDLB_ACCEPTOR_LISTENERS_H
+#define PDLB_ACCEPTOR_LISTENERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MAX_LISTENERS 1024u
+
+enum listener_state { LISTENER_UNUSED = 0, LISTENER_OPEN, LISTENER_DRAINING };
+
+struct listener {
+  enum listener_state state;
+  int fd;
+  uint32_t id;
+  bool watched; /* in the epoll set */
+};
+
+/* To be used under one lock. */
+struct listeners {
+  int epoll_fd;
+  uint32_t next_id;
+  uint32_t count; /* places of the table ever used */
+  uint32_t turn;  /* the place that is served first next time */
+  struct listener table[MAX_LISTENERS];
+};
+
+/* Accept from a duplicate of `fd`. Returns its id, or -errno. */
+int listeners_add(struct listeners *listeners, int fd);
+/* NULL if there is none, or no more. */
+struct listener *listeners_find(struct listeners *listeners, uint32_t id);
+void listeners_drop(struct listeners *listeners, struct listener *listener);
+void listeners_drop_all(struct listeners *listeners);
+void listeners_drain_all(struct listeners *listeners);
+bool listeners_any(const struct listeners *listeners);
+bool listeners_draining(const struct listeners *listeners);
+/* Let the epoll set be readable for connections, or not. False if one cannot be watched for want of memory. */
+bool listeners_watch(struct listeners *listeners, bool wanted);
+
+#endif

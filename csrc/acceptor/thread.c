@@ -1,0 +1,169 @@
+/* The accepting thread. It sleeps in one epoll set: listeners, and an event descriptor by which others call it. */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define READY 64
+#define MILLISECOND 1000000u
+
+/* Without descriptors or memory, accept again after 5 ms, then twice as long each time, up to a tenth of a second. */
+#define FIRST_BACKOFF_NS (5u * MILLISECOND)
+#define LONGEST_BACKOFF_NS (100u * MILLISECOND)
+
+/* ---- accepting ------------------------------------------------------------------------------------------------- */
+
+/* Send what has no credit yet. True if nothing is left of it. */
+static bool send_unsent(struct pdlb_acceptor *acceptor) {
+  if (acceptor->unsent_count == 0) return true;
+  enum pdlb_refusal why;
+  const uint32_t sent = pdlb_port_send(acceptor->port, acceptor->unsent, acceptor->unsent_count, &why);
+  acceptor->unsent_count -= sent;
+  memmove(acceptor->unsent, acceptor->unsent + sent, acceptor->unsent_count * sizeof *acceptor->unsent);
+  return acceptor->unsent_count == 0;
+}
+
+/* False, and to be called after the next take, if there is no slot or no credit. */
+static bool has_room(struct pdlb_acceptor *acceptor) {
+  if (send_unsent(acceptor) && !slots_full(&acceptor->slots)) return true;
+  if (!atomic_exchange_explicit(&acceptor->held_up, true, memory_order_seq_cst))
+    acceptor_count(&acceptor->times_held_up);
+  return send_unsent(acceptor) && !slots_full(&acceptor->slots);
+}
+
+static void back_off(struct pdlb_acceptor *acceptor, int error) {
+  acceptor->backoff = acceptor->backoff ? 2 * acceptor->backoff : FIRST_BACKOFF_NS;
+  if (acceptor->backoff > LONGEST_BACKOFF_NS) acceptor->backoff = LONGEST_BACKOFF_NS;
+  acceptor->accept_again_at = pdlb_now() + acceptor->backoff;
+  atomic_store_explicit(&acceptor->last_errno, (uint32_t)error, memory_order_relaxed);
+  acceptor_count(&acceptor->backoffs);
+}
+
+static bool backs_off(const struct pdlb_acceptor *acceptor) {
+  return acceptor->backoff && pdlb_now() < acceptor->accept_again_at;
+}
+
+enum outcome { ACCEPTED, NOTHING_THERE, TRY_NEXT, NO_MEANS, UNUSABLE };
+
+static enum outcome judge(struct pdlb_acceptor *acceptor, int error) {
+  switch (error) {
+    case EAGAIN: return NOTHING_THERE;
+    case ECONNABORTED:
+    case EPROTO: acceptor_count(&acceptor->aborted); return TRY_NEXT;
+    case EINTR:
+    case EPERM: /* a firewall rule */ return TRY_NEXT;
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM: back_off(acceptor, error); return NO_MEANS;
+    case EINVAL: /* shut down, and empty */ return UNUSABLE;
+    default: atomic_store_explicit(&acceptor->last_errno, (uint32_t)error, memory_order_relaxed); return UNUSABLE;
+  }
+}
+
+static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener) {
+  const int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd < 0) return judge(acceptor, errno);
+  acceptor->backoff = 0;
+  const struct pdlb_accepted accepted = {.fd = fd, .listener = listener->id, .accepted_at = pdlb_now()};
+  /* Before the slot is filled: nobody may be seen to take what was not accepted. */
+  acceptor_count(&acceptor->accepted);
+  if (listener->state == LISTENER_DRAINING) acceptor_count(&acceptor->drained);
+  acceptor->unsent[acceptor->unsent_count++] = (struct pdlb_event){
+      .data = slots_put(&acceptor->slots, &accepted),
+      .queue = (uint8_t)acceptor->config.queue,
+      .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0),
+  };
+  return ACCEPTED;
+}
+
+/* One listener's turn. */
+static enum outcome accept_batch(struct pdlb_acceptor *acceptor, const struct listener *listener) {
+  enum outcome outcome = ACCEPTED;
+  for (uint32_t i = 0; i < acceptor->config.batch && !slots_full(&acceptor->slots); i++) {
+    outcome = accept_one(acceptor, listener);
+    if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
+  }
+  send_unsent(acceptor);
+  return outcome;
+}
+
+/* Under the mutex: a turn for every listener, the draining ones until nothing is there. Each is first in its turn, so
+ * that none is kept from the last slots for ever. */
+static void accept_from_all(struct pdlb_acceptor *acceptor) {
+  struct listeners *listeners = &acceptor->listeners;
+  const uint32_t first = listeners->turn++;
+  for (uint32_t i = 0; i < listeners->count; i++) {
+    struct listener *listener = &listeners->table[(first + i) % listeners->count];
+    const enum listener_state state = listener->state;
+    if (state == LISTENER_UNUSED || !has_room(acceptor)) continue;
+    const enum outcome outcome = accept_batch(acceptor, listener);
+    if (outcome == UNUSABLE || (outcome == NOTHING_THERE && state == LISTENER_DRAINING))
+      listeners_drop(listeners, listener);
+    if (outcome == NO_MEANS) return;
+  }
+}
+
+/* ---- the thread ------------------------------------------------------------------------------------------------ */
+
+/* Sleep until something is ready or `until`. */
+static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
+  struct epoll_event ready[READY];
+  const uint64_t now = pdlb_now();
+  const uint64_t left = until > now ? until - now : 0;
+  const struct timespec time = {.tv_sec = (time_t)(left / SECOND), .tv_nsec = (long)(left % SECOND)};
+  int found = epoll_pwait2(acceptor->listeners.epoll_fd, ready, READY, until == PDLB_FOREVER ? NULL : &time, NULL);
+  if (found < 0 && errno != EINTR) { /* a kernel before 5.11, or a sandbox that does not know it */
+    const uint64_t milliseconds = (left + MILLISECOND - 1) / MILLISECOND;
+    const int most = until == PDLB_FOREVER ? -1 : milliseconds > 1000 ? 1000 : (int)milliseconds;
+    found = epoll_wait(acceptor->listeners.epoll_fd, ready, READY, most);
+  }
+  uint64_t calls;
+  for (int i = 0; i < found; i++)
+    if (ready[i].data.u64 == CALLED && read(acceptor->call_fd, &calls, sizeof calls) < 0) break;
+}
+
+/* Under the mutex. Returns when to look again at the latest. */
+static uint64_t step(struct pdlb_acceptor *acceptor) {
+  struct listeners *listeners = &acceptor->listeners;
+  const bool wanted = !acceptor->paused || acceptor->stopping;
+  atomic_store_explicit(&acceptor->held_up, false, memory_order_seq_cst);
+  if (has_room(acceptor) && wanted && !backs_off(acceptor)) accept_from_all(acceptor);
+
+  /* What cannot be accepted now must not keep the thread awake. */
+  const bool may_accept = wanted && has_room(acceptor) && !backs_off(acceptor);
+  if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
+  if (backs_off(acceptor)) return acceptor->accept_again_at;
+  /* A draining one wakes nobody when it is empty: look until then. */
+  return may_accept && listeners_draining(listeners) ? 0 : PDLB_FOREVER;
+}
+
+/* Under the mutex: whether all was accepted that was to be, or the time for it is over. */
+static void stop_if_done(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->stopping || acceptor->stopped) return;
+  if (pdlb_now() >= acceptor->drain_until) listeners_drop_all(&acceptor->listeners);
+  if (listeners_any(&acceptor->listeners)) return;
+  acceptor->stopped = true;
+  pthread_cond_broadcast(&acceptor->has_stopped);
+}
+
+/* When there is nothing more to accept, the thread goes on: it sends what waits for a credit, and keeps the time. */
+void *acceptor_run(void *argument) {
+  struct pdlb_acceptor *acceptor = argument;
+  pthread_mutex_lock(&acceptor->mutex);
+  while (!acceptor->ending) {
+    uint64_t next = step(acceptor);
+    stop_if_done(acceptor);
+    if (acceptor->stopping && !acceptor->stopped && acceptor->drain_until < next) next = acceptor->drain_until;
+    pthread_mutex_unlock(&acceptor->mutex);
+    const uint64_t tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
+    wait_until(acceptor, tick < next ? tick : next);
+    pthread_mutex_lock(&acceptor->mutex);
+  }
+  pthread_mutex_unlock(&acceptor->mutex);
+  return NULL;
+}
