@@ -110,7 +110,7 @@ static inline struct client_port client_ldb_port(const struct client *client, ui
 static inline void client_store(const struct client_port *port, const struct pdlb_qe line[4]) {
   for (int i = 0; i < 4; i++) {
     _mm_stream_si128((__m128i *)(void *)port->producer, _mm_loadu_si128((const __m128i *)(const void *)&line[i]));
-    _mm_sfence();
+    __asm__ volatile("sfence" ::: "memory");
   }
 }
 
