@@ -37,6 +37,8 @@ uint64_t process_start_time(uint32_t process, bool *zombie);
 /* ---- resources.c --------------------------------------------------------------------------------------------- */
 
 void resources_init(struct device *device, uint32_t version);
+/* The same for a device that others may look at. Not a step: who finds it half done does it again. */
+void renew(struct device *device, uint32_t version);
 int resources_create_domain(struct device *device, struct pdlb_create_sched_domain_args *args);
 void resources_report(const struct device *device, struct pdlb_get_num_resources_args *args);
 void resources_release_domain(struct device *device, unsigned domain);

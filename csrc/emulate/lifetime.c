@@ -146,8 +146,7 @@ static void begin_anew(struct device *device) {
   for (unsigned id = 0; id < PDLB_NUM_DOMAINS; id++) {
     while (schedule_discard_one(device, id)) continue;
   }
-  /* Not a step: it overwrites everything, and whoever finds it half done finds nothing that still counts. */
-  resources_init(device, device->control.version);
+  renew(device, device->control.version);
 }
 
 static void bury(struct region *region, unsigned number, uint64_t file, enum emulate_kind kind) {

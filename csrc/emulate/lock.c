@@ -101,6 +101,11 @@ static bool lock_contended(struct emulation *emulation, struct device *device) {
 
 static void recover(struct emulation *emulation, struct device *device) {
   const uint32_t phase = atomic_load_explicit(&device->journal.phase, memory_order_acquire);
+  const uint32_t version = atomic_load(&device->renewing);
+  if (version != 0) {
+    renew(device, version);
+    return;
+  }
   if (phase == JOURNAL_CHANGING) journal_roll_back(device);
   if (phase == JOURNAL_COMMITTED) {
     apply_effects(emulation, device);

@@ -93,6 +93,12 @@ void resources_init(struct device *device, uint32_t version) {
   init_lists(device);
 }
 
+void renew(struct device *device, uint32_t version) {
+  atomic_store(&device->renewing, version);
+  resources_init(device, version);
+  atomic_store(&device->renewing, 0);
+}
+
 /* ---- the history list: contiguous runs of a bitmap ----------------------------------------------------------- */
 
 static bool history_is_used(const struct control *control, uint32_t entry) {

@@ -213,6 +213,8 @@ struct device {
   /* The lock: 0, or the owner's process id, with the top bit set while others wait. */
   _Atomic uint32_t lock;
   _Atomic uint64_t lock_started; /* when the owner's process started: process ids are used again */
+  /* Not 0 while everything is being made as new: the version to make it of. */
+  _Atomic uint32_t renewing;
   struct doorbell port_bells[NUM_PORTS];
   struct doorbell alert_bells[PDLB_NUM_DOMAINS];
   struct journal journal;

@@ -13,12 +13,13 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <glob.h>
 #include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -94,6 +95,34 @@ static void make_directory(char *directory, size_t size) {
     if (length > 0 && (size_t)length < size && mkdtemp(directory) != NULL) return;
   }
   die("no directory for the device's state", errno);
+}
+
+/* Not one that another launcher has just made and does not hold yet. Its program may have outlived a launcher, but not
+ * for a day. */
+static bool is_old(int fd) {
+  struct stat status;
+  return fstat(fd, &status) == 0 && time(NULL) - status.st_mtime > 24 * 60 * 60;
+}
+
+/* Held as long as this program lives. */
+static void hold_directory(const char *directory) {
+  const int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) flock(fd, LOCK_SH);
+}
+
+/* A launcher that was killed leaves its directory. */
+static void sweep(const char *directory) {
+  char pattern[DOOR_PATH_MAX];
+  glob_t found;
+  snprintf(pattern, sizeof pattern, "%.*s*", (int)(strlen(directory) - strlen("XXXXXX")), directory);
+  if (glob(pattern, GLOB_NOSORT, NULL, &found) != 0) return;
+  for (size_t i = 0; i < found.gl_pathc; i++) {
+    const int fd = open(found.gl_pathv[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) continue;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_old(fd)) tree_remove(found.gl_pathv[i]);
+    close(fd);
+  }
+  globfree(&found);
 }
 
 /* The library lies beside this program. */
@@ -214,6 +243,8 @@ int main(int count, char **arguments) {
   (void)count;
   const struct options options = parse(arguments + 1);
   make_directory(directory, sizeof directory);
+  hold_directory(directory);
+  sweep(directory);
   const int error = tree_make(directory, options.devices, options.version);
   if (error != 0) {
     tree_remove(directory);

@@ -187,3 +187,67 @@ subprocess.run(['{python}', '-c', \\"\\"\\"{show}\\"\\"\\"], check=True)"
     done = run(emulate, "sh", "-ec", textwrap.dedent(script))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["25", "5"]
+
+
+def test_two_programs_share_a_device(emulate: Path) -> None:
+    """Each has a domain of its own, and sees what the other took."""
+    program = """
+        import fcntl, os, struct, sys
+        def ioctl(fd, request, size, *words):
+            buffer = bytearray(struct.pack(f"<{len(words)}I", *words).ljust(size, bytes(1)))
+            fcntl.ioctl(fd, request, buffer)
+            return struct.unpack(f"<{size // 4}I", buffer)
+        device = os.open("/dev/dlb0", os.O_RDWR)
+        domain = ioctl(device, 0xC0686801, 104, 0, 0, 0, 0, 1, 1)
+        print(domain[1], flush=True)
+        sys.stdin.readline()
+        print(ioctl(device, 0x80446802, 68)[2], flush=True)
+        sys.stdin.readline()
+    """
+    driver = f"""
+        import subprocess, sys
+        source = {textwrap.dedent(program)!r}
+        start = lambda: subprocess.Popen([sys.executable, "-c", source], stdin=-1, stdout=-1, text=True)
+        programs = [start(), start()]
+        ids = [int(p.stdout.readline()) for p in programs]
+        assert sorted(ids) == [30, 31], ids
+        for p in programs:
+            p.stdin.write("\\n")
+            p.stdin.flush()
+        assert [int(p.stdout.readline()) for p in programs] == [30, 30]
+        programs[0].kill()
+        programs[0].wait()
+        programs[1].communicate("\\n")
+        for p in programs:
+            p.stdin.close()
+            p.stdout.close()
+            p.wait()
+    """
+    run_python(emulate, driver)
+
+
+def test_a_descriptor_survives_exec(emulate: Path) -> None:
+    """The program that is started knows nothing of how the descriptor was made; the domain goes with the last one."""
+    run_python(
+        emulate,
+        """
+        import fcntl, os, struct, subprocess, sys
+        device = os.open("/dev/dlb0", os.O_RDWR)
+        buffer = bytearray(104)
+        fcntl.ioctl(device, 0xC0686801, buffer)
+        domain = struct.unpack_from("<I", buffer, 8)[0]
+        assert os.readlink(f"/proc/self/fd/{domain}") == "anon_inode:[dlb2domain]"
+        child = "import fcntl; buffer = bytearray(8); fcntl.ioctl(%d, 0x80086804, buffer)" % domain
+        subprocess.run([sys.executable, "-c", child], pass_fds=[domain], check=True)
+        try:
+            fcntl.ioctl(domain, 0x80086804, bytearray(8))
+        except OSError as error:
+            assert error.errno == 22  # started already
+        else:
+            raise AssertionError
+        available = "/sys/class/dlb2/dlb0/device/avail_resources/num_sched_domains"
+        assert open(available).read() == "31\\n"
+        os.close(domain)
+        assert open(available).read() == "32\\n"
+        """,
+    )
