@@ -96,7 +96,7 @@ format: $(VENV)/.lint ## bring all files into the project's style
 
 typecheck: $(VENV)/.lint ## check types, and the extension's stub against the extension
 	$(BIN)/mypy
-	$(BIN)/stubtest pydlb --allowlist tests/typing/stubtest-allowed.txt
+	$(BIN)/stubtest pydlb._native --allowlist tests/typing/stubtest-allowed.txt
 
 # ---- other machines and interpreters --------------------------------------------------------------------------------------
 

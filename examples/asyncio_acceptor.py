@@ -48,7 +48,7 @@ def page(balancer: pydlb.Balancer, worker: str) -> bytes:
     """The page that shows the balancer's account."""
     stats = balancer.stats()
     rows = "\n".join(
-        f'  <tr{" class=here" if one.name == worker else ""}><td>{html.escape(one.name)}</td>'
+        f"  <tr{' class=here' if one.name == worker else ''}><td>{html.escape(one.name)}</td>"
         f"<td>{one.accepted}</td><td>{one.open}</td><td>{one.served}</td></tr>"
         for one in stats.workers
     )
@@ -147,7 +147,7 @@ def loop_factory(name: str) -> type[asyncio.AbstractEventLoop] | None:
         return None
     import uvloop
 
-    return uvloop.Loop  # type: ignore[no-any-return]
+    return uvloop.Loop
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -214,7 +214,9 @@ def main() -> int:
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loops to run")
     parser.add_argument("--backlog", type=int, default=4096, help="the kernel's backlog (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between looks (default: %(default)s)")
-    parser.add_argument("--grace", type=float, default=3.0, help="seconds to serve on at the end (default: %(default)s)")
+    parser.add_argument(
+        "--grace", type=float, default=3.0, help="seconds to serve on at the end (default: %(default)s)"
+    )
     return asyncio.run(run(parser.parse_args()))
 
 

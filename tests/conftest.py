@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -37,12 +38,11 @@ def pytest_report_header() -> list[str]:
 def open_descriptors() -> set[str]:
     """Every open descriptor with what it refers to; those that pytest itself moves about are left out."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            found.add(f"{entry.name} {entry.readlink()}")
         except FileNotFoundError:
             continue
-        found.add(f"{name} {target}")
     return found
 
 

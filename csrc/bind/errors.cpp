@@ -28,7 +28,9 @@ PyObject *set_busy() { return set_from("busy"); }
 
 PyObject *set_config(const char *text) { return set_from("config", text); }
 
-PyObject *set_refusal(pdlb_refusal why, Py_ssize_t taken) { return set_from("refused", static_cast<int>(why), taken); }
+PyObject *set_refusal(pdlb_refusal why, uint32_t index, const pdlb_event &event) {
+  return set_from("refused", static_cast<int>(why), index, event.queue, pdlb_event_type(&event));
+}
 
 void throw_error(const pdlb_error &error) {
   set_error(error);

@@ -10,7 +10,7 @@ PyObject *set_error(const pdlb_error &error);
 PyObject *set_closed(const char *what);
 PyObject *set_busy();
 PyObject *set_config(const char *text);
-PyObject *set_refusal(pdlb_refusal why, Py_ssize_t taken);
+PyObject *set_refusal(pdlb_refusal why, uint32_t index, const pdlb_event &event);
 
 // The same, thrown through pybind11.
 [[noreturn]] void throw_error(const pdlb_error &error);

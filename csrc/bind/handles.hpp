@@ -15,7 +15,8 @@
 #include "pdlb.h"
 
 // Counts forks of this process; a handle remembers the count of its birth.
-uint32_t fork_count();
+extern std::atomic<uint32_t> forks;
+inline uint32_t fork_count() { return forks.load(std::memory_order_relaxed); }
 
 // Open handles by kind, for tests that look for leaks.
 struct LiveHandles {
@@ -68,51 +69,57 @@ struct PortHandle {
   const uint32_t born = fork_count();
 };
 
-// A Python object's share of a handle, given up by close().
+// A Python object's share of a handle, given up by close(). In a forked child it counts as closed, and its lock, which
+// another thread may have held at the fork, is left alone.
 template <typename Handle>
 class Share {
  public:
-  Share(std::shared_ptr<Handle> handle, const char *name) : handle_(std::move(handle)), name_(name) {}
+  Share(std::shared_ptr<Handle> handle, const char *name)
+      : born_(handle->born), name_(name), handle_(std::move(handle)) {}
 
   // The handle, kept alive for the caller; raises ClosedError.
   std::shared_ptr<Handle> pin() const {
     std::shared_ptr<Handle> handle = get();
-    if (!handle || handle->born != fork_count()) throw_closed(name_);
+    if (!handle) throw_closed(name_);
     return handle;
   }
 
   std::shared_ptr<Handle> get() const {
+    if (!ours()) return nullptr;
     const std::lock_guard<std::mutex> lock(mutex_);
     return handle_;
   }
 
   // Returns the share, to be dropped by the caller once no lock is held.
   std::shared_ptr<Handle> give_up() {
+    if (!ours()) return nullptr;
     const std::lock_guard<std::mutex> lock(mutex_);
     return std::move(handle_);
   }
 
+  bool ours() const { return born_ == fork_count(); }
   bool closed() const { return !get(); }
 
  private:
+  const uint32_t born_;
+  const char *const name_;
   mutable std::mutex mutex_;
   std::shared_ptr<Handle> handle_;
-  const char *const name_;
 };
 
 // A port has one user thread at a time. Its hot calls take no lock: they hold the port by one flag.
 class Port {
  public:
-  explicit Port(std::shared_ptr<PortHandle> handle)
-      : raw_(handle->port), born_(handle->born), share_(std::move(handle), "port") {}
+  explicit Port(std::shared_ptr<PortHandle> handle) : raw_(handle->port), share_(std::move(handle), "port") {}
 
   enum class Entry { entered, busy, closed };
 
   Entry enter() {
+    if (!share_.ours()) return Entry::closed;
     const uint32_t before = state_.fetch_or(kBusy, std::memory_order_acq_rel);
-    if (before & kBusy) return Entry::busy;
-    if (!(before & kClosing) && born_ == fork_count()) return Entry::entered;
-    leave();
+    if (before == 0) return Entry::entered;
+    if (!(before & kClosing)) return Entry::busy;
+    if (!(before & kBusy)) leave();
     return Entry::closed;
   }
 
@@ -122,13 +129,13 @@ class Port {
 
   // Ends a wait in progress; the last one out closes the core's port.
   void close() {
+    if (!share_.ours()) return;
     const uint32_t before = state_.fetch_or(kClosing, std::memory_order_acq_rel);
-    if (const std::shared_ptr<PortHandle> handle = share_.get(); handle && handle->born == fork_count())
-      pdlb_port_cancel(handle->port);
+    if (const std::shared_ptr<PortHandle> handle = share_.get()) pdlb_port_cancel(handle->port);
     if (!(before & kBusy)) share_.give_up();
   }
 
-  bool closed() const { return state_.load(std::memory_order_acquire) & kClosing; }
+  bool closed() const { return !share_.ours() || state_.load(std::memory_order_acquire) & kClosing; }
 
   // For calls that any thread may make.
   std::shared_ptr<PortHandle> pin() const {
@@ -144,7 +151,6 @@ class Port {
 
   std::atomic<uint32_t> state_{0};
   pdlb_port *const raw_;
-  const uint32_t born_;
   Share<PortHandle> share_;
 };
 
@@ -153,5 +159,5 @@ using Domain = Share<DomainHandle>;
 
 void register_device(pybind11::module_ &module);
 void register_port(pybind11::module_ &module);
-void register_port_calls(pybind11::module_ &module);
+pybind11::dict bind_calls(const std::shared_ptr<Port> &port, const pybind11::object &domain);
 void register_acceptor(pybind11::module_ &module);

@@ -47,5 +47,6 @@ void register_port(py::module_ &module) {
       .def("set_enabled", &set_enabled, "enabled"_a)
       .def("fileno", &descriptor)
       .def("stats", &stats)
+      .def("bind_calls", &bind_calls, "domain"_a)
       .def("close", &Port::close);
 }

@@ -50,17 +50,18 @@ class Use {
 class Events {
  public:
   Events(PyObject *object, bool writable) {
-    if (PyObject_GetBuffer(object, &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(object, &view_, PyBUF_ND | (writable ? PyBUF_WRITABLE : 0)) < 0) {
       PyErr_Clear();
       set_config(writable ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
-                          : "events must be a contiguous array of pydlb.EVENT_DTYPE; numpy.ascontiguousarray makes one");
+                          : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one");
       return;
     }
-    valid_ = view_.itemsize == sizeof(pdlb_event) || (view_.itemsize == 1 && view_.len % sizeof(pdlb_event) == 0);
-    if (!valid_) set_config("the items of the array are not events of 16 bytes: make it with dtype=pydlb.EVENT_DTYPE");
+    valid_ = view_.ndim == 1 && view_.itemsize == sizeof(pdlb_event);
+    if (!valid_) set_config("a batch is an array of one dimension, of pydlb.EVENT_DTYPE; pydlb.make_events makes one");
   }
+  // A daemon thread that waited may be ended here, without the interpreter lock, because the interpreter exits.
   ~Events() {
-    if (view_.obj) PyBuffer_Release(&view_);
+    if (view_.obj && PyGILState_Check()) PyBuffer_Release(&view_);
   }
   Events(const Events &) = delete;
   Events &operator=(const Events &) = delete;
@@ -68,7 +69,7 @@ class Events {
 
   pdlb_event *data() const { return static_cast<pdlb_event *>(view_.buf); }
   uint32_t count() const {
-    const Py_ssize_t count = view_.len / static_cast<Py_ssize_t>(sizeof(pdlb_event));
+    const Py_ssize_t count = view_.shape[0];
     return count > INT_MAX ? INT_MAX : static_cast<uint32_t>(count);
   }
 
@@ -91,7 +92,14 @@ bool deadline_of(PyObject *timeout, uint64_t *deadline) {
   return true;
 }
 
+// A Python int, or what numpy and others have instead.
 bool unsigned_of(PyObject *value, const char *text, uint64_t most, uint64_t *result) {
+  if (!PyLong_Check(value)) {
+    PyObject *integer = PyNumber_Index(value);
+    const bool valid = integer && unsigned_of(integer, text, most, result);
+    Py_XDECREF(integer);
+    return valid;
+  }
   const unsigned long long number = PyLong_AsUnsignedLongLong(value);
   if (number == ULLONG_MAX && PyErr_Occurred()) {
     if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
@@ -107,8 +115,10 @@ bool unsigned_of(PyObject *value, const char *text, uint64_t most, uint64_t *res
 int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline) {
   int rc = pdlb_port_recv(port, events, max, 0);
   while ((rc == 0 || rc == -EINTR) && deadline && max) {
-    Py_BEGIN_ALLOW_THREADS rc = pdlb_port_recv(port, events, max, deadline);
-    Py_END_ALLOW_THREADS if (rc != -EINTR) break;
+    PyThreadState *unlocked = PyEval_SaveThread();
+    rc = pdlb_port_recv(port, events, max, deadline);
+    PyEval_RestoreThread(unlocked);
+    if (rc != -EINTR) break;
     if (PyErr_CheckSignals() < 0) return -1;
   }
   if (rc >= 0) return rc;
@@ -136,7 +146,7 @@ PyObject *send_batch(PyObject *self, PyObject *const *arguments, Py_ssize_t coun
   if (!use) return nullptr;
   pdlb_refusal why = PDLB_TAKEN;
   const uint32_t taken = function(calls->port->raw(), events.data(), events.count(), &why);
-  if (why != PDLB_TAKEN && why != PDLB_NO_CREDIT) return set_refusal(why, taken);
+  if (why != PDLB_TAKEN && why != PDLB_NO_CREDIT) return set_refusal(why, taken, events.data()[taken]);
   return PyLong_FromUnsignedLong(taken);
 }
 
@@ -227,19 +237,25 @@ PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count,
   event.sched = pdlb_sched_byte(type, priority);
   pdlb_refusal why = PDLB_TAKEN;
   if (pdlb_port_send(calls->port->raw(), &event, 1, &why) == 1) Py_RETURN_TRUE;
-  if (why != PDLB_NO_CREDIT) return set_refusal(why, 0);
+  if (why != PDLB_NO_CREDIT) return set_refusal(why, 0, event);
   Py_RETURN_FALSE;
+}
+
+// The value of a function's only argument, `name`, which may be left out (nullptr). False with the Python error set.
+bool only_argument(PyObject *const *arguments, Py_ssize_t count, PyObject *names, const char *name, PyObject **value) {
+  const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+  *value = count + named ? arguments[0] : nullptr;
+  if (count + named <= 1 && (!named || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), name) == 0))
+    return true;
+  return PyErr_Format(PyExc_TypeError, "expected at most one argument, %s", name), false;
 }
 
 // recv_one(timeout=None) -> int | None
 PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-  if (count + named > 1 ||
-      (named && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "timeout") != 0))
-    return PyErr_Format(PyExc_TypeError, "recv_one() takes at most one argument, timeout");
   Calls *calls = calls_of(self);
+  PyObject *timeout;
   uint64_t deadline;
-  if (!deadline_of(count + named ? arguments[0] : nullptr, &deadline)) return nullptr;
+  if (!only_argument(arguments, count, names, "timeout", &timeout) || !deadline_of(timeout, &deadline)) return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
   pdlb_event event;
@@ -251,31 +267,31 @@ PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count,
 
 // ---- what is held -----------------------------------------------------------------------------------------------------
 
-bool count_of(PyObject *const *arguments, Py_ssize_t count, uint32_t *result) {
+bool count_of(PyObject *const *arguments, Py_ssize_t count, PyObject *names, uint32_t *result) {
   *result = 1;
-  if (count == 0) return true;
+  PyObject *value;
+  if (!only_argument(arguments, count, names, "n", &value)) return false;
+  if (!value) return true;
   uint64_t number;
-  if (!unsigned_of(arguments[0], "n must be a number of events, 0 or more", UINT32_MAX, &number)) return false;
+  if (!unsigned_of(value, "n must be a number of events, from 0", UINT32_MAX, &number)) return false;
   *result = static_cast<uint32_t>(number);
   return true;
 }
 
 // release(n=1) -> int
-PyObject *release(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-  if (count > 1) return PyErr_Format(PyExc_TypeError, "release() takes at most one argument, got %zd", count);
+PyObject *release(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   Calls *calls = calls_of(self);
   uint32_t wanted;
-  if (!count_of(arguments, count, &wanted)) return nullptr;
+  if (!count_of(arguments, count, names, &wanted)) return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
   return PyLong_FromUnsignedLong(pdlb_port_release(calls->port->raw(), wanted));
 }
 
 // release_later(n=1): from any thread
-PyObject *release_later(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-  if (count > 1) return PyErr_Format(PyExc_TypeError, "release_later() takes at most one argument, got %zd", count);
+PyObject *release_later(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   uint32_t wanted;
-  if (!count_of(arguments, count, &wanted)) return nullptr;
+  if (!count_of(arguments, count, names, &wanted)) return nullptr;
   try {
     pdlb_port_release_later(calls_of(self)->port->pin()->port, wanted);
   } catch (py::error_already_set &error) {
@@ -312,14 +328,16 @@ PyMethodDef methods[] = {
      "Send one element with `data`; False if the domain has no credit left."},
     {"recv_one", as_function(recv_one), METH_FASTCALL | METH_KEYWORDS,
      "recv_one($self, timeout=None)\n--\n\nReceive one element's data; None if none came within `timeout` seconds."},
-    {"release", as_function(release), METH_FASTCALL,
-     "release($self, n=1, /)\n--\n\nComplete the `n` oldest elements held; returns how many there were."},
-    {"release_later", as_function(release_later), METH_FASTCALL,
-     "release_later($self, n=1, /)\n--\n\nAs release, from any thread; carried out at the port's next call."},
+    {"release", as_function(release), METH_FASTCALL | METH_KEYWORDS,
+     "release($self, n=1)\n--\n\nComplete the `n` oldest elements held; returns how many there were."},
+    {"release_later", as_function(release_later), METH_FASTCALL | METH_KEYWORDS,
+     "release_later($self, n=1)\n--\n\nAs release, from any thread; carried out at the port's next call."},
     {"set_parked", as_function(set_parked), METH_O, "Tell whether the owner waits on the port's descriptor."},
 };
 
-// A dictionary of the functions above, bound to the port.
+}  // namespace
+
+// A dictionary of the functions above, bound to the port. `domain` is the one that the queues must belong to.
 py::dict bind_calls(const std::shared_ptr<Port> &port, const py::object &domain) {
   auto *calls = new Calls{port, domain};
   PyObject *capsule = PyCapsule_New(calls, kCapsule, [](PyObject *self) { delete calls_of(self); });
@@ -335,10 +353,4 @@ py::dict bind_calls(const std::shared_ptr<Port> &port, const py::object &domain)
     functions[method.ml_name] = py::reinterpret_steal<py::object>(function);
   }
   return functions;
-}
-
-}  // namespace
-
-void register_port_calls(py::module_ &module) {
-  module.def("bind_calls", &bind_calls, py::arg("port"), py::arg("domain"));
 }

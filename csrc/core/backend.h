@@ -12,8 +12,8 @@ struct pdlb_device_ops {
   int (*close)(struct pdlb_device *device);
   int (*resources)(struct pdlb_device *device, struct pdlb_resources *total, struct pdlb_resources *available,
                    struct pdlb_error *error);
-  int (*domain_create)(struct pdlb_device *device, const struct pdlb_domain_config *config,
-                       struct pdlb_domain **domain, struct pdlb_error *error);
+  int (*domain_create)(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
+                       struct pdlb_error *error);
 };
 
 struct pdlb_domain_ops {
@@ -27,8 +27,8 @@ struct pdlb_domain_ops {
                           struct pdlb_error *error);
   int (*dir_queue_create)(struct pdlb_domain *domain, uint32_t port, struct pdlb_error *error);
   int (*depth)(struct pdlb_domain *domain, uint32_t queue, bool directed, struct pdlb_error *error);
-  int (*port_create)(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed,
-                     uint32_t queue, struct pdlb_port **port, struct pdlb_error *error);
+  int (*port_create)(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed, uint32_t queue,
+                     struct pdlb_port **port, struct pdlb_error *error);
 };
 
 struct pdlb_port_ops {
@@ -37,8 +37,7 @@ struct pdlb_port_ops {
   int (*unlink)(struct pdlb_port *port, uint32_t queue, struct pdlb_error *error);
   int (*enable)(struct pdlb_port *port, bool enabled, struct pdlb_error *error);
   uint32_t (*send)(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count, enum pdlb_refusal *why);
-  uint32_t (*forward)(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count,
-                      enum pdlb_refusal *why);
+  uint32_t (*forward)(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count, enum pdlb_refusal *why);
   int (*recv)(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
   uint32_t (*release)(struct pdlb_port *port, uint32_t count);
   void (*release_later)(struct pdlb_port *port, uint32_t count);

@@ -15,7 +15,8 @@ uint64_t pdlb_now(void) {
   return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
-/* ---- device ----------------------------------------------------------------------------------------------------------------- */
+/* ---- device
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 int pdlb_device_close(struct pdlb_device *device) { return device->ops->close(device); }
 
@@ -28,15 +29,17 @@ int pdlb_device_resources(struct pdlb_device *device, struct pdlb_resources *tot
   return device->ops->resources(device, total, available, error);
 }
 
-/* ---- scheduling domain ------------------------------------------------------------------------------------------------------ */
+/* ---- scheduling domain
+ * ------------------------------------------------------------------------------------------------------ */
 
-int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
-                       struct pdlb_domain **domain, struct pdlb_error *error) {
+int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
+                       struct pdlb_error *error) {
   *domain = NULL;
   if (config->ldb_queues && !config->ldb_ports)
-    return pdlb_fail(error, EINVAL, "create domain",
-                     "ldb_queues is %u but ldb_ports is 0: load-balanced queues need a load-balanced port to serve them",
-                     config->ldb_queues);
+    return pdlb_fail(
+        error, EINVAL, "create domain",
+        "ldb_queues is %u but ldb_ports is 0: load-balanced queues need a load-balanced port to serve them",
+        config->ldb_queues);
   return device->ops->domain_create(device, config, domain, error);
 }
 
@@ -60,7 +63,8 @@ int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stat
   return domain->ops->stats(domain, stats);
 }
 
-/* ---- queues ------------------------------------------------------------------------------------------------------------------ */
+/* ---- queues
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 int pdlb_ldb_queue_create(struct pdlb_domain *domain, const struct pdlb_ldb_queue_config *config,
                           struct pdlb_error *error) {
@@ -88,7 +92,9 @@ int pdlb_dir_queue_depth(struct pdlb_domain *domain, uint32_t queue, struct pdlb
   return domain->ops->depth(domain, queue, true, error);
 }
 
-/* ---- ports -------------------------------------------------------------------------------------------------------------------- */
+/* ---- ports
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static int check_port(const struct pdlb_port_config *config, const char *op, struct pdlb_error *error) {
   const uint32_t depth = config->cq_depth;

@@ -16,7 +16,8 @@ static uint32_t power_of_two(uint32_t value) {
 
 static uint32_t shift_for(uint32_t count) { return (uint32_t)__builtin_ctz(power_of_two(count)); }
 
-/* ---- the region ---------------------------------------------------------------------------------------------------------- */
+/* ---- the region
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void lay_out(struct engine_header *header, const struct pdlb_engine_config *config, uint64_t *end) {
   header->ldb_queues = config->ldb_queues;
@@ -30,9 +31,8 @@ static void lay_out(struct engine_header *header, const struct pdlb_engine_confi
   const uint64_t ring = 1ull << header->ring_shift;
   const uint64_t records = engine_parked_flow_count(header);
   header->port_words = (uint32_t)((ports + 63) / 64);
-  header->flows_stride = align_up(2 * FLOWS * sizeof(uint32_t) + records * sizeof(struct parked_flow) +
-                                      ring * sizeof(struct parked_node),
-                                  PAGE);
+  header->flows_stride = align_up(
+      2 * FLOWS * sizeof(uint32_t) + records * sizeof(struct parked_flow) + ring * sizeof(struct parked_node), PAGE);
   header->order_stride = align_up(power_of_two(config->order_slots) * sizeof(struct order_slot), PAGE);
 
   uint64_t at = align_up(sizeof *header, PAGE);
@@ -75,7 +75,8 @@ void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct p
   engine->owner = owner;
 }
 
-/* ---- start and stop ------------------------------------------------------------------------------------------------------- */
+/* ---- start and stop
+ * ------------------------------------------------------------------------------------------------------- */
 
 static int set_started(struct pdlb_engine *engine, uint32_t started, const char *already, const char **why) {
   if (atomic_exchange_explicit(&engine->header->started, started, memory_order_acq_rel) != started) return 0;
@@ -95,7 +96,8 @@ bool pdlb_engine_started(const struct pdlb_engine *engine) {
   return atomic_load_explicit(&engine->header->started, memory_order_acquire);
 }
 
-/* ---- queues ------------------------------------------------------------------------------------------------------------------ */
+/* ---- queues
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static int free_queue(const struct pdlb_engine *engine, bool directed) {
   const uint32_t first = directed ? engine->header->ldb_queues : 0;
@@ -199,7 +201,9 @@ int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t index) {
   return (int)engine_queued(queue);
 }
 
-/* ---- ports -------------------------------------------------------------------------------------------------------------------- */
+/* ---- ports
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool overlaps(const struct engine_port *port, uint32_t at, uint32_t slots) {
   return atomic_load_explicit(&port->configured, memory_order_relaxed) && !port->directed &&
@@ -275,7 +279,9 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
   return id;
 }
 
-/* ---- links ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- links
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 static uint32_t slot_of_link(const struct engine_port *port, uint32_t queue) {
   for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
@@ -386,8 +392,7 @@ void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
     if (link == LINK_NONE) continue;
     queues[count++] = LINK_QUEUE(link);
     unlink_slot(engine, index, slot);
-    if (port->directed)
-      atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
+    if (port->directed) atomic_store_explicit(&engine->queues[LINK_QUEUE(link)].paired_port, NIL, memory_order_relaxed);
   }
   engine_unlock(&engine->header->control_lock);
   engine_complete(engine, index, UINT32_MAX);

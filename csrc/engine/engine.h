@@ -76,12 +76,13 @@ void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t port, bool ena
 /* `queue`: an index into engine->queues. -EINVAL if it was not created. */
 int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t queue);
 
-/* ---- data path: one thread per port; `port` is an index ------------------------------------------------------------ */
+/* ---- data path: one thread per port; `port` is an index ------------------------------------------------------------
+ */
 
 uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why);
-uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events,
-                             uint32_t count, enum pdlb_refusal *why);
+uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
+                             enum pdlb_refusal *why);
 /* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
  * the time at which that port will have lost its turn. */
 uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port, struct pdlb_event *events, uint32_t max,
@@ -109,7 +110,8 @@ uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external);
 bool pdlb_engine_has_clock(const struct pdlb_engine *engine);
 
-/* ---- numbers: any thread ------------------------------------------------------------------------------------------ */
+/* ---- numbers: any thread ------------------------------------------------------------------------------------------
+ */
 
 uint32_t pdlb_engine_in_flight(const struct pdlb_engine *engine, uint32_t port);
 void pdlb_engine_port_stats(const struct pdlb_engine *engine, uint32_t port, struct pdlb_port_stats *stats);

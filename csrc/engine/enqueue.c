@@ -20,8 +20,8 @@ uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
   do {
     taken = free < wanted ? free : wanted;
     if (UNLIKELY(taken == 0)) return 0;
-  } while (!atomic_compare_exchange_weak_explicit(credits, &free, free - taken, memory_order_acquire,
-                                                  memory_order_relaxed));
+  } while (
+      !atomic_compare_exchange_weak_explicit(credits, &free, free - taken, memory_order_acquire, memory_order_relaxed));
   return taken;
 }
 
@@ -158,7 +158,8 @@ uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port_index, const
   return sent;
 }
 
-/* ---- forward: into the oldest held element's place ------------------------------------------------------------------ */
+/* ---- forward: into the oldest held element's place ------------------------------------------------------------------
+ */
 
 /* The ordered queue in whose line the oldest held element has its place, or NIL. */
 static uint32_t line_of_oldest(const struct pdlb_engine *engine, const struct engine_port *port) {

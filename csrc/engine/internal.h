@@ -13,7 +13,8 @@
 /* Elements handed over at a time where a batch of the caller's is not at hand. */
 #define ENGINE_BATCH 32u
 
-/* ---- enqueue.c ------------------------------------------------------------------------------------------------------- */
+/* ---- enqueue.c
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* Queue and type of an element, as they stand in its bytes 10 and 11: elements with the same key go the same way. */
 static inline uint32_t engine_event_key(const struct pdlb_event *event) {
@@ -41,7 +42,8 @@ static inline uint64_t engine_now(const struct pdlb_engine *engine) { return eng
 uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, uint32_t key, const struct pdlb_event *events,
                        uint32_t count);
 
-/* ---- wake.c ------------------------------------------------------------------------------------------------------------ */
+/* ---- wake.c
+ * ------------------------------------------------------------------------------------------------------------ */
 
 void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
 
@@ -82,7 +84,8 @@ static inline bool engine_has_room(const struct engine_port *port) {
   return port->directed || engine_load(port) < port->history_limit;
 }
 
-/* ---- release.c --------------------------------------------------------------------------------------------------------- */
+/* ---- release.c
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Complete the `count` oldest elements, whatever may be put off. */
 uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port, uint32_t count);
@@ -98,7 +101,8 @@ static inline void engine_settle(struct pdlb_engine *engine, uint32_t port) {
 /* The oldest element that the port holds is an ordered one: `event` takes its place in line. The line is not moved. */
 void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event);
 
-/* ---- schedule.c -------------------------------------------------------------------------------------------------------- */
+/* ---- schedule.c
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Without a lock, so a guess: elements in rings and parked. An element may be taken before its sender has counted it;
  * that one has yet to look for idle ports. */
@@ -108,7 +112,8 @@ static inline uint32_t engine_queued(const struct engine_queue *queue) {
   return in > out ? (uint32_t)(in - out) : 0;
 }
 
-/* ---- flows.c: all under the queue's egress lock --------------------------------------------------------------------------- */
+/* ---- flows.c: all under the queue's egress lock
+ * --------------------------------------------------------------------------- */
 
 /* Set an element aside because its flow is in flight elsewhere, or has elements set aside before it. Returns the
  * port that has the flow in flight, or NIL. */
@@ -134,7 +139,8 @@ static inline void engine_history_push(const struct pdlb_engine *engine, struct 
   port->history_tail++;
 }
 
-/* ---- order.c --------------------------------------------------------------------------------------------------------------- */
+/* ---- order.c
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* Under the queue's egress lock: what takes the place of sequence number `sequence`; NULL for nothing. */
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event);

@@ -10,8 +10,7 @@ static struct order_slot *slot_of(const struct pdlb_engine *engine, uint32_t que
   return &engine_order(engine, queue)[sequence & (engine->queues[queue].window - 1)];
 }
 
-void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence,
-                       const struct pdlb_event *event) {
+void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event) {
   struct order_slot *slot = slot_of(engine, queue, sequence);
   if (event) {
     slot->event = *event;

@@ -110,8 +110,7 @@ void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port_index, c
 }
 
 void engine_release_put_off(struct pdlb_engine *engine, uint32_t port) {
-  const uint32_t count =
-      atomic_exchange_explicit(&engine->ports[port].released_later, 0, memory_order_relaxed);
+  const uint32_t count = atomic_exchange_explicit(&engine->ports[port].released_later, 0, memory_order_relaxed);
   engine_complete(engine, port, count);
 }
 

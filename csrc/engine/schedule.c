@@ -45,15 +45,15 @@ static inline void leave_ring(struct pass *pass, uint32_t priority, uint32_t cou
   if (pass->depth[priority] == 0) pass->rings &= ~(1u << priority);
 }
 
-/* ---- which priority next -------------------------------------------------------------------------------------------------- */
+/* ---- which priority next
+ * -------------------------------------------------------------------------------------------------- */
 
 /* Priorities that have parked elements which the port may take. */
 static uint32_t parked_priorities(const struct pass *pass) {
   uint32_t priorities = 0;
   if (LIKELY(atomic_load_explicit(&pass->queue->parked, memory_order_relaxed) == 0)) return 0;
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-    if (pass->port->owned[pass->slot][priority].head || pass->queue->ready[priority].head)
-      priorities |= 1u << priority;
+    if (pass->port->owned[pass->slot][priority].head || pass->queue->ready[priority].head) priorities |= 1u << priority;
   return priorities;
 }
 
@@ -83,7 +83,8 @@ static inline void count_picks(struct engine_queue *queue, uint32_t count) {
   queue->picks = (queue->picks + count) % STARVATION_PERIOD;
 }
 
-/* ---- elements that need no look each: all unordered, or all directed ------------------------------------------------------- */
+/* ---- elements that need no look each: all unordered, or all directed
+ * ------------------------------------------------------- */
 
 static inline void copy_out(const struct pass *pass, uint32_t priority, struct pdlb_event *events, uint32_t count) {
   const struct pdlb_event *ring = engine_ring(pass->engine, pass->queue_index, priority);
@@ -110,7 +111,8 @@ static uint32_t take_runs(struct pass *pass, struct pdlb_event *events, uint32_t
   return taken;
 }
 
-/* ---- elements that do ---------------------------------------------------------------------------------------------------------- */
+/* ---- elements that do
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void meet_owner(struct pass *pass, uint32_t owner) {
   if (owner == NIL || owner == pass->port_index) return;
@@ -181,8 +183,7 @@ static uint32_t take_mixed(struct pass *pass, struct pdlb_event *events, uint32_
     uint32_t run = count - taken, got;
     const uint32_t priority = choose(pass->queue, waiting, &run);
     if (UNLIKELY(parked & (1u << priority)))
-      got = engine_unpark(pass->engine, pass->queue_index, pass->port_index, pass->slot, priority, events + taken,
-                          run);
+      got = engine_unpark(pass->engine, pass->queue_index, pass->port_index, pass->slot, priority, events + taken, run);
     else
       got = take_each(pass, priority, events + taken, run);
     count_picks(pass->queue, got);
@@ -191,7 +192,8 @@ static uint32_t take_mixed(struct pass *pass, struct pdlb_event *events, uint32_
   return taken;
 }
 
-/* ---- one queue, one port ------------------------------------------------------------------------------------------------- */
+/* ---- one queue, one port
+ * ------------------------------------------------------------------------------------------------- */
 
 /* How many elements the queue's limits let the port take now. */
 static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t *retry_at, bool *hold_back) {
@@ -204,9 +206,9 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t *retry_at,
   pass->window_room = queue->window - (queue->next_sequence - queue->oldest_sequence);
   if (UNLIKELY(queue->even) && count) {
     const uint32_t waiting = engine_queued(queue);
-    const uint32_t share = waiting ? engine_even_share(pass->engine, pass->queue_index, pass->port_index, waiting,
-                                                       retry_at, hold_back)
-                                   : 0;
+    const uint32_t share =
+        waiting ? engine_even_share(pass->engine, pass->queue_index, pass->port_index, waiting, retry_at, hold_back)
+                : 0;
     if (count > share) count = share;
   }
   return count;
@@ -284,7 +286,8 @@ static uint32_t schedule_from(struct pdlb_engine *engine, uint32_t port_index, u
   return taken;
 }
 
-/* ---- one port, all its links ------------------------------------------------------------------------------------------------ */
+/* ---- one port, all its links
+ * ------------------------------------------------------------------------------------------------ */
 
 static uint64_t reversed(uint64_t order) {
   uint64_t result = LINK_ORDER_END;
@@ -342,8 +345,8 @@ uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port_index, s
     if (slot == 0xFF) break;
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
     if (link == LINK_NONE || !engine_queued(&engine->queues[LINK_QUEUE(link)])) continue;
-    const uint32_t got = schedule_from(engine, port_index, slot, LINK_QUEUE(link), events + taken, max - taken,
-                                       retry_at);
+    const uint32_t got =
+        schedule_from(engine, port_index, slot, LINK_QUEUE(link), events + taken, max - taken, retry_at);
     if (got && !upside_down) serve_equals_next(port, order, position, LINK_PRIORITY(link));
     taken += got;
   }

@@ -34,9 +34,9 @@ static void offer_to_parked(struct pdlb_engine *engine, uint32_t index) {
 }
 
 enum pdlb_presence pdlb_engine_presence(struct pdlb_engine *engine, uint32_t index, enum pdlb_presence presence) {
-  const uint32_t before =
-      atomic_exchange_explicit(&engine->ports[index].presence, presence, memory_order_seq_cst);
-  if (presence == PDLB_PARKED && before == PDLB_AWAKE && pdlb_engine_armed(engine, index)) offer_to_parked(engine, index);
+  const uint32_t before = atomic_exchange_explicit(&engine->ports[index].presence, presence, memory_order_seq_cst);
+  if (presence == PDLB_PARKED && before == PDLB_AWAKE && pdlb_engine_armed(engine, index))
+    offer_to_parked(engine, index);
   return (enum pdlb_presence)before;
 }
 
@@ -67,7 +67,8 @@ static inline bool may_take(const struct engine_port *port) {
   return atomic_load_explicit(&port->enabled, memory_order_relaxed) && engine_has_room(port);
 }
 
-/* ---- choosing ---------------------------------------------------------------------------------------------------------- */
+/* ---- choosing
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* Known to sleep before believed idle, then the least in flight, then the one not woken for longest. */
 static bool better(const struct engine_port *left, const struct engine_port *right) {
@@ -106,8 +107,7 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
   atomic_store_explicit(&port->woken_stamp, (uint32_t)stamp + 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&port->wakes, 1, memory_order_relaxed);
   uint32_t late = PDLB_NONE;
-  if (queue != NIL && !pdlb_engine_has_clock(engine) &&
-      presence_of(port) == PDLB_UNKNOWN) {
+  if (queue != NIL && !pdlb_engine_has_clock(engine) && presence_of(port) == PDLB_UNKNOWN) {
     late = best_idle(engine, queue, UINT32_MAX);
     if (late == NIL) late = PDLB_NONE;
   }
@@ -117,7 +117,8 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
 
 void engine_call(struct pdlb_engine *engine, uint32_t port) { wake(engine, port, NIL); }
 
-/* ---- even sharing -------------------------------------------------------------------------------------------------------- */
+/* ---- even sharing
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Whether the port counts when elements are levelled: it is served, has room, and came when it was last due. */
 static bool is_due(const struct engine_port *port) {
@@ -227,7 +228,8 @@ static void offer_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t co
   }
 }
 
-/* ---- offering -------------------------------------------------------------------------------------------------------------- */
+/* ---- offering
+ * -------------------------------------------------------------------------------------------------------------- */
 
 void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   if (engine->queues[queue].even) {

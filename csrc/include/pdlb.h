@@ -82,8 +82,8 @@ struct pdlb_domain_config {
   uint32_t sequence_slots[2];
 };
 
-int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
-                       struct pdlb_domain **domain, struct pdlb_error *error);
+int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
+                       struct pdlb_error *error);
 /* Ports must be closed first (-EBUSY). What is queued is discarded. */
 int pdlb_domain_close(struct pdlb_domain *domain);
 uint32_t pdlb_domain_id(const struct pdlb_domain *domain);
@@ -102,8 +102,8 @@ struct pdlb_domain_stats {
   uint64_t enqueued;  /* elements taken by send and forward, those held back in an ordered line too */
   uint64_t scheduled; /* elements given to ports */
   uint64_t refused_no_credit;
-  uint64_t wakes;     /* idle ports told that there is work */
-  uint64_t rewakes;   /* of these: because the first one told did not come in time */
+  uint64_t wakes;   /* idle ports told that there is work */
+  uint64_t rewakes; /* of these: because the first one told did not come in time */
   uint32_t credits_free;
   uint32_t queued; /* elements waiting, in queues or in an ordered line: what holds a credit */
 };
@@ -163,14 +163,14 @@ int pdlb_port_disable(struct pdlb_port *port, struct pdlb_error *error);
 /* Why a send or forward took fewer elements than it was given. NOT_STARTED and PORT_DISABLED are looked at first and
  * once, then for each element NOT_HELD, BAD_QUEUE, BAD_SCHED and NO_CREDIT in this order. */
 enum pdlb_refusal {
-  PDLB_TAKEN = 0,       /* it did not: all were taken */
-  PDLB_NO_CREDIT,       /* the domain's credits are used up: try when something was received */
-  PDLB_NOT_STARTED,     /* the domain is not started */
+  PDLB_TAKEN = 0,   /* it did not: all were taken */
+  PDLB_NO_CREDIT,   /* the domain's credits are used up: try when something was received */
+  PDLB_NOT_STARTED, /* the domain is not started */
   PDLB_PORT_DISABLED,
-  PDLB_GONE,            /* the device went away */
-  PDLB_BAD_QUEUE,       /* the first element not taken names a queue that does not exist */
-  PDLB_BAD_SCHED,       /* ... has a scheduling type that its queue does not do, or one that ports of its kind cannot */
-  PDLB_NOT_HELD,        /* forward: the port holds no element to forward */
+  PDLB_GONE,      /* the device went away */
+  PDLB_BAD_QUEUE, /* the first element not taken names a queue that does not exist */
+  PDLB_BAD_SCHED, /* ... has a scheduling type that its queue does not do, or one that ports of its kind cannot */
+  PDLB_NOT_HELD,  /* forward: the port holds no element to forward */
 };
 
 /* Take elements in order, up to the first that is refused. Never blocks. */

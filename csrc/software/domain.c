@@ -8,7 +8,8 @@
 
 #define SEQUENCE_NUMBERS_PER_SLOT 64u
 
-/* ---- what is taken from the device --------------------------------------------------------------------------------------- */
+/* ---- what is taken from the device
+ * --------------------------------------------------------------------------------------- */
 
 struct amount {
   const char *name;
@@ -55,7 +56,8 @@ static void give_back(struct software_device *device, const struct pdlb_domain_c
   pthread_mutex_unlock(&device->mutex);
 }
 
-/* ---- queues ------------------------------------------------------------------------------------------------------------------ */
+/* ---- queues
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 /* As many of the device's 64-number slots as the queue's sequence numbers fill. */
 static uint32_t slots_for(uint32_t numbers) { return numbers / SEQUENCE_NUMBERS_PER_SLOT; }
@@ -107,16 +109,15 @@ static int domain_depth(struct pdlb_domain *base, uint32_t queue, bool directed,
   struct software_domain *domain = (struct software_domain *)base;
   const uint32_t count = directed ? domain->taken.dir_ports : domain->taken.ldb_queues;
   const int depth =
-      queue < count ? pdlb_engine_depth(&domain->engine,
-                                        directed ? domain->taken.ldb_queues + queue : queue)
-                    : -EINVAL;
+      queue < count ? pdlb_engine_depth(&domain->engine, directed ? domain->taken.ldb_queues + queue : queue) : -EINVAL;
   if (depth < 0)
-    return pdlb_fail(error, EINVAL, "queue depth", "the domain has no %s queue %u", directed ? "directed" : "load-balanced",
-                     queue);
+    return pdlb_fail(error, EINVAL, "queue depth", "the domain has no %s queue %u",
+                     directed ? "directed" : "load-balanced", queue);
   return depth;
 }
 
-/* ---- the domain itself -------------------------------------------------------------------------------------------------------- */
+/* ---- the domain itself
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int domain_start(struct pdlb_domain *base, struct pdlb_error *error) {
   const char *why = NULL;
@@ -194,8 +195,8 @@ static int make_engine(struct software_domain *domain, struct pdlb_error *error)
       .order_slots = taken->sequence_slots[0] + taken->sequence_slots[1] ? domain->device->order_slots : 1,
   };
   domain->region_size = pdlb_engine_size(&config);
-  domain->region = mmap(NULL, domain->region_size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  domain->region =
+      mmap(NULL, domain->region_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (domain->region == MAP_FAILED) {
     domain->region = NULL;
     return pdlb_fail(error, ENOMEM, "create domain",

@@ -118,8 +118,8 @@ static int create_locked(struct software_domain *domain, const struct pdlb_port_
   return id;
 }
 
-int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config *config, bool directed,
-                         uint32_t queue, struct pdlb_port **result, struct pdlb_error *error) {
+int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config *config, bool directed, uint32_t queue,
+                         struct pdlb_port **result, struct pdlb_error *error) {
   struct software_domain *domain = (struct software_domain *)base;
   struct software_port *port = calloc(1, sizeof *port);
   if (!port) return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");

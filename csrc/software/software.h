@@ -26,8 +26,8 @@ struct waiter {
   _Atomic uint32_t watched_by; /* index + 1 of the port whose timer runs in case this one does not come */
   pthread_mutex_t mutex;       /* guards the descriptors: a waker must not write to one that was closed */
   int event_fd;
-  int timer_fd; /* -1 while a clock outside looks after late ports */
-  int poll_fd;  /* what the user waits on: event_fd, or an epoll set of both */
+  int timer_fd;     /* -1 while a clock outside looks after late ports */
+  int poll_fd;      /* what the user waits on: event_fd, or an epoll set of both */
   uint32_t watches; /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
   _Atomic bool has_fd;
 };
@@ -53,7 +53,8 @@ struct software_port {
   uint32_t history_entries;
 };
 
-/* ---- wait.c: how ports wait and are woken ------------------------------------------------------------------------------ */
+/* ---- wait.c: how ports wait and are woken
+ * ------------------------------------------------------------------------------ */
 
 void software_waiter_init(struct waiter *waiter);
 void software_waiter_close(struct waiter *waiter);
@@ -64,12 +65,14 @@ int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void software_port_cancel(struct pdlb_port *port);
 
-/* ---- port.c ------------------------------------------------------------------------------------------------------------- */
+/* ---- port.c
+ * ------------------------------------------------------------------------------------------------------------- */
 
 int software_port_create(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed,
                          uint32_t queue, struct pdlb_port **port, struct pdlb_error *error);
 
-/* ---- domain.c ------------------------------------------------------------------------------------------------------------ */
+/* ---- domain.c
+ * ------------------------------------------------------------------------------------------------------------ */
 
 int software_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
                            struct pdlb_domain **domain, struct pdlb_error *error);

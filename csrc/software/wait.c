@@ -42,7 +42,8 @@ void software_relax(void *context, uint32_t owner, uint32_t times) {
   }
 }
 
-/* ---- timers ---------------------------------------------------------------------------------------------------------------- */
+/* ---- timers
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Under the waiter's mutex. `at` 0 stops the timer. */
 static void set_timer(struct waiter *waiter, uint64_t at, uint32_t watches) {
@@ -75,7 +76,8 @@ static void unwatch(struct software_port *port) {
   pthread_mutex_unlock(&waiter->mutex);
 }
 
-/* ---- waking ---------------------------------------------------------------------------------------------------------------- */
+/* ---- waking
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static void signal_fd(struct waiter *waiter) {
   const uint64_t one = 1;
@@ -114,7 +116,8 @@ void software_port_cancel(struct pdlb_port *base) {
   if (atomic_load_explicit(&waiter->has_fd, memory_order_seq_cst)) signal_fd(waiter);
 }
 
-/* ---- waiting --------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* Read what made the descriptor readable. */
 static void drain_fd(struct software_port *port) {
@@ -210,7 +213,8 @@ int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32
   }
 }
 
-/* ---- descriptors ----------------------------------------------------------------------------------------------------------- */
+/* ---- descriptors
+ * ----------------------------------------------------------------------------------------------------------- */
 
 void software_waiter_init(struct waiter *waiter) {
   pthread_mutex_init(&waiter->mutex, NULL);
@@ -272,8 +276,7 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
   else
     rc = waiter->poll_fd;
   pthread_mutex_unlock(&waiter->mutex);
-  if (rc < 0)
-    return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
+  if (rc < 0) return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
     atomic_store_explicit(&waiter->has_fd, true, memory_order_seq_cst);
     arm_fd(port);

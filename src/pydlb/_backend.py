@@ -1,4 +1,8 @@
-"""Which backend a device name means, and why."""
+"""What a backend is, and which one a device name means.
+
+A backend is whatever has the methods stated here. Amounts and options cross as plain numbers, checked above; events
+as buffers of 16-byte items; failures as exceptions of :mod:`pydlb.errors`. Nothing is stated that only one backend has.
+"""
 
 from __future__ import annotations
 
@@ -6,75 +10,250 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
+from . import _native
 from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 DEV = Path("/dev")
 """Where device nodes are looked for."""
 
+CHARACTER_DEVICES = Path("/sys/dev/char")
+"""Where the kernel says which subsystem a character device belongs to."""
 
-class Choice(NamedTuple):
-    """A backend that was chosen: its name, and why nothing better was (None if it was asked for)."""
 
+# ---- what a backend does ---------------------------------------------------------------------------------------------
+
+
+class BackendDevice(Protocol):
+    """A device."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def version(self) -> int:
+        """The device's own code: 2 is DLB 2.0, 3 is DLB 2.5."""
+
+    def resources(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Amounts in all, and those left, by the names of :class:`pydlb.Resources`."""
+
+    def create_domain(
+        self,
+        ldb_queues: int,
+        ldb_ports: int,
+        dir_ports: int,
+        credits: int,
+        history_entries: int,
+        atomic_inflights: int,
+        sequence_slots: tuple[int, int],
+    ) -> BackendDomain: ...
+    def close(self) -> None: ...
+
+
+class BackendDomain(Protocol):
+    """A scheduling domain. Its queues are numbers."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def id(self) -> int: ...
+    def create_ldb_queue(
+        self, sequence_numbers: int, inflights: int, atomic_inflights: int, even: bool, grace_ns: int
+    ) -> int: ...
+    def create_dir_queue(self, port: int | None) -> int: ...
+    def queue_depth(self, queue: int, directed: bool) -> int: ...
+    def create_port(
+        self, directed: bool, cq_depth: int, history_entries: int, release_on_recv: bool, queue: int | None
+    ) -> BackendPort: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def stats(self) -> dict[str, int]:
+        """By the names of :class:`pydlb.DomainStats`."""
+
+    def close(self) -> None: ...
+
+
+class BackendPort(Protocol):
+    """A port, as any thread may use it."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    def link(self, queue: int, priority: int) -> None: ...
+    def unlink(self, queue: int) -> None: ...
+    def set_enabled(self, enabled: bool) -> None: ...
+    def fileno(self) -> int: ...
+    def stats(self) -> dict[str, Any]:
+        """By the names of :class:`pydlb.PortStats`."""
+
+    def bind_calls(self, domain: BackendDomain) -> PortCalls:
+        """The calls that are made once per event or batch, as functions that need no look-up."""
+
+    def close(self) -> None: ...
+
+
+class PortCalls(TypedDict):
+    """A port's calls for its one user thread, and two for any thread that are as frequent."""
+
+    send: SendBatch
+    forward: SendBatch
+    recv_into: RecvInto
+    send_one: SendOne
+    recv_one: RecvOne
+    release: Release
+    release_later: ReleaseLater
+    set_parked: SetParked
+
+
+class SendBatch(Protocol):
+    """Send or forward; returns how many events were taken."""
+
+    def __call__(self, events: NDArray[np.void], /) -> int: ...
+
+
+class RecvInto(Protocol):
+    """Receive up to `most` events into `out`; returns how many came."""
+
+    def __call__(self, out: NDArray[np.void], most: int, timeout: float | None, /) -> int: ...
+
+
+class QueueKey(Protocol):
+    """What sending one event needs to know of its queue."""
+
+    @property
+    def _native_domain(self) -> BackendDomain: ...
+    @property
+    def _key(self) -> int:
+        """The queue's id; in bits 8 and 9 the scheduling type of what is sent to it without one named."""
+
+
+class SendOne(Protocol):
+    """Send one event; False if there is no credit."""
+
+    def __call__(
+        self,
+        data: int,
+        queue: QueueKey,
+        /,
+        *,
+        flow: int = 0,
+        priority: int = 0,
+        sched: int | None = None,
+        opaque: int = 0,
+    ) -> bool: ...
+
+
+class RecvOne(Protocol):
+    """Receive one event's data; None if none came in time."""
+
+    def __call__(self, timeout: float | None = None) -> int | None: ...
+
+
+class Release(Protocol):
+    """Complete the oldest events held; returns how many there were."""
+
+    def __call__(self, n: int = 1) -> int: ...
+
+
+class ReleaseLater(Protocol):
+    """The same at the port's next call."""
+
+    def __call__(self, n: int = 1) -> None: ...
+
+
+class SetParked(Protocol):
+    """Tell whether the owner waits on the port's descriptor."""
+
+    def __call__(self, parked: bool, /) -> None: ...
+
+
+# ---- which backend ---------------------------------------------------------------------------------------------------
+
+
+class Opened(NamedTuple):
+    """A device that was opened, the name of its backend, and why it is no better one (None if it was asked for)."""
+
+    device: BackendDevice
     backend: str
     fallback_reason: str | None
 
 
-def choose(device: str | int | os.PathLike[str]) -> Choice:
-    """Find the backend for what the user named.
+def open_backend(device: str | int | os.PathLike[str], *, large: bool) -> Opened:
+    """Open what the user named.
 
     Args:
         device: ``"auto"``, ``"software"``, ``"device"``, a path such as ``"/dev/dlb0"``, a number N for ``/dev/dlbN``,
             or ``"libdlb"`` with an optional ``":path"``. The environment variable ``PYDLB_BACKEND`` takes the place of
             ``"auto"``.
+        large: Software has more of everything than the hardware.
 
     Raises:
         ConfigError: The name means nothing.
         DeviceNotFound: There is no such node.
+        DeviceError: The node is no DLB.
         BackendUnavailable: The backend cannot be had in this build or on this machine.
     """
-    if device == "auto":
-        device = os.environ.get("PYDLB_BACKEND", "auto")
+    source = "device"
+    if device == "auto" and "PYDLB_BACKEND" in os.environ:
+        device, source = os.environ["PYDLB_BACKEND"], "the environment variable PYDLB_BACKEND"
     if isinstance(device, bool) or not isinstance(device, str | int | os.PathLike):
-        raise ConfigError(f"device is {device!r}: it is 'auto', 'software', 'device', a path or a number")
+        raise _unknown(device, source)
     name = str(device)
     if name == "auto":
-        return Choice("software", _why_not_hardware())
+        return Opened(_native.open_software(large=large), "software", _why_not_hardware())
     if name == "software":
-        return Choice("software", None)
+        return Opened(_native.open_software(large=large), "software", None)
     if name == "device":
-        raise BackendUnavailable(f"no DLB device can be used: {_why_not_hardware()}", {"device": _why_not_hardware()})
+        reason = _why_not_hardware()
+        raise BackendUnavailable(f"no DLB device can be used: {reason}; use 'auto' or 'software'", {"device": reason})
     if name == "libdlb" or name.startswith("libdlb:"):
         reason = "this version of pydlb does not drive the vendor's libdlb.so"
         raise BackendUnavailable(f"{reason}; use 'auto' or 'software'", {"libdlb": reason})
-    return _open_node(DEV / f"dlb{name}" if name.isdigit() else Path(name))
-
-
-def _open_node(path: Path) -> Choice:
-    """Look at a node without opening it: to open one has effects on the device."""
-    if "/" not in str(path):
-        raise ConfigError(
-            f"device is {str(path)!r}: it is 'auto', 'software', 'device', 'libdlb', a path such as /dev/dlb0, or a number"
-        )
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise DeviceNotFound(errno.ENOENT, f"there is no {path}; {_nodes_there(nodes())}", op="open") from None
-    except OSError as error:
-        raise DeviceError(error.errno or errno.EIO, f"{path}: {error.strerror}", op="open") from error
-    if not stat.S_ISCHR(mode):
-        raise DeviceError(errno.ENODEV, f"{path} is not a character device, so it is no DLB", op="open")
+    path = DEV / f"dlb{name}" if name.isdecimal() else Path(name)
+    if not path.is_absolute():
+        raise _unknown(device, source)
+    _check_node(path)
     reason = f"{path} cannot be used: this version of pydlb has no driver for the device"
     raise BackendUnavailable(f"{reason}; use 'auto' or 'software'", {str(path): reason})
 
 
+def _unknown(device: object, source: str) -> ConfigError:
+    return ConfigError(
+        f"{source} is {device!r}: it is 'auto', 'software', 'device', a path such as /dev/dlb0, its number, or "
+        "'libdlb' with an optional ':path'"
+    )
+
+
+def _check_node(path: Path) -> None:
+    """Look at a node without opening it: to open one has effects on the device."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise DeviceNotFound(errno.ENOENT, f"there is no {path}; {_nodes_there(nodes())}", op="open") from None
+    except OSError as error:
+        raise DeviceError(error.errno or errno.EIO, f"{path}: {error.strerror}", op="open") from error
+    if not stat.S_ISCHR(status.st_mode):
+        raise DeviceError(errno.ENODEV, f"{path} is not a character device, so it is no DLB", op="open")
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    subsystem = CHARACTER_DEVICES / number / "subsystem"
+    if subsystem.exists() and not subsystem.resolve().name.startswith("dlb"):
+        raise DeviceError(
+            errno.ENODEV, f"{path} is a device of the kernel's {subsystem.resolve().name!r} class, no DLB", op="open"
+        )
+
+
 def nodes() -> list[Path]:
     """The DLB device nodes of this machine, in the order of their numbers."""
-    found = [path for path in DEV.glob("dlb*") if path.name[3:].isdigit()]
+    found = [path for path in DEV.glob("dlb*") if path.name[3:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[3:]))
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from . import _backend, _native
-from .errors import ClosedError, ConfigError
+from ._backend import open_backend
+from .errors import ConfigError, closed
 from .port import DirPort, DirQueue, LDBPort, LDBQueue, Port
 from .types import DomainStats, Resources, Sched
 
 if TYPE_CHECKING:
     import os
     from types import TracebackType
+
+    from ._backend import BackendDevice, BackendDomain, BackendPort
 
 __all__ = ["Device", "Domain", "open"]
 
@@ -24,17 +27,19 @@ _VERSIONS: Final = {2: "2.0", 3: "2.5"}
 
 def _check_amounts(**amounts: int) -> None:
     for name, amount in amounts.items():
-        if isinstance(amount, bool) or not isinstance(amount, int):
-            raise ConfigError(f"{name} is {amount!r}: it is a whole number")
-        if not 0 <= amount <= _UINT32:
+        try:
+            number = operator.index(amount)
+        except TypeError:
+            raise ConfigError(f"{name} is {amount!r}: it must be a whole number") from None
+        if not 0 <= number <= _UINT32:
             raise ConfigError(f"{name} is {amount}: it cannot be negative or exceed 32 bits")
 
 
 class _Owner:
     """What devices and domains have in common: a native handle, and children that are closed first."""
 
-    def __init__(self, native: _native.Device | _native.Domain) -> None:
-        self._handle = native
+    def __init__(self, handle: BackendDevice | BackendDomain) -> None:
+        self._handle = handle
         self._lock = threading.Lock()
         self._children: weakref.WeakSet[Domain | Port] = weakref.WeakSet()
 
@@ -44,21 +49,33 @@ class _Owner:
         return self._handle.closed
 
     def _adopt(self, child: Domain | Port) -> None:
+        """Take over a new child; not if another thread has closed this in the meantime."""
         with self._lock:
-            self._children.add(child)
+            if not self.closed:
+                self._children.add(child)
+                return
+        child.close()
+        raise closed(type(self).__name__.lower())
 
     def close(self) -> None:
-        """Close it, and before it all that was made from it. May be called twice, and from any thread."""
+        """Close it, and before it all that was made from it. May be called twice, and from any thread.
+
+        The backend keeps it until its last child is closed.
+        """
         with self._lock:
+            self._handle.close()
             children = list(self._children)
         for child in children:
             child.close()
-        self._handle.close()
+
+    def __bool__(self) -> bool:
+        """Whether it is open."""
+        return not self.closed
 
     def __enter__(self) -> Self:
         """The object itself, which must be open."""
         if self.closed:
-            raise ClosedError(f"this {type(self).__name__.lower()} is closed")
+            raise closed(type(self).__name__.lower())
         return self
 
     def __exit__(
@@ -87,7 +104,7 @@ class Device(_Owner):
     **Resource handling**: a context manager; closing it closes its domains first.
     """
 
-    def __init__(self, native: _native.Device, backend: str, fallback_reason: str | None) -> None:
+    def __init__(self, native: BackendDevice, backend: str, fallback_reason: str | None) -> None:
         super().__init__(native)
         self._native = native
         self.backend: Final = backend
@@ -129,6 +146,8 @@ class Device(_Owner):
             ConfigError: An amount is not a number of things.
             ResourceExhausted: The device has less left.
         """
+        if len(sequence_slots) != 2:
+            raise ConfigError(f"sequence_slots is {sequence_slots!r}: it is a pair, one amount for each group")
         _check_amounts(
             ldb_queues=ldb_queues,
             ldb_ports=ldb_ports,
@@ -167,7 +186,7 @@ class Domain(_Owner):
     **Resource handling**: a context manager; closing it closes its ports first, and discards what is queued.
     """
 
-    def __init__(self, device: Device, native: _native.Domain) -> None:
+    def __init__(self, device: Device, native: BackendDomain) -> None:
         super().__init__(native)
         self._native = native
         self.device: Final = device
@@ -205,7 +224,7 @@ class Domain(_Owner):
         _check_amounts(sequence_numbers=sequence_numbers, inflights=inflights, atomic_inflights=atomic_inflights)
         if sharing not in ("pull", "even"):
             raise ConfigError(f"sharing is {sharing!r}: it is 'pull' or 'even'")
-        if not 0 < grace <= 3600:  # noqa: PLR2004
+        if not 0 < grace <= 3600:
             raise ConfigError(f"grace is {grace}: it is a time in seconds, more than 0 and at most 3600")
         number = self._native.create_ldb_queue(
             sequence_numbers=sequence_numbers,
@@ -285,7 +304,7 @@ class Domain(_Owner):
         entries: int | None = None,
         release: str = "explicit",
         queue: int | None = None,
-    ) -> _native.Port:
+    ) -> BackendPort:
         _check_amounts(cq_depth=cq_depth)
         if release not in ("explicit", "on_recv"):
             raise ConfigError(f"release is {release!r}: it is 'explicit' or 'on_recv'")
@@ -322,15 +341,14 @@ class Domain(_Owner):
         return f"<pydlb.Domain {'closed' if self.closed else self.id}>"
 
 
-def open(  # noqa: A001
-    device: str | int | os.PathLike[str] = "auto", *, limits: Literal["hardware", "large"] = "hardware"
-) -> Device:
+def open(device: str | int | os.PathLike[str] = "auto", *, limits: Literal["hardware", "large"] = "hardware") -> Device:
     """Open a DLB device, or the software in its place.
 
     Args:
         device: ``"auto"`` for hardware where it can be used, else software; ``"software"``; ``"device"`` for the first
             device that can be used; a path such as ``"/dev/dlb0"``, or its number. The environment variable
-            ``PYDLB_BACKEND`` takes the place of ``"auto"``.
+            ``PYDLB_BACKEND`` takes the place of ``"auto"``. ``"libdlb"`` or ``"libdlb:/path/of/libdlb.so"`` stands for
+            the vendor's library.
         limits: For software: ``"hardware"`` has the numbers of a DLB 2.5, ``"large"`` more of everything.
 
     Returns:
@@ -339,9 +357,9 @@ def open(  # noqa: A001
     Raises:
         ConfigError: An argument means nothing.
         DeviceNotFound: There is no such device.
+        DeviceError: The path leads to something else.
         BackendUnavailable: What was asked for cannot be had here; its `reasons` say why.
     """
     if limits not in ("hardware", "large"):
         raise ConfigError(f"limits is {limits!r}: it is 'hardware' or 'large'")
-    choice = _backend.choose(device)
-    return Device(_native.open_software(large=limits == "large"), choice.backend, choice.fallback_reason)
+    return Device(*open_backend(device, large=limits == "large"))

@@ -120,23 +120,35 @@ def config(text: str) -> ConfigError:
     return ConfigError(text)
 
 
-# What pdlb.h calls enum pdlb_refusal, from 2 on.
-_REFUSALS: Final = {
-    2: (ConfigError, "the domain is not started: call Domain.start() first"),
-    3: (ConfigError, "the port is disabled: call Port.enable() first"),
-    5: (ConfigError, "its queue does not exist in this domain: send to a queue that the domain created"),
-    6: (
-        ConfigError,
-        "its queue does not do this type of scheduling: an ordered queue takes ordered events, one with atomic_inflights "
-        "atomic ones, a directed queue directed ones",
-    ),
-    7: (ConfigError, "the port holds no event whose place it could take: forward only what was received and not released"),
-}
+def refused(why: int, index: int, queue: int, sched: int) -> DLBError:
+    """The exception for an event that send or forward did not take.
+
+    Args:
+        why: What pdlb.h calls enum pdlb_refusal, from 2 on.
+        index: Which of the events; those before it were taken.
+        queue: The queue that it names.
+        sched: Its scheduling type.
+    """
+    kind = "directed" if sched == _DIRECTED else "load-balanced"
+    match why:
+        case 2:
+            text = "the domain is not started: call Domain.start() first"
+        case 3:
+            text = "the port is disabled: call Port.enable() first"
+        case 5:
+            text = f"its queue is {queue}, and the domain has no {kind} queue of that number: send to one it created"
+        case 6:
+            text = (
+                f"its sched is {sched} ({_SCHEDS[sched]}), which queue {queue} does not do: ordered needs a queue "
+                "created with sequence_numbers, unordered one without, atomic one with atomic_inflights"
+            )
+        case 7:
+            text = "the port holds no event for it to take the place of: forward what was received and not released"
+        case _:
+            return DeviceGone(_errno.ENODEV, "the device went away: close it and open another", op="send")
+    before = " (those before it were)" if index else ""
+    return ConfigError(f"event {index} was not taken{before}: {text}")
 
 
-def refused(why: int, taken: int) -> DLBError:
-    """The exception for an event that send or forward did not take; `taken` before it were."""
-    kind, text = _REFUSALS.get(why, (None, ""))
-    if kind is None:
-        return DeviceGone(_errno.ENODEV, "the device went away", op="send")
-    return kind(f"event {taken} was not taken: {text} ({taken} events before it were taken)")
+_SCHEDS: Final = ("atomic", "unordered", "ordered", "directed")
+_DIRECTED: Final = 3

@@ -45,9 +45,9 @@ class _ParkingSelector(selectors.DefaultSelector):
     """Tells the port when its loop goes to sleep, and when it is back.
 
     So the balancer knows which workers are idle, and need not find out by waiting for one that is not. A connection
-    that still waits in the queue can go to anybody, one that was taken cannot; therefore a loop that has other things to
-    do does those first, and one whose handlers have been slow, and that may have to call them again in a moment, waits
-    for that moment before it offers itself.
+    that still waits can go to anybody, one that was taken cannot: therefore a loop that has other things to do does
+    those first, and one whose handlers have been slow, and that may have to call them again in a moment, waits for
+    that moment before it offers itself.
     """
 
     def __init__(self, port: Port, has_connections: Callable[[], bool]) -> None:
@@ -95,9 +95,7 @@ class _ParkingSelector(selectors.DefaultSelector):
         except ClosedError:
             return super().select(0)
 
-    def _others_first(
-        self, ready: list[tuple[selectors.SelectorKey, int]]
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def _others_first(self, ready: list[tuple[selectors.SelectorKey, int]]) -> list[tuple[selectors.SelectorKey, int]]:
         others = [entry for entry in ready if entry[0].fd != self._descriptor] if len(ready) > 1 else ready
         if len(others) == len(ready) or self._put_off >= _PUT_OFF_AT_MOST:
             self._put_off = 0
@@ -156,7 +154,11 @@ class _Protocol(asyncio.StreamReaderProtocol):
         except Exception as error:
             self._failed = True
             self._worker.loop.call_exception_handler(
-                {"message": "Unhandled exception in client_connected_cb", "exception": error, "transport": writer.transport}
+                {
+                    "message": "Unhandled exception in client_connected_cb",
+                    "exception": error,
+                    "transport": writer.transport,
+                }
             )
             writer.transport.abort()
 

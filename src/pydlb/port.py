@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from . import _native
-from .errors import ClosedError, ConfigError
+from .errors import ConfigError, closed
 from .types import PortStats, Sched, event_dtype
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ._backend import BackendDomain, BackendPort, RecvOne, Release, ReleaseLater, SendOne, SetParked
     from .device import Domain
 
 __all__ = ["DirPort", "DirQueue", "LDBPort", "LDBQueue", "Port", "Queue"]
@@ -23,6 +23,14 @@ __all__ = ["DirPort", "DirQueue", "LDBPort", "LDBQueue", "Port", "Queue"]
 # How long a send that waits for credits sleeps between tries, in seconds: from, to.
 _FIRST_PAUSE: Final = 20e-6
 _LONGEST_PAUSE: Final = 1e-3
+
+
+def _check_dtype(name: str, array: NDArray[np.void]) -> None:
+    """Raise ConfigError for another array, whose items happen to have the size of events."""
+    dtype = getattr(array, "dtype", None)
+    if dtype != event_dtype():
+        given = type(array).__name__ if dtype is None else f"an array of {dtype}"
+        raise ConfigError(f"{name} is {given}: it must be an array of pydlb.EVENT_DTYPE; pydlb.make_events makes one")
 
 
 class Queue:
@@ -38,7 +46,7 @@ class Queue:
 
     __slots__ = ("_key", "_native_domain", "default_sched", "domain", "id")
 
-    def __init__(self, domain: Domain, native_domain: _native.Domain, number: int, default_sched: Sched) -> None:
+    def __init__(self, domain: Domain, native_domain: BackendDomain, number: int, default_sched: Sched) -> None:
         self.domain: Final = domain
         self.id: Final = number
         self.default_sched: Final = default_sched
@@ -70,36 +78,6 @@ class DirQueue(Queue):
     """A directed queue: its events go to the one port that is paired with it, in order."""
 
     __slots__ = ()
-
-
-class _SendOne(Protocol):
-    def __call__(
-        self,
-        data: int,
-        queue: Queue,
-        /,
-        *,
-        flow: int = 0,
-        priority: int = 0,
-        sched: Sched | int | None = None,
-        opaque: int = 0,
-    ) -> bool: ...
-
-
-class _RecvOne(Protocol):
-    def __call__(self, timeout: float | None = None) -> int | None: ...
-
-
-class _Release(Protocol):
-    def __call__(self, n: int = 1, /) -> int: ...
-
-
-class _ReleaseLater(Protocol):
-    def __call__(self, n: int = 1, /) -> None: ...
-
-
-class _SetParked(Protocol):
-    def __call__(self, parked: bool, /) -> None: ...
 
 
 class Port:
@@ -142,24 +120,24 @@ class Port:
         "set_parked",
     )
 
-    send_one: _SendOne
-    recv_one: _RecvOne
-    release: _Release
-    release_later: _ReleaseLater
-    set_parked: _SetParked
+    send_one: SendOne
+    recv_one: RecvOne
+    release: Release
+    release_later: ReleaseLater
+    set_parked: SetParked
 
-    def __init__(self, domain: Domain, native: _native.Port, native_domain: _native.Domain, cq_depth: int) -> None:
+    def __init__(self, domain: Domain, native: BackendPort, native_domain: BackendDomain, cq_depth: int) -> None:
         self.domain: Final = domain
         self.cq_depth: Final = cq_depth
         self._native = native
-        self._calls = calls = _native_calls(native, native_domain)
+        self._calls = calls = native.bind_calls(native_domain)
         self.send_one = calls["send_one"]
         self.recv_one = calls["recv_one"]
         self.release = calls["release"]
         self.release_later = calls["release_later"]
         self.set_parked = calls["set_parked"]
 
-    # ---- events in ----------------------------------------------------------------------------------------------------
+    # ---- events in ---------------------------------------------------------------------------------------------------
 
     def send(self, events: NDArray[np.void], timeout: float | None = 0) -> int:
         """Send a batch of events, in order, each to the queue that it names.
@@ -178,13 +156,13 @@ class Port:
             BusyError: Another thread uses the port.
             ClosedError: The port is closed.
         """
-        count = len(events)
-        taken: int = self._calls["send"](events)
-        if taken == count or timeout == 0:
+        _check_dtype("events", events)
+        taken = self._calls["send"](events)
+        if taken == len(events) or timeout == 0:
             return taken
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
-        while taken < count and (deadline is None or time.monotonic() < deadline):
+        while taken < len(events) and (deadline is None or time.monotonic() < deadline):
             time.sleep(pause)
             more = self._calls["send"](events[taken:])
             pause = _FIRST_PAUSE if more else min(2 * pause, _LONGEST_PAUSE)
@@ -208,13 +186,13 @@ class Port:
             BusyError: Another thread uses the port.
             ClosedError: The port is closed.
         """
-        taken: int = self._calls["forward"](events)
-        return taken
+        _check_dtype("events", events)
+        return self._calls["forward"](events)
 
-    # ---- events out ---------------------------------------------------------------------------------------------------
+    # ---- events out --------------------------------------------------------------------------------------------------
 
     def recv(
-        self, max: int = 32, timeout: float | None = None, out: NDArray[np.void] | None = None  # noqa: A002
+        self, max: int = 32, timeout: float | None = None, out: NDArray[np.void] | None = None
     ) -> NDArray[np.void]:
         """Receive a batch of events.
 
@@ -239,10 +217,12 @@ class Port:
             import numpy as np
 
             out = np.empty(min(max, self.cq_depth), dtype=event_dtype())
-        count: int = self._calls["recv_into"](out, max, timeout)
+        else:
+            _check_dtype("out", out)
+        count = self._calls["recv_into"](out, max, timeout)
         return out[:count]
 
-    # ---- any thread -----------------------------------------------------------------------------------------------------
+    # ---- any thread --------------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
@@ -288,10 +268,14 @@ class Port:
         """Close the port: end a wait in another thread, release what is held, unlink."""
         self._native.close()
 
+    def __bool__(self) -> bool:
+        """Whether the port is open."""
+        return not self.closed
+
     def __enter__(self) -> Self:
         """The port itself, which must be open."""
         if self.closed:
-            raise ClosedError("this port is closed")
+            raise closed("port")
         return self
 
     def __exit__(
@@ -329,7 +313,7 @@ class LDBPort(Port):
             ResourceExhausted: The port is linked to 8 queues already.
         """
         self._check(queue)
-        if not 0 <= priority <= 7:  # noqa: PLR2004
+        if not 0 <= priority <= 7:
             raise ConfigError(f"priority is {priority}: it goes from 0 (served first) to 7")
         self._native.link(queue.id, priority)
 
@@ -353,7 +337,3 @@ class DirPort(Port):
     """A directed port: it is fed by the directed queue that it is paired with, or only sends."""
 
     __slots__ = ()
-
-
-def _native_calls(native: _native.Port, native_domain: _native.Domain) -> dict[str, Any]:
-    return _native.bind_calls(native, native_domain)

@@ -161,7 +161,9 @@ async def _bound_sockets(
     return sockets
 
 
-def _bound(family: int, kind: int, proto: int, address: Any, options: dict[str, Any]) -> socket.socket:
+def _bound(
+    family: int, kind: int, proto: int, address: tuple[str | int, ...], options: dict[str, Any]
+) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         if options["reuse_address"] is not False:

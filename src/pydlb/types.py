@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +50,16 @@ def event_dtype() -> np.dtype[np.void]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": EVENT_SIZE})
 
 
+class _Target(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def default_sched(self) -> Sched: ...
+
+
 def make_events(
     data: ArrayLike,
-    queue: Any,
+    queue: _Target,
     *,
     sched: Sched | int | None = None,
     priority: ArrayLike = 0,
@@ -71,36 +80,61 @@ def make_events(
         An array of ``pydlb.EVENT_DTYPE`` with the shape of `data`, flattened.
 
     Raises:
-        ConfigError: A value is out of its range.
+        ConfigError: A value is no whole number, is out of its range, or there are not as many as `data`.
     """
     import numpy as np
 
-    from .errors import ConfigError
-
-    values = np.atleast_1d(np.asarray(data, dtype=np.uint64)).ravel()
+    values = _integers("data", data, 2**64 - 1).ravel()
+    kind = queue.default_sched if sched is None else sched
+    if kind not in range(len(Sched)):
+        raise ConfigError(f"sched is {kind!r}: it must be a pydlb.Sched")
     events = np.zeros(len(values), dtype=event_dtype())
-    priorities, flows, opaques = (np.asarray(given) for given in (priority, flow, opaque))
-    for name, given, most in (("priority", priorities, 7), ("flow", flows, 0xFFFF), ("opaque", opaques, 0xFFFF)):
-        if given.size and (int(given.min()) < 0 or int(given.max()) > most):
-            raise ConfigError(f"{name} must be from 0 to {most}, got values from {given.min()} to {given.max()}")
     events["data"] = values
     events["queue"] = queue.id
-    events["sched"] = int(queue.default_sched if sched is None else sched) | (priorities.astype(np.uint8) << 2)
-    events["flow"] = flows
-    events["opaque"] = opaques
+    events["sched"] = kind | _one_each("priority", priority, 7, len(values)).astype(np.uint8) << np.uint8(2)
+    events["flow"] = _one_each("flow", flow, 0xFFFF, len(values))
+    events["opaque"] = _one_each("opaque", opaque, 0xFFFF, len(values))
     return events
+
+
+def _integers(name: str, given: ArrayLike, most: int) -> NDArray[np.uint64]:
+    """Whole numbers from 0 to `most`; what numpy would cut off or wrap around is refused."""
+    import numpy as np
+
+    numbers = np.asarray(given)
+    if numbers.dtype.kind in "fO" and not isinstance(given, np.ndarray):
+        numbers = np.asarray(given, dtype=object)  # numbers of 64 bits among smaller ones
+        if not all(isinstance(number, int) for number in numbers.flat):
+            raise ConfigError(f"{name} must be whole numbers")
+    elif numbers.dtype.kind not in "iu" and numbers.size:
+        raise ConfigError(f"{name} must be whole numbers, not {numbers.dtype}")
+    if numbers.size and (numbers.min() < 0 or numbers.max() > most):
+        raise ConfigError(f"{name} must be from 0 to {most}, got values from {numbers.min()} to {numbers.max()}")
+    return numbers.astype(np.uint64)
+
+
+def _one_each(name: str, given: ArrayLike, most: int, count: int) -> NDArray[np.uint64]:
+    """The same, one for all or one for each of `count`."""
+    numbers = _integers(name, given, most)
+    if numbers.shape not in ((), (1,), (count,)):
+        raise ConfigError(f"{name} has the shape {numbers.shape}: give one for all, or one for each of {count} events")
+    return numbers
 
 
 def sched_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
     """The scheduling types of events, as numbers of :class:`Sched`."""
-    types: NDArray[np.uint8] = events["sched"] & 3
-    return types
+    import numpy as np
+
+    octets: NDArray[np.uint8] = events["sched"]
+    return octets & np.uint8(3)
 
 
 def priority_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
     """The priorities of events, 0 to 7."""
-    priorities: NDArray[np.uint8] = (events["sched"] >> 2) & 7
-    return priorities
+    import numpy as np
+
+    octets: NDArray[np.uint8] = events["sched"]
+    return octets >> np.uint8(2) & np.uint8(7)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

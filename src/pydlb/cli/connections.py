@@ -37,7 +37,7 @@ def _answer(sock: socket.socket, letter: bytes) -> None:
 
 
 class _Streams:
-    """One connection on an asyncio loop; the loop's worker is known by its thread's name."""
+    """One connection on an asyncio loop; its worker is known by the thread's name."""
 
     @staticmethod
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +51,7 @@ def _listener(*, reuse_port: bool = False, port: int = 0) -> socket.socket:
     return socket.create_server(("127.0.0.1", port), backlog=_BACKLOG, reuse_port=reuse_port)
 
 
-# ---- contenders: each a context in which something serves on the port that it names -----------------------------------
+# ---- contenders: each a context in which something serves on the port that it names ----------------------------------
 
 
 @contextlib.contextmanager

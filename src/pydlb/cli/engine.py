@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class _Rig:
             np.arange(batch), self.queue, sched=sched, priority=np.arange(batch) % 8, flow=np.arange(batch) % _FLOWS
         )
 
-    def __enter__(self) -> _Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
