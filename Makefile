@@ -36,22 +36,22 @@ $(VENV)/.made: .ci/check-tools
 	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --upgrade pip
-	@$(PIP) install 'scikit-build-core>=1.0' 'pybind11>=3.0' cmake ninja
+	@$(PIP) install --only-binary :all: 'scikit-build-core>=1.0' 'pybind11>=3.0' cmake ninja 'numpy>=1.24'
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.made $(SOURCES)
 	@echo "building pydlb"
-	@$(PIP) install --no-build-isolation --editable '.[cli]'
+	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.built pyproject.toml
 	@echo "installing what the tests need"
-	@$(PIP) install --no-build-isolation --editable '.[cli,test]'
+	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli,test]'
 	@$(PIP) install --only-binary :all: 'uvloop>=0.21' || echo "no uvloop for this interpreter: its tests are left out"
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	@$(PIP) install --no-build-isolation --editable '.[lint]'
+	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 # ---- the C core alone ---------------------------------------------------------------------------------------------------

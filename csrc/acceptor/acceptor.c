@@ -17,7 +17,10 @@
 
 static void call(struct pdlb_acceptor *acceptor) {
   const uint64_t one = 1;
-  while (write(acceptor->call_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+  pthread_mutex_lock(&acceptor->call_mutex);
+  if (acceptor->call_fd >= 0)
+    while (write(acceptor->call_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+  pthread_mutex_unlock(&acceptor->call_mutex);
 }
 
 /* ---- beginning --------------------------------------------------------------------------------------------------- */
@@ -33,11 +36,23 @@ static int start_thread(struct pdlb_acceptor *acceptor) {
   return -rc;
 }
 
+static void close_fd(int *fd) {
+  if (*fd >= 0) close(*fd);
+  *fd = -1;
+}
+
+static void close_descriptors(struct pdlb_acceptor *acceptor) {
+  close_fd(&acceptor->listeners.epoll_fd);
+  pthread_mutex_lock(&acceptor->call_mutex);
+  close_fd(&acceptor->call_fd);
+  pthread_mutex_unlock(&acceptor->call_mutex);
+}
+
 static void discard(struct pdlb_acceptor *acceptor) {
-  if (acceptor->listeners.epoll_fd >= 0) close(acceptor->listeners.epoll_fd);
-  if (acceptor->call_fd >= 0) close(acceptor->call_fd);
+  close_descriptors(acceptor);
   slots_free(&acceptor->slots);
   pthread_cond_destroy(&acceptor->has_stopped);
+  pthread_mutex_destroy(&acceptor->call_mutex);
   pthread_mutex_destroy(&acceptor->mutex);
   free(acceptor);
 }
@@ -49,6 +64,7 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
   pthread_cond_init(&acceptor->has_stopped, &attributes);
   pthread_condattr_destroy(&attributes);
   pthread_mutex_init(&acceptor->mutex, NULL);
+  pthread_mutex_init(&acceptor->call_mutex, NULL);
 }
 
 static int open_descriptors(struct pdlb_acceptor *acceptor) {
@@ -195,6 +211,7 @@ void pdlb_acceptor_end(struct pdlb_acceptor *acceptor) {
   pthread_mutex_unlock(&acceptor->mutex);
   call(acceptor);
   pthread_join(acceptor->thread, NULL);
+  close_descriptors(acceptor);
 }
 
 void pdlb_acceptor_free(struct pdlb_acceptor *acceptor) {

@@ -21,7 +21,8 @@ struct pdlb_acceptor {
   struct pdlb_acceptor_config config;
   struct slots slots;
   pthread_t thread;
-  int call_fd;
+  pthread_mutex_t call_mutex;
+  int call_fd; /* guarded by it; -1 after the end */
 
   pthread_mutex_t mutex; /* guards what follows */
   struct listeners listeners;

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from . import _native
@@ -143,10 +144,11 @@ class Balancer:
         self._shared: set[int] = set()
         self._refused = 0
         self._closing = False
-        self._closed = False
+        self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
         self._capacity = _HISTORY // max_workers
         self._open_engine(backend, _default_grace() if grace is None else grace, batch, max_waiting, max_workers)
+        self._closed = False
         try:
             for _ in range(workers):
                 assert handler is not None
@@ -303,9 +305,7 @@ class Balancer:
             _listen_on(sock, backlog)
         with self._lock:
             try:
-                if self._closing:
-                    raise ClosedError("this balancer is closed")
-                number = self._acceptor.add(sock.fileno())
+                number = self._add(sock.fileno())
             except BaseException:
                 if not shared:
                     sock.close()
@@ -314,6 +314,11 @@ class Balancer:
             if shared:
                 self._shared.add(number)
             return number
+
+    def _add(self, descriptor: int) -> int:
+        if self._closing:
+            raise ClosedError("this balancer is closed")
+        return self._acceptor.add(descriptor)
 
     def unlisten(self, listener: int, timeout: float = 5.0) -> None:
         """Accept what is in a listener's backlog, for at most `timeout` seconds, then no more from it.
@@ -341,9 +346,9 @@ class Balancer:
         sock.close()
         if sock.family == socket.AF_UNIX and isinstance(address, str) and address:
             with contextlib.suppress(OSError):
-                os.unlink(address)
+                Path(address).unlink()
 
-    def address(self, listener: int = 0) -> Any:
+    def address(self, listener: int = 0) -> tuple[Any, ...] | str:
         """A listener's address, as :meth:`socket.socket.getsockname` returns it.
 
         Raises:
@@ -352,7 +357,8 @@ class Balancer:
         with self._lock:
             if listener not in self._listeners:
                 raise ConfigError(f"there is no listener {listener}")
-            return self._listeners[listener].getsockname()
+            address: tuple[Any, ...] | str = self._listeners[listener].getsockname()
+            return address
 
     def pause(self) -> None:
         """Leave new connections in the kernel's backlogs until :meth:`resume`."""

@@ -251,9 +251,16 @@ async def start_server(
         grace: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop, such as ``uvloop.new_event_loop``; None for asyncio's own.
         limit: The readers' buffer limit in bytes.
-        family: As for :func:`asyncio.start_server`, and likewise `flags`, `sock`, `backlog`, `ssl`, `reuse_address`,
-            `reuse_port`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` and `start_serving`. TLS handshakes run on the
-            worker.
+        family: ``socket.AF_INET`` or ``socket.AF_INET6`` to listen on addresses of one kind.
+        flags: For ``getaddrinfo``.
+        sock: A bound socket to listen on, in place of `host` and `port`; the server closes it.
+        backlog: Connections that the kernel keeps until they are accepted.
+        ssl: For TLS; handshakes run on the worker.
+        reuse_address: False not to reuse an address that a closed server leaves behind for a while.
+        reuse_port: Let other sockets listen on the same port.
+        ssl_handshake_timeout: Seconds that a TLS handshake may take.
+        ssl_shutdown_timeout: Seconds that the end of a TLS connection may take.
+        start_serving: False to accept only when :meth:`Server.start_serving` is called.
 
     Returns:
         The server.
