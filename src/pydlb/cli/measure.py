@@ -1,19 +1,21 @@
-"""Running things beside each other and comparing them: rounds, ratios, percentiles, the machine they ran on."""
+"""Running things beside each other and comparing them: rounds, figures, ratios, percentiles."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
+import random
 import statistics
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["CountError", "Figures", "Progress", "Row", "alternate", "environment", "percentile"]
+__all__ = ["CountError", "Figures", "Plan", "Progress", "Row", "Table", "alternate", "percentiles"]
+
+# The warm-up of a run that is measured by time: of this many things first, then for this part of the time.
+_FIRST = 500
+_SECOND = 0.2
 
 
 class CountError(Exception):
@@ -26,11 +28,14 @@ class Figures:
 
     Attributes:
         rate: Things per second.
+        per_cpu: Things per second of processor time, where it is the time of what is measured alone. On a machine that
+            others use too it is the steadier figure.
         latencies: Percentiles in microseconds, by name, where they were measured.
         spread: Things per worker, where there were workers.
     """
 
     rate: float
+    per_cpu: float | None = None
     latencies: dict[str, float] = dataclasses.field(default_factory=dict)
     spread: list[int] = dataclasses.field(default_factory=list)
 
@@ -42,33 +47,18 @@ class Figures:
 
 @dataclasses.dataclass(slots=True)
 class Row:
-    """All rounds of one contender.
-
-    Attributes:
-        name: What ran.
-        unit: What `rate` counts.
-        runs: What each round measured.
-        ratios: For each round, its rate over that of the one compared with; empty for that one itself.
-    """
+    """All runs of one contender, one for each round."""
 
     name: str
-    unit: str
     runs: list[Figures] = dataclasses.field(default_factory=list)
-    ratios: list[float] = dataclasses.field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "unit": self.unit,
-            "rate": statistics.median(run.rate for run in self.runs),
-            "rates": [run.rate for run in self.runs],
-            "ratio": statistics.median(self.ratios) if self.ratios else None,
-            "ratios": self.ratios,
-            "latencies_us": self.latencies(),
-            "spread": [run.spread for run in self.runs if run.spread],
-            "imbalance": self.imbalance(),
-        }
+    def rates(self) -> list[float]:
+        """Things per second, round by round."""
+        return [run.rate for run in self.runs]
+
+    def per_cpu(self) -> list[float]:
+        """Things per second of processor time, round by round."""
+        return [run.per_cpu for run in self.runs if run.per_cpu is not None]
 
     def latencies(self) -> dict[str, float]:
         """The median of each percentile over the rounds."""
@@ -81,88 +71,139 @@ class Row:
         return statistics.median(values) if values else None
 
 
+@dataclasses.dataclass(slots=True)
+class Table:
+    """Contenders that were measured beside each other.
+
+    Attributes:
+        title: What was measured.
+        unit: What the rates count.
+        rows: One for each contender; the last is the one that the others are compared with.
+    """
+
+    title: str
+    unit: str
+    rows: list[Row]
+
+    @property
+    def base(self) -> Row:
+        """What the others are compared with."""
+        return self.rows[-1]
+
+    def ratios(self, row: Row) -> list[float]:
+        """The rate of a row over that of the base, round by round; empty for the base itself."""
+        return [] if row is self.base else _ratios(row.rates(), self.base.rates())
+
+    def cpu_ratios(self, row: Row) -> list[float]:
+        """The same for things per second of processor time."""
+        return [] if row is self.base else _ratios(row.per_cpu(), self.base.per_cpu())
+
+    @property
+    def started(self) -> bool:
+        """Whether every contender has been measured at least once."""
+        return all(row.runs for row in self.rows)
+
+
+def _ratios(ours: Iterable[float], base: Iterable[float]) -> list[float]:
+    # An interrupted round has measured some contenders and not others.
+    return [mine / other for mine, other in zip(ours, base, strict=False)]
+
+
 class Progress:
-    """Says on stderr what is going on: in one line that changes on a terminal, else nothing until it matters."""
+    """Says on stderr what is being measured: in one line that changes on a terminal, else in a line for each table."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._shown = not quiet and sys.stderr.isatty()
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
 
-    def show(self, text: str) -> None:
+    def table(self, title: str) -> None:
+        """A new table is begun."""
+        if not self._quiet and not self._terminal:
+            print(f"measuring: {title}", file=sys.stderr, flush=True)
+
+    def run(self, text: str) -> None:
         """What is being done now."""
-        if self._shown:
+        if not self._quiet and self._terminal:
             sys.stderr.write(f"\r\x1b[2K{text}")
             sys.stderr.flush()
 
     def done(self) -> None:
         """Take the line away."""
-        self.show("")
+        self.run("")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        rounds: How often each contender runs.
+        duration: Seconds that each run takes, where the number of things is not given.
+        seed: Of the random order in which contenders run; a new order in each round.
+        backend: As `device` of :func:`pydlb.open`.
+        progress: Where to say what is going on.
+        report: Called with each table that is complete.
+        tables: What has been measured until now.
+        interrupted: Set to end the measurement after the run that is going on, by KeyboardInterrupt.
+    """
+
+    rounds: int
+    duration: float
+    seed: int
+    backend: str
+    progress: Progress
+    report: Callable[[Table], None]
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    interrupted: bool = False
+
+    def run(self, contender: Callable[[int], Figures], count: int) -> Figures:
+        """Run a contender once."""
+        figures = contender(count)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return figures
 
 
 def alternate(
-    contenders: dict[str, Callable[[], Figures]], *, rounds: int, unit: str, progress: Progress, title: str
-) -> list[Row]:
-    """Run all contenders in turn, so often, and compare each with the last one named, round by round.
+    plan: Plan, title: str, unit: str, contenders: Mapping[str, Callable[[int], Figures]], *, count: int | None = None
+) -> None:
+    """Run all contenders in turn, so often as planned, and compare each with the last one named.
 
     Args:
-        contenders: What to run, by name; the last is the one to compare with. Each runs once before the first round, to
-            warm up.
-        rounds: How often.
-        unit: What their rates count.
-        progress: Where to say what is going on.
+        plan: How; the table is added to its `tables`, where it is found even if the measurement is interrupted.
         title: What is being measured.
+        unit: What the rates count.
+        contenders: What to run, by name: a function of the number of things to do.
+        count: How many things each run does; None for as many as the contender does in the planned time.
     """
-    rows = {name: Row(name, unit) for name in contenders}
-    *_, base = contenders
-    for turn in range(-1, rounds):
-        for name, run in contenders.items():
-            progress.show(f"{title}: {name}, " + ("warming up" if turn < 0 else f"round {turn + 1} of {rounds}"))
-            figures = run()
-            if turn >= 0:
-                rows[name].runs.append(figures)
-        if turn >= 0:
-            for name, row in rows.items():
-                if name != base:
-                    row.ratios.append(row.runs[-1].rate / rows[base].runs[-1].rate)
-    progress.done()
-    return list(rows.values())
+    table = Table(title, unit, [Row(name) for name in contenders])
+    plan.tables.append(table)
+    plan.progress.table(title)
+    counts = {}
+    for name, contender in contenders.items():
+        plan.progress.run(f"{title}: {name}, warming up")
+        counts[name] = _warm_up(plan, contender, count)
+    shuffled = random.Random(f"{plan.seed} {title}")
+    for turn in range(plan.rounds):
+        for row in shuffled.sample(table.rows, len(table.rows)):
+            plan.progress.run(f"{title}: {row.name}, round {turn + 1} of {plan.rounds}")
+            row.runs.append(plan.run(contenders[row.name], counts[row.name]))
+    plan.progress.done()
+    plan.report(table)
 
 
-def percentile(ordered: Sequence[float], fraction: float) -> float:
-    """The value below which this fraction of sorted values lies."""
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+def _warm_up(plan: Plan, contender: Callable[[int], Figures], count: int | None) -> int:
+    """Run a contender for the first time; how many things it shall do in each run."""
+    if count is not None:
+        plan.run(contender, max(1, count // 10))
+        return count
+    guess = plan.run(contender, _FIRST).rate * plan.duration
+    return max(1, int(plan.run(contender, max(_FIRST, int(guess * _SECOND))).rate * plan.duration))
 
 
-def environment(**parameters: object) -> dict[str, Any]:
-    """What a figure means nothing without."""
-    import numpy as np
-
-    import pydlb
-
-    is_enabled = getattr(sys, "_is_gil_enabled", None)
-    with pydlb.open("auto") as device:
-        backend, reason = device.backend, device.fallback_reason
-    return {
-        "pydlb": pydlb.__version__,
-        "backend": backend,
-        "fallback_reason": reason,
-        "python": sys.version.split()[0],
-        "gil": is_enabled is None or is_enabled(),
-        "numpy": np.__version__,
-        "kernel": platform.release(),
-        "cpu": _cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "parameters": parameters,
-    }
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def stolen_ticks() -> tuple[int, int]:
-    """Clock ticks that the machine's host took from it, and all there were, since it started."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return fields[7], sum(fields)
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The percentiles that are shown of a series of measured values."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    named = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+    return {name: ordered[min(last, int(fraction * len(ordered)))] for name, fraction in named.items()}
