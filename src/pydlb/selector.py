@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerSelector"]
 
-# How many turns a busy loop may go on with what it has before it takes new connections.
-_PUT_OFF_AT_MOST: Final = 4
+# How many turns a busy loop may go on with what it has before it takes new connections. In so many the one that was
+# taken last has had its first request read, and its handler run.
+_PUT_OFF_AT_MOST: Final = 5
 
 # A loop that did not come back for so long is slow for a while: while it has connections, it offers itself for new ones
 # only after a quiet moment. All in seconds.
@@ -102,36 +103,40 @@ class WorkerSelector(selectors.BaseSelector):
         now = time.monotonic()
         if now - self._returned > _SLOW_TURN:
             self._slow_until = now + _SLOW_FOR
-        if timeout is not None and timeout <= 0:
-            ready = self._poller.poll(0, self._keys, False)
-        else:
-            ready = []
-            if now < self._slow_until and self._has_connections():
-                quiet = _QUIET if timeout is None else min(timeout, _QUIET)
-                ready = self._poller.poll(quiet, self._keys, False)
-                timeout = None if timeout is None else timeout - quiet
-            ready = ready or self._sleep(timeout)
+        idle = timeout is None or timeout > 0
+        ready = (
+            self._poller.poll(0, self._keys, False) if not idle else self._sleep(timeout, slow=now < self._slow_until)
+        )
         self._returned = time.monotonic()
-        return self._others_first(ready)
+        return self._in_order(ready, idle=idle) if ready or self.more else ready
 
     @property
     def slow(self) -> bool:
         """Whether the loop has been slow of late."""
         return self._returned < self._slow_until
 
-    def _sleep(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self.more:
-            self.more = False
-            return self._poller.poll(0, self._keys, False) or [(self._keys[self._descriptor], selectors.EVENT_READ)]
-        return self._poller.poll(timeout, self._keys, True)
+    def _sleep(self, timeout: float | None, *, slow: bool) -> list[tuple[selectors.SelectorKey, int]]:
+        if slow and self._has_connections():
+            quiet = _QUIET if timeout is None else min(timeout, _QUIET)
+            ready = self._poller.poll(quiet, self._keys, False)
+            if ready or quiet == timeout:
+                return ready
+            timeout = None if timeout is None else timeout - quiet
+        return self._poller.poll(0, self._keys, False) if self.more else self._poller.poll(timeout, self._keys, True)
 
-    def _others_first(self, ready: list[tuple[selectors.SelectorKey, int]]) -> list[tuple[selectors.SelectorKey, int]]:
-        others = [entry for entry in ready if entry[0].fd != self._descriptor] if len(ready) > 1 else ready
-        if len(others) == len(ready) or self._put_off >= _PUT_OFF_AT_MOST:
-            self._put_off = 0
+    def _in_order(
+        self, ready: list[tuple[selectors.SelectorKey, int]], *, idle: bool
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """New connections last, and only every so many turns while there is something else to do."""
+        others = [entry for entry in ready if entry[0].fd != self._descriptor]
+        if len(others) == len(ready) and not self.more:
             return ready
-        self._put_off += 1
-        return others
+        if (others or not idle) and self._put_off < _PUT_OFF_AT_MOST:
+            self._put_off += 1
+            return others
+        self._put_off = 0
+        self.more = False
+        return [*others, (self._keys[self._descriptor], selectors.EVENT_READ)]
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:

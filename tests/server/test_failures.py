@@ -77,6 +77,30 @@ def test_a_blocked_loop_holds_up_nobody_else(run: Callable[..., Any], loop_facto
     run(main())
 
 
+def test_a_loop_that_is_never_idle_goes_on_taking_connections(
+    run: Callable[..., Any], loop_factory: Any, connecting: Any
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readline() == b"!\n":
+            writer.write(b"busy\n")
+            while not writer.is_closing() and not reader.at_eof():
+                await asyncio.sleep(0)
+        else:
+            writer.write(b"answer\n")
+            await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await pydlb.start_server(handler, "127.0.0.1", 0, workers=2, loop_factory=loop_factory)
+        async with server, connecting(server) as clients:
+            assert [await clients.ask(b"!\n") for _ in range(2)] == ["busy"] * 2
+            assert [await clients.ask() for _ in range(20)] == ["answer"] * 20
+            answers = await asyncio.gather(*(clients.ask() for _ in range(60)))
+            assert answers == ["answer"] * 60
+
+    run(main())
+
+
 def test_a_blocked_loop_does_not_hold_up_the_end(
     run: Callable[..., Any], connecting: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
