@@ -73,9 +73,7 @@ def main() -> int:
             import uvloop
 
             factory = uvloop.new_event_loop
-        server = await pydlb.start_server(
-            serve, "127.0.0.1", port, workers=workers, loop_factory=factory, backlog=4096
-        )
+        server = await pydlb.start_server(serve, "127.0.0.1", port, workers=workers, loop_factory=factory, backlog=4096)
         await asyncio.to_thread(over.wait)
         print(server.balancer.stats(), file=sys.stderr)
         server.close()

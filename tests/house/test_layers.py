@@ -20,6 +20,9 @@ MAY_INCLUDE = {
     "software": {"core", "engine"},
     "acceptor": {"core"},
     "bind": set(),
+    "uapi": set(),
+    "emulate": {"uapi"},
+    "preload": {"emulate", "uapi"},
 }
 
 # System headers that would bring I/O, threads or the environment into what must have none.

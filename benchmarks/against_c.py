@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""pydlb's servers beside C ones under the same load: spread of held connections, and one slow worker.
+
+    python benchmarks/against_c.py spread|slow [--rounds 5] [--json FILE]
+
+Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate; ratios are taken round by
+round and the median is shown with its spread. Runs on 127.0.0.1 only, about a minute for five rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BUILT = HERE.parent / "build" / "peers"
+WORKERS = 4
+BLOCK_MS = 50
+
+
+def build() -> None:
+    """Compile the load generator and the C server where their sources are newer."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    for name in ("csrv", "connload"):
+        source, program = HERE / "peers" / f"{name}.c", BUILT / name
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["cc", "-O2", "-pthread", "-o", program, source, "-lm"], check=True)
+
+
+def c_server(mode: str, slow: int) -> list[str]:
+    return [str(BUILT / "csrv"), "-m", mode, "-N", str(WORKERS), "-S", str(slow), "-t", "100", "-p"]
+
+
+def pydlb_server(mode: str) -> list[str]:
+    return [sys.executable, str(HERE / "echo_server.py"), mode]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def measure(server: list[str], slow: int, load: list[str]) -> dict[str, Any]:
+    """Start the server, put the load on it, stop it."""
+    port = free_port()
+    is_c = server[0].endswith("csrv")
+    command = [*server, str(port)] if is_c else [*server, str(port), str(WORKERS), str(slow)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        result = subprocess.run(
+            [str(BUILT / "connload"), "-p", str(port), "-W", str(WORKERS), *load],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        process.terminate()
+        process.wait()
+    figures: dict[str, Any] = json.loads(result.stdout)
+    return figures
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise TimeoutError(f"nothing serves on port {port}")
+
+
+def spread(rounds: int) -> list[dict[str, Any]]:
+    """400 connections held open, opened in three ways: most on a worker over the mean."""
+    patterns = {"burst": ["-k", "400"], "16 at a time": ["-k", "16"], "200 a second": ["-r", "200"]}
+    contenders = {
+        "pydlb asyncio": pydlb_server("asyncio"),
+        "pydlb uvloop": pydlb_server("uvloop"),
+        "C fewest open": c_server("least", 0),
+        "C SO_REUSEPORT": c_server("reuseport", 0),
+    }
+    rows = []
+    for pattern, load in patterns.items():
+        runs: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, server in contenders.items():
+                figures = measure(server, 0, [*load, "-n", "400", "-H", "-t", "6"])
+                if figures["unanswered"] or figures["errs"]:
+                    raise SystemExit(f"{name}: {figures['unanswered']} unanswered, {figures['errs']} failed")
+                runs[name].append(figures["max_mean"])
+        for name, values in runs.items():
+            rows.append({"load": pattern, "server": name, "max/mean": statistics.median(values), "worst": max(values)})
+    return rows
+
+
+def slow(rounds: int) -> list[dict[str, Any]]:
+    """One of four workers blocks 50 ms in each connection: tails beside a shared queue in C."""
+    rows = []
+    for rate, total, contenders in (
+        (4000, 12000, {"pydlb threads": pydlb_server("threads")}),
+        (2000, 6000, {"pydlb asyncio": pydlb_server("asyncio"), "pydlb uvloop": pydlb_server("uvloop")}),
+    ):
+        load = ["-r", str(rate), "-n", str(total), "-t", "12"]
+        servers = {**contenders, "C shared queue": c_server("pull", BLOCK_MS)}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        for _ in range(rounds):
+            for name, server in servers.items():
+                runs[name].append(measure(server, BLOCK_MS, load))
+        peer = runs["C shared queue"]
+        for name, all_figures in runs.items():
+            ratios = [ours["p98"] / theirs["p98"] for ours, theirs in zip(all_figures, peer, strict=True)]
+            rows.append(
+                {
+                    "load": f"{rate}/s",
+                    "server": name,
+                    "unanswered": sum(figures["unanswered"] for figures in all_figures),
+                    "p50 ms": statistics.median(figures["p50"] for figures in all_figures) / 1000,
+                    "p98 ms": statistics.median(figures["p98"] for figures in all_figures) / 1000,
+                    "p98 x peer": statistics.median(ratios),
+                    "p99.9 ms": statistics.median(figures["p999"] for figures in all_figures) / 1000,
+                    "by the slow one": statistics.median(figures["per"].get("0", 0) for figures in all_figures),
+                }
+            )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    lines = [list(rows[0]), *([f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="pydlb's servers beside C ones under the same load.")
+    parser.add_argument("what", choices=["spread", "slow"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    build()
+    rows = {"spread": spread, "slow": slow}[options.what](options.rounds)
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""pydlb: the program for operators and for those who try things out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pydlb import __version__
+
+__all__ = ["main"]
+
+USAGE = """usage: pydlb COMMAND ...
+
+commands:
+  emulate [options] -- PROGRAM ARGS   run a program that sees emulated DLB devices as /dev/dlb0 and so on;
+                                      pydlb emulate --help lists the options
+  version                             print pydlb's version
+"""
+
+
+def _emulate(arguments: list[str]) -> NoReturn:
+    """Become the launcher that lies beside the extension."""
+    extension = importlib.util.find_spec("pydlb._native")
+    launcher = Path(extension.origin if extension and extension.origin else "").parent / "pdlb-emulate"
+    if not launcher.exists():
+        sys.exit("pydlb: this build has no emulated device: it needs an x86-64 processor")
+    os.execv(launcher, [str(launcher), *arguments])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Its exit status; 2 if there is no such command.
+    """
+    match sys.argv[1:] if arguments is None else arguments:
+        case ["emulate", *rest]:
+            _emulate(rest)
+        case ["version"]:
+            print(__version__)
+            return 0
+        case ["-h" | "--help"]:
+            print(USAGE, end="")
+            return 0
+        case _:
+            print(USAGE, end="", file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
