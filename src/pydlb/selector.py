@@ -21,7 +21,7 @@ __all__ = ["WorkerSelector"]
 
 # How many turns a busy loop may go on with what it has before it takes new connections. In so many the one that was
 # taken last has had its first request read, and its handler run.
-_PUT_OFF_AT_MOST: Final = 5
+_TURNS: Final = 5
 
 # A loop that did not come back for so long is slow for a while: while it has connections, it offers itself for new ones
 # only after a quiet moment. All in seconds.
@@ -49,7 +49,7 @@ class WorkerSelector(selectors.BaseSelector):
         self._map = cast("Mapping[FileDescriptorLike, selectors.SelectorKey]", MappingProxyType(self._keys))
         self._descriptor = port.fileno()
         self._has_connections = has_connections
-        self._put_off = 0
+        self._turns = 0
         self._returned = time.monotonic()
         self._slow_until = 0.0
 
@@ -108,7 +108,7 @@ class WorkerSelector(selectors.BaseSelector):
             self._poller.poll(0, self._keys, False) if not idle else self._sleep(timeout, slow=now < self._slow_until)
         )
         self._returned = time.monotonic()
-        return self._in_order(ready, idle=idle) if ready or self.more else ready
+        return self._in_order(ready, idle=idle)
 
     @property
     def slow(self) -> bool:
@@ -127,16 +127,24 @@ class WorkerSelector(selectors.BaseSelector):
     def _in_order(
         self, ready: list[tuple[selectors.SelectorKey, int]], *, idle: bool
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """New connections last, and only every so many turns while there is something else to do."""
-        others = [entry for entry in ready if entry[0].fd != self._descriptor]
-        if len(others) == len(ready) and not self.more:
+        """Look for new connections last, and every so many turns: when there is nothing else to do, or at all.
+
+        A port that tells is not chosen while it is awake, so the loop that never sleeps has to look by itself.
+        """
+        port = self._keys.get(self._descriptor)
+        if port is None:  # the loop is about to end
             return ready
-        if (others or not idle) and self._put_off < _PUT_OFF_AT_MOST:
-            self._put_off += 1
-            return others
-        self._put_off = 0
+        others = [entry for entry in ready if entry[0] is not port]
+        if others or not idle:
+            self._turns += 1
+            if self._turns <= _TURNS:
+                self.more |= len(others) < len(ready)
+                return others
+        elif not ready and not self.more:
+            return ready
+        self._turns = 0
         self.more = False
-        return [*others, (self._keys[self._descriptor], selectors.EVENT_READ)]
+        return [*others, (port, selectors.EVENT_READ)]
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:
