@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""pydlb's servers beside C ones under the same load: spread of held connections, and one slow worker.
+"""pydlb's servers beside others, in C and Python, under the same load.
 
-    python benchmarks/against_c.py spread|slow [--rounds 5] [--json FILE]
+    python benchmarks/against_c.py spread|slow|short|light [--rounds 5] [--json FILE]
 
-Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate; ratios are taken round by
-round and the median is shown with its spread. Runs on 127.0.0.1 only, about a minute for five rounds.
+spread: connections that are held, opened in three ways. slow: one worker of four blocks in each of its connections.
+short: as many connections as can be served, 64 at a time. light: 500 connections a second.
+
+Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate, and ratios are taken round
+by round; the median is shown. Runs on 127.0.0.1 only, a minute or two for five rounds.
 """
 
 from __future__ import annotations
@@ -42,6 +45,16 @@ def pydlb_server(mode: str) -> list[str]:
     return [sys.executable, str(HERE / "echo_server.py"), mode]
 
 
+def python_server(mode: str) -> list[str]:
+    return [sys.executable, str(HERE / "peers" / "python_server.py"), mode]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used until now, all its threads together."""
+    clock = ~pid << 3 | 2  # as clock_getcpuclockid makes it; /proc/PID/stat counts in hundredths only
+    return time.clock_gettime(clock)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
@@ -55,16 +68,19 @@ def measure(server: list[str], slow: int, load: list[str]) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(port)
+        cpu_before = cpu_seconds(process.pid)
         result = subprocess.run(
             [str(BUILT / "connload"), "-p", str(port), "-W", str(WORKERS), *load],
             capture_output=True,
             text=True,
             check=True,
         )
+        cpu = cpu_seconds(process.pid) - cpu_before
     finally:
         process.terminate()
         process.wait()
     figures: dict[str, Any] = json.loads(result.stdout)
+    figures["per_cpu"] = figures["conns"] / cpu if cpu else 0.0
     return figures
 
 
@@ -134,6 +150,72 @@ def slow(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def beside(load: list[str], rounds: int, contenders: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
+    """Put one load on all contenders in turn, so often; all connections must be answered."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, server in contenders.items():
+            figures = measure(server, 0, load)
+            if figures["unanswered"] or figures["errs"]:
+                raise SystemExit(f"{name}: {figures['unanswered']} unanswered, {figures['errs']} failed")
+            runs[name].append(figures)
+    return runs
+
+
+# Each of ours with what it is compared with; one event loop that accepts for itself shows what the hand-off costs.
+PEERS = {
+    "pydlb threads": ["C shared queue", "acceptor + SimpleQueue"],
+    "pydlb asyncio": ["C shared queue", "asyncio, one loop"],
+    "pydlb uvloop": ["C shared queue", "uvloop, one loop"],
+}
+
+
+def everybody() -> dict[str, list[str]]:
+    return {
+        "pydlb threads": pydlb_server("threads"),
+        "pydlb asyncio": pydlb_server("asyncio"),
+        "pydlb uvloop": pydlb_server("uvloop"),
+        "C shared queue": c_server("pull", 0),
+        "acceptor + SimpleQueue": python_server("queue"),
+        "asyncio, one loop": python_server("asyncio"),
+        "uvloop, one loop": python_server("uvloop"),
+    }
+
+
+def compared(runs: dict[str, list[dict[str, Any]]], key: str) -> list[dict[str, Any]]:
+    """A row for each of ours and each of its peers, with the ratio of the figure named."""
+    rows = []
+    for ours, peers in PEERS.items():
+        for peer in peers:
+            ratios = [mine[key] / other[key] for mine, other in zip(runs[ours], runs[peer], strict=True) if other[key]]
+            rows.append(
+                {
+                    "ours": ours,
+                    "beside": peer,
+                    key: statistics.median(figures[key] for figures in runs[ours]),
+                    f"{key} of peer": statistics.median(figures[key] for figures in runs[peer]),
+                    "ratio": statistics.median(ratios),
+                    "least": min(ratios),
+                    "most": max(ratios),
+                    "max/mean": statistics.median(figures["max_mean"] for figures in runs[ours]),
+                }
+            )
+    return rows
+
+
+def short(rounds: int) -> list[dict[str, Any]]:
+    """8,000 connections, 64 at a time: how many for each second of the server's processor time."""
+    return compared(beside(["-k", "64", "-n", "8000", "-w", "200", "-t", "20"], rounds, everybody()), "per_cpu")
+
+
+def light(rounds: int) -> list[dict[str, Any]]:
+    """500 connections a second: microseconds until the answer."""
+    return compared(beside(["-r", "500", "-n", "1000", "-w", "50", "-t", "10"], rounds, everybody()), "p50")
+
+
+WHAT = {"spread": spread, "slow": slow, "short": short, "light": light}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     lines = [list(rows[0]), *([f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -142,13 +224,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="pydlb's servers beside C ones under the same load.")
-    parser.add_argument("what", choices=["spread", "slow"])
+    parser = argparse.ArgumentParser(description="pydlb's servers beside others, in C and Python, under the same load.")
+    parser.add_argument("what", choices=list(WHAT))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     build()
-    rows = {"spread": spread, "slow": slow}[options.what](options.rounds)
+    rows = WHAT[options.what](options.rounds)
     show(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
