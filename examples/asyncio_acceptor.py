@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """An HTTP server whose connections are spread over worker threads, each with an asyncio event loop.
 
-    python examples/asyncio_acceptor.py [--port 8080] [--workers 4] [--backend auto] [--uvloop]
+    python examples/asyncio_acceptor.py [--port 8080] [--workers 4] [--backend auto] [--loop asyncio|uvloop]
 
-Every answer says which worker gave it. Ctrl-C or SIGTERM ends it: it accepts what is in the backlog, serves what is
-open, and prints the account. A second Ctrl-C does not wait for open connections.
+Every answer says which worker gave it. Ctrl-C or SIGTERM ends it: it serves what is in the backlog, lets open
+connections finish, and prints the account. A second one does not wait for them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import signal
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pydlb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -67,6 +71,7 @@ class Site:
 
     def __init__(self) -> None:
         self.balancer: pydlb.Balancer
+        self.stopping = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests until the client goes, or asks to close."""
@@ -90,7 +95,7 @@ class Site:
             kind, body = b"text/html; charset=utf-8", page(self.balancer, worker)
         else:
             kind, body = b"text/plain", worker.encode() + b"\n"
-        keep = parts[2] == b"HTTP/1.1" and b"connection: close" not in head.lower()
+        keep = parts[2] == b"HTTP/1.1" and b"connection: close" not in head.lower() and not self.stopping
         connection = b"keep-alive" if keep else b"close"
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s"
@@ -107,6 +112,8 @@ def table(stats: pydlb.BalancerStats) -> list[str]:
         + ("  busy" if one.stalled else "")
         for one in stats.workers
     ]
+    if stats.accept_error:
+        lines.append(f"accepting stopped {stats.backoffs} times for a moment: {stats.accept_error}")
     lines.append(
         f"{'all':<12}{stats.accepted:>10}{stats.open:>8}{stats.served:>10}{stats.aborted:>9}"
         f"   waiting {stats.waiting}, imbalance {stats.imbalance:.2f}"
@@ -141,13 +148,15 @@ def summary(stats: pydlb.BalancerStats, seconds: float) -> str:
     )
 
 
-def loop_factory(name: str) -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """What makes the workers' loops."""
     if name == "asyncio":
         return None
-    import uvloop
-
-    return uvloop.Loop
+    try:
+        import uvloop
+    except ImportError:
+        sys.exit("asyncio_acceptor: uvloop is not installed: pip install uvloop, or leave out --loop")
+    return uvloop.new_event_loop
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -165,43 +174,52 @@ async def run(options: argparse.Namespace) -> int:
             backlog=options.backlog,
             start_serving=False,
         )
+        site.balancer = server.balancer
+        await server.start_serving()
     except (OSError, pydlb.DLBError) as error:
         print(f"asyncio_acceptor: {error}", file=sys.stderr)
         return 1
-    site.balancer = balancer = server.balancer
-    host, port = server.sockets[0].getsockname()[:2]
-    why = f" ({balancer.fallback_reason})" if balancer.fallback_reason else ""
-    print(f"backend: {balancer.backend}{why}")
-    print(f"serving with {options.workers} worker threads: open http://{host}:{port}/ or run")
-    print(f"    curl http://{host}:{port}/worker", flush=True)
-
-    interrupts = asyncio.Semaphore(0)
-    loop = asyncio.get_running_loop()
+    signals = asyncio.Semaphore(0)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupts.release)
-    await server.start_serving()
-    showing = asyncio.create_task(show(balancer, options.interval))
-    await interrupts.acquire()
+        asyncio.get_running_loop().add_signal_handler(number, signals.release)
+    greet(server, options)
+    showing = asyncio.create_task(show(server.balancer, options.interval))
+    await signals.acquire()
     showing.cancel()
     print("\nstopping: serving what is in the backlog and open (once more to stop at once)", flush=True)
-    await wind_up(server, interrupts, options.grace)
-    stats = await asyncio.to_thread(balancer.close, 0)
+    site.stopping = True
+    await wind_up(server, signals, options.grace)
+    stats = server.balancer.stats()
     print("\n".join(table(stats)))
     print(summary(stats, time.monotonic() - started), flush=True)
     return 0
 
 
-async def wind_up(server: pydlb.Server, interrupts: asyncio.Semaphore, grace: float) -> None:
-    """Close the server; end connections that are still open after the grace, or at the next signal."""
+def greet(server: pydlb.Server, options: argparse.Namespace) -> None:
+    """Say what was chosen, and where to point a browser."""
+    balancer = server.balancer
+    host, port = server.sockets[0].getsockname()[:2]
+    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    why = f" ({balancer.fallback_reason})" if balancer.fallback_reason else ""
+    print(f"backend: {balancer.backend}{why}")
+    print(f"serving with {options.workers} worker threads: open {url} or run")
+    print(f"    curl {url}worker", flush=True)
+
+
+async def wind_up(server: pydlb.Server, signals: asyncio.Semaphore, grace: float) -> None:
+    """Close the server; its connections have the grace for one more answer, unless another signal comes."""
     server.close()
     closed = asyncio.create_task(server.wait_closed())
-    again = asyncio.create_task(interrupts.acquire())
-    await asyncio.wait({closed, again}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    again = asyncio.create_task(signals.acquire())
+    for end_connections in (server.close_clients, server.abort_clients):
+        await asyncio.wait({closed, again}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done() or again.done():
+            break
+        end_connections()
     again.cancel()
-    if not closed.done():
-        server.abort_clients()
-        await asyncio.wait({closed}, timeout=2)
-        closed.cancel()
+    # What does not end by itself now is cut off, and counted as aborted.
+    await asyncio.to_thread(server.balancer.close, 0)
+    await closed
 
 
 def main() -> int:
@@ -215,7 +233,7 @@ def main() -> int:
     parser.add_argument("--backlog", type=int, default=4096, help="the kernel's backlog (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between looks (default: %(default)s)")
     parser.add_argument(
-        "--grace", type=float, default=3.0, help="seconds to serve on at the end (default: %(default)s)"
+        "--grace", type=float, default=1.0, help="seconds that open connections have at the end (default: %(default)s)"
     )
     return asyncio.run(run(parser.parse_args()))
 

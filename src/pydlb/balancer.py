@@ -111,7 +111,7 @@ class Balancer:
     **Resource handling**: a context manager; leaving it closes it.
 
     **Error handling**: an exception of the handler is logged (logger ``pydlb``), its connection closed and counted as
-    aborted. Without descriptors or memory accepting stops for a moment, and `stats` counts it.
+    aborted. Without descriptors or memory accepting stops for a moment; `stats` counts it, and logs it the first time.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class Balancer:
         self._listeners: dict[int, socket.socket] = {}
         self._shared: set[int] = set()
         self._refused = 0
+        self._accept_error: str | None = None
         self._closing = False
         self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
@@ -386,6 +387,10 @@ class Balancer:
             rewakes = 0 if self._closed else self._domain.stats().rewakes
         records = [worker.stats() for worker in workers]
         acceptor = self._acceptor.stats()
+        error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
+        if error is not None and error != self._accept_error:
+            self._accept_error = error
+            logger.warning("cannot accept connections for the moment: %s; clients wait in the backlog", error)
         given = sum(record.accepted for record in records) + refused
         accepted = max(acceptor["accepted"], given)
         return BalancerStats(
@@ -401,6 +406,7 @@ class Balancer:
             taken_back=rewakes,
             held_up=acceptor["held_up"],
             backoffs=acceptor["backoffs"],
+            accept_error=error,
             handoff_seconds=tuple(((1 << n) * 1e-6, count) for n, count in enumerate(acceptor["handoff"]) if count),
         )
 

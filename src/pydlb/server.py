@@ -282,6 +282,8 @@ async def start_server(
     if sock is None and host is None and port is None:
         raise ConfigError("give host and port, or sock, to say where to listen")
     check_range(backlog=(backlog, 0, 1 << 16))
+    if isinstance(port, int):
+        check_range(port=(port, 0, 0xFFFF))
     options = StreamOptions(
         client_connected_cb,
         limit=limit,

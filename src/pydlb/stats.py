@@ -49,6 +49,7 @@ class BalancerStats:
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
         backoffs: Times that accepting stopped for a moment for want of descriptors or memory.
+        accept_error: What was missing the last time, in the system's words; None if nothing was.
         handoff_seconds: For each power of two of microseconds, how many connections waited less than that from accept
             to their worker (and not less than half of it), as pairs of seconds and count.
     """
@@ -65,6 +66,7 @@ class BalancerStats:
     taken_back: int
     held_up: int
     backoffs: int
+    accept_error: str | None
     handoff_seconds: Sequence[tuple[float, int]]
 
     @property

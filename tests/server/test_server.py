@@ -287,6 +287,7 @@ def test_addresses_in_use_are_named(run: Callable[..., Any], handler: Any) -> No
         ({"ssl_handshake_timeout": 1.0}, "need ssl"),
         ({"policy": None}, "policy is None"),
         ({"backlog": "many"}, "backlog is 'many'"),
+        ({"port": 70000}, "port is 70000: it is a whole number from 0 to 65535"),
         ({"grace": -1.0}, "grace is -1.0"),
         ({"host": None, "port": None}, "to say where to listen"),
         ({"sock": socket.socket}, "not both"),
