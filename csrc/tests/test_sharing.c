@@ -5,7 +5,12 @@
 
 #include "rig.h"
 
-enum { MANY = 4, GRACE = 1000000 };
+enum { MANY = 4 };
+
+/* Nobody is preempted for so long where the grace must not be over yet; where its end is not the point, it never ends.
+ */
+#define GRACE 200000000u
+#define FOR_EVER 3600000000000u
 
 struct circle {
   struct rig rig;
@@ -14,7 +19,7 @@ struct circle {
   uint64_t sent;
 };
 
-static struct circle open_circle(void) {
+static struct circle open_circle(uint64_t grace) {
   struct pdlb_domain_config config = rig_plenty;
   struct circle circle = {.sent = 0};
   struct pdlb_error error = {0};
@@ -23,7 +28,7 @@ static struct circle open_circle(void) {
   CHECK_OK(pdlb_domain_set_external_clock(circle.rig.domain, true, &error), error);
   circle.queue = rig_queue_with(
       &circle.rig,
-      &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .sharing = PDLB_SHARE_EVEN, .grace_ns = GRACE});
+      &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .sharing = PDLB_SHARE_EVEN, .grace_ns = grace});
   circle.producer = rig_producer(&circle.rig);
   for (int i = 0; i < MANY; i++) {
     circle.ports[i] = rig_port_with(&circle.rig, &(struct pdlb_port_config){.cq_depth = 256, .history_entries = 2048});
@@ -76,7 +81,7 @@ static bool readable(struct pdlb_port *port) {
 
 static void a_burst_is_shared(void) {
   for (uint32_t burst = 1; burst <= 400; burst = burst * 3 + 1) {
-    struct circle circle = open_circle();
+    struct circle circle = open_circle(FOR_EVER);
     send(&circle, burst);
     receive_all_round(&circle);
     /* What does not divide evenly is left for whoever comes next: all have as good a right to it. */
@@ -90,7 +95,7 @@ static void a_burst_is_shared(void) {
 }
 
 static void one_by_one_stays_level(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(FOR_EVER);
   for (int i = 0; i < 400; i++) {
     send(&circle, 1);
     receive_all_round(&circle);
@@ -103,7 +108,7 @@ static void one_by_one_stays_level(void) {
 /* After some have ended, new ones go where fewer are. */
 static void level_again_after_releases(void) {
   struct check_random random = check_randomness(0);
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(FOR_EVER);
   uint32_t held = 400;
   send(&circle, held);
   receive_all_round(&circle);
@@ -124,7 +129,7 @@ static void level_again_after_releases(void) {
 
 /* What is put off counts as gone, so the next one goes there. */
 static void released_later_counts_at_once(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(FOR_EVER);
   send(&circle, 4 * MANY);
   receive_all_round(&circle);
   pdlb_port_release_later(circle.ports[2], 2);
@@ -138,7 +143,7 @@ static void released_later_counts_at_once(void) {
 
 /* A port that is full or disabled has no share. */
 static void ports_that_cannot_take_have_no_share(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(FOR_EVER);
   struct pdlb_error error = {0};
   CHECK_OK(pdlb_port_disable(circle.ports[0], &error), error);
   send(&circle, 30);
@@ -153,7 +158,7 @@ static void ports_that_cannot_take_have_no_share(void) {
 /* ---- turns ------------------------------------------------------------------------------------------------------ */
 
 static void port_that_does_not_come_loses_its_turn(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(GRACE);
   send(&circle, 2 * MANY);
   receive_all_round(&circle);
   CHECK_EQ(pdlb_port_release(circle.ports[1], 2), 2); /* busy elsewhere, with the least in flight */
@@ -179,7 +184,7 @@ static void port_that_does_not_come_loses_its_turn(void) {
 
 /* A blocking wait of a port whose turn it is not ends when the others have lost theirs. */
 static void waiting_port_gets_what_others_leave(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(GRACE);
   struct pdlb_event event;
   send(&circle, 2 * MANY);
   receive_all_round(&circle);
@@ -192,7 +197,7 @@ static void waiting_port_gets_what_others_leave(void) {
 
 /* All but one stalled for long: that one gets everything, and at once after the first grace. */
 static void one_port_does_all_the_work(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(GRACE);
   uint32_t received = 0;
   send(&circle, 1);
   const uint64_t begin = pdlb_now();
@@ -212,7 +217,7 @@ static void one_port_does_all_the_work(void) {
 /* ---- telling ---------------------------------------------------------------------------------------------------- */
 
 static void the_emptiest_idle_port_is_told(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(FOR_EVER);
   for (int i = 0; i < MANY; i++) CHECK(!readable(circle.ports[i]));
   send(&circle, 3 * MANY);
   receive_all_round(&circle);
@@ -226,7 +231,7 @@ static void the_emptiest_idle_port_is_told(void) {
 
 /* The one that is due was told and does not come: after the grace the tick tells the next, and it may take. */
 static void tick_tells_the_next(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(GRACE);
   for (int i = 0; i < MANY; i++) readable(circle.ports[i]);
   send(&circle, 3 * MANY);
   receive_all_round(&circle);
@@ -249,7 +254,7 @@ static void tick_tells_the_next(void) {
 
 /* Without a clock outside: the due port is busy and not armed, the idle one must find out by itself. */
 static void idle_port_looks_after_a_busy_one(void) {
-  struct circle circle = open_circle();
+  struct circle circle = open_circle(GRACE);
   struct pdlb_error error = {0};
   CHECK_OK(pdlb_domain_set_external_clock(circle.rig.domain, false, &error), error);
   send(&circle, 3 * MANY);
