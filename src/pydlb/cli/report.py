@@ -41,7 +41,7 @@ def heading(environment: dict[str, Any]) -> str:
 
 
 def _rate(value: float) -> str:
-    for size, unit in ((1e6, " M"), (1e3, " k")):
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
