@@ -8,6 +8,7 @@
 
 #include "handles.hpp"
 #include "pdlb_acceptor.h"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -141,13 +142,13 @@ uint64_t after(double seconds) {
 bool wait(const Acceptor &acceptor, double timeout) {
   pdlb_acceptor *raw = acceptor.raw();
   const uint64_t deadline = after(timeout);
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   return pdlb_acceptor_wait(raw, deadline);
 }
 
 void end(Acceptor &acceptor) {
   acceptor.raw();
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   acceptor.end();
 }
 

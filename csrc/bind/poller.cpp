@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "handles.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -89,7 +90,7 @@ class Poller {
   int sleep(std::array<epoll_event, kMaxEvents> &ready, int milliseconds, bool offer) {
     const std::shared_ptr<PortHandle> handle = offer && !port_->closed() ? port_->pin() : nullptr;
     const int set = set_;
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     if (handle) pdlb_port_parked(handle->port, true);
     const int count = epoll_wait(set, ready.data(), kMaxEvents, milliseconds);
     const int error = errno;

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "handles.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 
@@ -116,9 +117,10 @@ bool unsigned_of(PyObject *value, const char *text, uint64_t most, uint64_t *res
 int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline) {
   int rc = pdlb_port_recv(port, events, max, 0);
   while ((rc == 0 || rc == -EINTR) && deadline && max) {
-    PyThreadState *unlocked = PyEval_SaveThread();
-    rc = pdlb_port_recv(port, events, max, deadline);
-    PyEval_RestoreThread(unlocked);
+    {
+      const Unlocked unlocked;
+      rc = pdlb_port_recv(port, events, max, deadline);
+    }
     if (rc != -EINTR) break;
     if (PyErr_CheckSignals() < 0) return -1;
   }
@@ -165,7 +167,7 @@ PyObject *recv_into(PyObject *self, PyObject *const *arguments, Py_ssize_t count
   Calls *calls = calls_of(self);
   const Events events(arguments[0], true);
   uint64_t max, deadline;
-  if (!events || !unsigned_of(arguments[1], "max is not a number of events", UINT32_MAX, &max) ||
+  if (!events || !unsigned_of(arguments[1], "max is not a number of events", UINT64_MAX, &max) ||
       !deadline_of(arguments[2], &deadline))
     return nullptr;
   if (max > events.count()) max = events.count();
