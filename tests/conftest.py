@@ -53,6 +53,16 @@ def leftovers(descriptors: set[str], threads: set[threading.Thread]) -> list[str
     return more
 
 
+@pytest.fixture(scope="session", autouse=True)
+def uvloop_has_its_pipe() -> None:
+    """The first loop of uvloop's makes libuv open a pipe for the life of the process: not for a test to be blamed."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    uvloop.new_event_loop().close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a descriptor or a thread open.
