@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -38,21 +38,17 @@ _HISTORY: Final = 1 << 20
 _MOST_WORKERS: Final = 1024
 _FEW_WORKERS: Final = 16
 
+# How long a connection waits for the worker whose turn it is, in seconds. A worker that is not busy may still have to wait
+# for a processor, or for the interpreter lock, whose holder is asked for it after 5 ms: with less, bursts on a machine
+# with fewer processors than workers are spread unevenly.
+_GRACE: Final = 0.020
+
 # Who waits for something to be done looks after the first of these times, later after the second, in seconds.
 _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 0.02
 
 # How long workers have to end, once their connections were told to, in seconds.
 _ENDING: Final = 1.0
-
-
-def _default_grace() -> float:
-    """Seconds that a connection waits for the worker whose turn it is.
-
-    With the interpreter lock a worker that is not busy may still have to wait for the lock, 5 ms or more.
-    """
-    is_enabled = getattr(sys, "_is_gil_enabled", None)
-    return 0.020 if is_enabled is None or is_enabled() else 0.005
 
 
 class Runner(Protocol):
@@ -94,8 +90,7 @@ class Balancer:
         handler: Called with a :class:`Connection` for each connection, on a worker's thread.
         policy: Which worker gets a connection; ``"dlb"``: the one with the fewest open among those that are not busy.
         backend: As `device` of :func:`pydlb.open`.
-        grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 5 ms
-            without the interpreter lock, 20 ms with it.
+        grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 20 ms.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
         max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
@@ -152,8 +147,9 @@ class Balancer:
         self._end_lock = threading.Lock()
         self._blocking = workers > 0  # plain threads want blocking sockets
         self._capacity = _HISTORY // max_workers
-        self._open_engine(backend, _default_grace() if grace is None else grace, batch, max_waiting, max_workers)
+        self._open_engine(backend, _GRACE if grace is None else grace, batch, max_waiting, max_workers)
         self._closed = False
+        _open_balancers.add(self)
         try:
             for _ in range(workers):
                 assert handler is not None
@@ -498,6 +494,7 @@ class Balancer:
         self._refuse_left()
         with self._lock:
             self._closed = True
+        _open_balancers.discard(self)
         self._device.close()
 
     def _refuse_left(self) -> None:
@@ -526,6 +523,16 @@ class Balancer:
     def __repr__(self) -> str:
         """How many workers, or that it is closed."""
         return f"<pydlb.Balancer {'closed' if self._closed else f'{len(self._workers)} workers'}>"
+
+
+_open_balancers: weakref.WeakSet[Balancer] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter takes itself apart under the workers' threads."""
+    for balancer in list(_open_balancers):
+        balancer.close(timeout=0)
 
 
 def check_range(**arguments: tuple[int, int, int]) -> None:
@@ -574,7 +581,8 @@ def _stop(workers: list[Worker], runners: list[Runner], deadline: float) -> None
     """End connections, then threads, then the ports; what is still open is counted as aborted."""
     for runner in runners:
         runner.abort()
-    _wait(lambda: not any(runner.worker.stats().open for runner in runners), deadline - time.monotonic())
+    half = (deadline - time.monotonic()) / 2
+    _wait(lambda: not any(runner.worker.stats().open for runner in runners), half)
     for runner in runners:
         runner.stop()
     for runner in runners:

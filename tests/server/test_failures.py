@@ -109,6 +109,7 @@ def test_a_blocked_loop_does_not_hold_up_the_end(
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         blocked.set()
         go_on.wait(50)
+        writer.close()
 
     async def main() -> None:
         server = await pydlb.start_server(handler, "127.0.0.1", 0, workers=2)
