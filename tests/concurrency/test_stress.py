@@ -77,13 +77,18 @@ def make_batches(producer: int, count: int, queues: list[pydlb.Queue], sched: py
     return events
 
 
-def receive_some(port: pydlb.Port, chance: random.Random) -> NDArray[np.void]:
+class Over(Exception):  # noqa: N818
+    """All was received."""
+
+
+def receive_some(port: pydlb.Port, chance: random.Random, over: int) -> NDArray[np.void]:
+    """A batch, waited for in one way or another. A wait on the descriptor is ended by `over`, a descriptor as well."""
     waiting, most = chance.choice(WAITING), chance.randint(1, BATCH)
     if waiting == "blocking":
         return port.recv(most)
     while not len(received := port.recv(most, timeout=0)):
-        if waiting == "descriptor":
-            select.select([port], [], [])
+        if waiting == "descriptor" and over in select.select([port, over], [], [])[0]:
+            raise Over
     return received
 
 
@@ -92,6 +97,7 @@ class Run:
         self.sched = sched
         self.each = events // PRODUCERS
         self.oracle = FlowOracle()
+        self.over = os.eventfd(0)
         self.received: list[list[NDArray[np.uint64]]] = [[] for _ in range(CONSUMERS)]
         self.producers = [domain.create_dir_port() for _ in range(PRODUCERS)]
         if sched == pydlb.Sched.DIRECTED:
@@ -125,15 +131,22 @@ class Run:
         port, received = self.consumers[number], self.received[number]
         try:
             while True:
-                events = receive_some(port, chance)
+                events = receive_some(port, chance, self.over)
                 if self.sched == pydlb.Sched.ATOMIC:
                     self.oracle.check(events)
                 received.append(events["data"].copy())
                 if not isinstance(port, pydlb.DirPort) and number:
                     assert port.release(len(events)) == len(events)
                 team.advance(len(events))
-        except pydlb.ClosedError:
+        except (Over, pydlb.ClosedError):
             return
+        except OSError:  # the descriptor went with the port, just before it was waited for
+            assert port.closed
+
+    def end(self) -> None:
+        os.eventfd_write(self.over, 1)
+        for port in self.consumers:
+            port.close()
 
     def check(self) -> None:
         everything = np.sort(np.concatenate(list(itertools.chain(*self.received))))
@@ -168,9 +181,9 @@ def test_every_event_exactly_once(
     try:
         team.wait_for(run.each * PRODUCERS)
     finally:
-        for port in run.consumers:
-            port.close()
+        run.end()
     team.join()
+    os.close(run.over)
     run.check()
     stats = domain.stats()
     assert (stats.enqueued, stats.scheduled, stats.queued) == (run.each * PRODUCERS, run.each * PRODUCERS, 0)
