@@ -1,5 +1,6 @@
 /* The accepting thread. It sleeps in one epoll set: listeners, and an event descriptor by which others call it. */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -65,10 +66,19 @@ static enum outcome judge(struct pdlb_acceptor *acceptor, int error) {
   }
 }
 
+/* A UNIX socket that was shut down is readable for ever, and has nothing. */
+static bool is_shut_down(const struct listener *listener) {
+  struct pollfd state = {.fd = listener->fd, .events = POLLRDHUP};
+  return listener->family == AF_UNIX && poll(&state, 1, 0) == 1 && state.revents;
+}
+
 static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener) {
   const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
   const int fd = accept4(listener->fd, NULL, NULL, flags);
-  if (fd < 0) return judge(acceptor, errno);
+  if (fd < 0) {
+    const enum outcome outcome = judge(acceptor, errno);
+    return outcome == NOTHING_THERE && is_shut_down(listener) ? UNUSABLE : outcome;
+  }
   acceptor->backoff = 0;
   const struct pdlb_accepted accepted = {
       .fd = fd,

@@ -38,7 +38,7 @@ _HISTORY: Final = 1 << 20
 _MOST_WORKERS: Final = 1024
 _FEW_WORKERS: Final = 16
 
-# How long a connection waits for the worker whose turn it is, in seconds. A worker that is not busy may still have to wait
+# How long a connection waits for the worker whose turn it is, in seconds. One that is not busy may still have to wait
 # for a processor, or for the interpreter lock, whose holder is asked for it after 5 ms: with less, bursts on a machine
 # with fewer processors than workers are spread unevenly.
 _GRACE: Final = 0.020
