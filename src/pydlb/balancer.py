@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 from . import _native
 from .device import open as open_device
 from .errors import ClosedError, ConfigError
-from .policies import PolicyName, check_policy
+from .policies import PolicyName, check_policy, make_policy
 from .stats import BalancerStats
 from .workers import Connection, ThreadWorker, Worker
 
@@ -173,6 +173,7 @@ class Balancer:
                 sequence_slots=(0, 0),
             )
             self._queue = self._domain.create_ldb_queue(atomic_inflights=0, sharing="even", grace=grace)
+            self._assign = make_policy(self.policy, self._queue)
             self._sender = self._domain.create_dir_port()
             self._domain.start()
             self._acceptor = _native.Acceptor(
@@ -218,7 +219,7 @@ class Balancer:
             number = len(self._workers) + len(self._left)
             port = self._domain.create_ldb_port(cq_depth=64, history_entries=self._capacity)
             worker = Worker(name or f"{self._name}_{number}", port, self._acceptor, blocking=self._blocking)
-            port.link(self._queue)
+            self._assign.register(worker)
             self._workers.append(worker)
             return worker
 
@@ -248,7 +249,7 @@ class Balancer:
             self._left.append(worker)
             runners = [runner for runner in self._runners if runner.worker is worker]
             self._runners = [runner for runner in self._runners if runner.worker is not worker]
-        worker.port.unlink(self._queue)
+        self._assign.unregister(worker)
         _wait(lambda: worker.stats().open == 0, timeout)
         left = worker.stats().open
         _stop([worker], runners, time.monotonic() + _ENDING)

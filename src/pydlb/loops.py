@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -263,6 +264,13 @@ class LoopWorker:
             self.loop.call_soon_threadsafe(stop)
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread's end; False if it is still busy after `timeout` seconds."""
+        """Wait for the thread's end; False if it is still busy after `timeout` seconds. Clients then see the end."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if not self._thread.is_alive():
+            return True
+        for transport in list(self.transports):
+            sock = transport.get_extra_info("socket") if transport is not None else None
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        return False

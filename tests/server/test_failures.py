@@ -121,6 +121,7 @@ def test_a_blocked_loop_does_not_hold_up_the_end(
             assert not go_on.is_set()
             assert (stats.accepted, stats.aborted, stats.open) == (1, 1, 0)
             assert "left behind" in caplog.text
+            assert await clients.open[0][0].read() == b""
             await server.wait_closed()
         go_on.set()
 
