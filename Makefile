@@ -47,7 +47,7 @@ $(VENV)/.built: $(VENV)/.made $(SOURCES)
 $(VENV)/.test: $(VENV)/.built pyproject.toml
 	@echo "installing what the tests need"
 	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli,test]'
-	@$(PIP) install --only-binary :all: 'uvloop>=0.21' || echo "no uvloop for this interpreter: its tests are left out"
+	@$(PIP) install --only-binary :all: 'uvloop>=0.21' 'httptools>=0.6' || echo "no uvloop or httptools for this interpreter: their tests are left out"
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

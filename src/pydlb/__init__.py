@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .balancer import Balancer
-    from .server import Server, start_server
+    from .server import Server, serve, start_server
     from .stats import BalancerStats, WorkerStats
     from .workers import Connection, Ticket, Worker
 
@@ -72,6 +72,7 @@ __all__ = [
     "open",
     "priority_of",
     "sched_of",
+    "serve",
     "start_server",
 ]
 
@@ -84,6 +85,7 @@ _LAZY = {
     "Ticket": "workers",
     "Worker": "workers",
     "WorkerStats": "stats",
+    "serve": "server",
     "start_server": "server",
 }
 

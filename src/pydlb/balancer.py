@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -60,6 +61,9 @@ class Runner(Protocol):
 
     def start(self) -> None:
         """Start the thread."""
+
+    def begin_drain(self, timeout: float | None) -> None:
+        """Ask all connections, also new ones, to end in their protocol's own way within `timeout` seconds."""
 
     def close_connections(self) -> None:
         """Close all connections once what was written to them is sent."""
@@ -153,7 +157,7 @@ class Balancer:
         try:
             for _ in range(workers):
                 assert handler is not None
-                self.run(ThreadWorker(self.worker(), handler))
+                self.add(functools.partial(ThreadWorker, handler=handler))
         except BaseException:
             self.close(timeout=0)
             raise
@@ -213,21 +217,49 @@ class Balancer:
             ClosedError: The balancer is closed.
             ResourceExhausted: There are `max_workers` already.
         """
+        worker = self._new_worker(name)
+        self._assign.register(worker)
+        return worker
+
+    def _new_worker(self, name: str | None) -> Worker:
+        """A worker that is given nothing yet."""
         with self._lock:
             if self._closing:
                 raise ClosedError("this balancer is closed")
             number = len(self._workers) + len(self._left)
             port = self._domain.create_ldb_port(cq_depth=64, history_entries=self._capacity)
             worker = Worker(name or f"{self._name}_{number}", port, self._acceptor, blocking=self._blocking)
-            self._assign.register(worker)
             self._workers.append(worker)
             return worker
 
-    def run(self, runner: Runner) -> None:
-        """Start a runner of one of the balancer's workers; it is stopped when the balancer is closed."""
-        runner.start()
+    def add(self, make_runner: Callable[[Worker], Runner], name: str | None = None) -> Runner:
+        """Add a worker and what runs it. It is given connections once it has started, and stopped by `close`.
+
+        Args:
+            make_runner: Makes the runner of the new worker.
+            name: Its name in statistics; None for the next number.
+
+        Returns:
+            The runner, started.
+
+        Raises:
+            ClosedError: The balancer is closed.
+            ResourceExhausted: There are `max_workers` already.
+            Exception: What kept the runner from starting; the worker is gone again then.
+        """
+        worker = self._new_worker(name)
+        try:
+            runner = make_runner(worker)
+            runner.start()
+        except BaseException:
+            with self._lock:
+                self._workers.remove(worker)
+            worker.close()
+            raise
         with self._lock:
             self._runners.append(runner)
+        self._assign.register(worker)
+        return runner
 
     def remove_worker(self, worker: Worker, timeout: float | None = None) -> int:
         """Give a worker no more connections, wait for those that it has, and remove it.
@@ -250,6 +282,8 @@ class Balancer:
             runners = [runner for runner in self._runners if runner.worker is worker]
             self._runners = [runner for runner in self._runners if runner.worker is not worker]
         self._assign.unregister(worker)
+        for runner in runners:
+            runner.begin_drain(timeout)
         _wait(lambda: worker.stats().open == 0, timeout)
         left = worker.stats().open
         _stop([worker], runners, time.monotonic() + _ENDING)
@@ -454,6 +488,19 @@ class Balancer:
     def _unfinished(self) -> int:
         stats = self.stats()
         return stats.waiting + stats.open
+
+    def begin_drain(self, timeout: float | None = None) -> None:
+        """Ask all connections to end in their protocol's own way, and those that come to end soon.
+
+        With HTTP that is ``Connection: close`` in the next response. Returns at once.
+
+        Args:
+            timeout: Seconds after which they are no longer asked, but closed; None for never.
+        """
+        with self._lock:
+            runners = list(self._runners)
+        for runner in runners:
+            runner.begin_drain(timeout)
 
     def close_connections(self) -> None:
         """Close all connections that are open on threads and event loops of the balancer now.

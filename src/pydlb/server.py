@@ -7,18 +7,20 @@ import socket
 import ssl as ssl_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from .adapters.streams import StreamAdapter
 from .balancer import Balancer, check_range
 from .errors import ConfigError
-from .loops import LoopWorker, StreamOptions
+from .loops import LoopWorker
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Sequence
 
-    from .loops import ClientConnected
+    from .adapters import Adapter
+    from .adapters.streams import ClientConnected
     from .policies import PolicyName
 
-__all__ = ["Server", "start_server"]
+__all__ = ["Server", "serve", "start_server"]
 
 _LIMIT: Final = 2**16
 
@@ -185,14 +187,9 @@ def _bound(
 # ---- the server ----------------------------------------------------------------------------------------------------
 
 
-def _check(
-    client_connected: object, workers: int, worker_class: str, ssl: object, timeouts: tuple[float | None, float | None]
-) -> None:
+def _check(client_connected: object, ssl: object, timeouts: tuple[float | None, float | None]) -> None:
     if not callable(client_connected):
         raise ConfigError(f"client_connected_cb is {client_connected!r}: it is a function of a reader and a writer")
-    check_range(workers=(workers, 1, 1024))
-    if worker_class != "thread":
-        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
     if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
         raise ConfigError(f"ssl is {ssl!r}: it is an ssl.SSLContext or None")
     if ssl is None and timeouts != (None, None):
@@ -202,12 +199,12 @@ def _check(
 def _start_workers(
     balancer: Balancer,
     count: int,
-    options: StreamOptions,
+    make_adapter: Callable[[], Adapter],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
 ) -> None:
     try:
         for _ in range(count):
-            balancer.run(LoopWorker(balancer.worker(), options, loop_factory))
+            balancer.add(lambda worker: LoopWorker(worker, make_adapter, loop_factory))
     except BaseException:
         balancer.close(timeout=0)
         raise
@@ -276,7 +273,91 @@ async def start_server(
     **Error handling**: an exception of the handler goes to the worker loop's exception handler; its connection is
     aborted and counted.
     """
-    _check(client_connected_cb, workers, worker_class, ssl, (ssl_handshake_timeout, ssl_shutdown_timeout))
+    _check(client_connected_cb, ssl, (ssl_handshake_timeout, ssl_shutdown_timeout))
+
+    def make_adapter() -> StreamAdapter:
+        return StreamAdapter(
+            client_connected_cb,
+            limit=limit,
+            ssl=ssl,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+
+    return await serve(
+        make_adapter,
+        host,
+        port,
+        workers=workers,
+        worker_class=worker_class,
+        policy=policy,
+        backend=backend,
+        grace=grace,
+        loop_factory=loop_factory,
+        family=family,
+        flags=flags,
+        sock=sock,
+        backlog=backlog,
+        reuse_address=reuse_address,
+        reuse_port=reuse_port,
+        start_serving=start_serving,
+    )
+
+
+async def serve(
+    make_adapter: Callable[[], Adapter],
+    host: str | Iterable[str] | None = None,
+    port: int | str | None = None,
+    *,
+    workers: int = 4,
+    worker_class: Literal["thread"] = "thread",
+    policy: PolicyName = "dlb",
+    backend: str | int | os.PathLike[str] = "auto",
+    grace: float | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    family: int = socket.AF_UNSPEC,
+    flags: int = socket.AI_PASSIVE,
+    sock: socket.socket | None = None,
+    backlog: int = 1024,
+    reuse_address: bool | None = None,
+    reuse_port: bool | None = None,
+    start_serving: bool = True,
+) -> Server:
+    """Serve a framework's application on event loops in worker threads: ASGI, aiohttp and others.
+
+    Args:
+        make_adapter: Makes the :class:`pydlb.adapters.Adapter` of each worker, on the worker: such as
+            ``functools.partial(pydlb.adapters.uvicorn.UvicornAdapter, "module:app")``.
+        host: As for :func:`start_server`, as are all others.
+        port: The port to listen on; 0 or None for any that is free.
+        workers: Event loops to spread connections over, each in a thread of its own.
+        worker_class: ``"thread"``.
+        policy: Which worker gets a connection, as for :class:`Balancer`.
+        backend: As `device` of :func:`pydlb.open`.
+        grace: As for :class:`Balancer`.
+        loop_factory: Makes each worker's loop.
+        family: ``socket.AF_INET`` or ``socket.AF_INET6`` to listen on addresses of one kind.
+        flags: For ``getaddrinfo``.
+        sock: A bound socket to listen on, in place of `host` and `port`; the server closes it.
+        backlog: Connections that the kernel keeps until they are accepted.
+        reuse_address: False not to reuse an address that a closed server leaves behind for a while.
+        reuse_port: Let other sockets listen on the same port.
+        start_serving: False to accept only when :meth:`Server.start_serving` is called.
+
+    Returns:
+        The server; its applications have started.
+
+    Raises:
+        OSError: An address cannot be listened on.
+        ConfigError: An argument is out of range.
+        BackendUnavailable: The backend cannot be had.
+        Exception: What kept an application from starting.
+
+    **Resource handling**: as :func:`start_server`.
+    """
+    check_range(workers=(workers, 1, 1024))
+    if worker_class != "thread":
+        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give host and port, or sock, not both")
     if sock is None and host is None and port is None:
@@ -284,19 +365,12 @@ async def start_server(
     check_range(backlog=(backlog, 0, 1 << 16))
     if isinstance(port, int):
         check_range(port=(port, 0, 0xFFFF))
-    options = StreamOptions(
-        client_connected_cb,
-        limit=limit,
-        ssl_context=ssl,
-        ssl_handshake_timeout=ssl_handshake_timeout,
-        ssl_shutdown_timeout=ssl_shutdown_timeout,
-    )
     binding = {"family": family, "flags": flags, "reuse_address": reuse_address, "reuse_port": reuse_port}
     balancer = Balancer(0, policy=policy, backend=backend, grace=grace, max_workers=max(16, workers))
     sockets: list[socket.socket] = []
     try:
         sockets = [sock] if sock is not None else await _bound_sockets(host, port, binding)
-        await asyncio.to_thread(_start_workers, balancer, workers, options, loop_factory)
+        await asyncio.to_thread(_start_workers, balancer, workers, make_adapter, loop_factory)
         server = Server(balancer, sockets, backlog)
         if start_serving:
             server._start()

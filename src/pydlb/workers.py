@@ -318,6 +318,9 @@ class ThreadWorker:
             self._cut = False
         connection.close(aborted=aborted)
 
+    def begin_drain(self, timeout: float | None) -> None:
+        """A function that serves one connection at a time is not asked to hurry."""
+
     def close_connections(self) -> None:
         """Let the handler see the end of its client's data."""
         self._shut(socket.SHUT_RD)

@@ -1,0 +1,214 @@
+"""What adapters have in common whose framework offers an asyncio protocol: the transports, and who counts them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Collection
+
+    from pydlb.workers import Connection, Ticket
+
+__all__ = ["Link", "ProtocolAdapter", "counted"]
+
+logger = logging.getLogger("pydlb")
+
+# Bytes read from a socket at a time: larger blocks are mapped and unmapped each time, on all processors.
+_READ_SIZE: Final = 2**16
+
+# How long a client that keeps its connection may go without a request, once asked to close it, and how long others
+# have to answer the farewell; both in seconds, and no more than half of the time that there is.
+LINGER: Final = 1.0
+FAREWELL: Final = 1.0
+
+
+class Link:
+    """One connection on an event loop, from its socket to its last byte.
+
+    Attributes:
+        failed: It counts as aborted when it ends.
+    """
+
+    __slots__ = ("_adapter", "_ticket", "failed", "task", "transport")
+
+    def __init__(self, adapter: ProtocolAdapter, ticket: Ticket) -> None:
+        self._adapter = adapter
+        self._ticket = ticket
+        self.failed = False
+        self.task: asyncio.Task[None] | None = None
+        self.transport: Any = None
+
+    def opened(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is there, after the TLS handshake if there is one."""
+        self.transport = transport
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_SIZE
+
+    def ended(self) -> None:
+        """The socket is closed."""
+        self._ticket.release(aborted=self.failed)
+        self._adapter.forget(self)
+
+    def close(self) -> None:
+        """Close it once what was written to it is sent."""
+        if self.transport is not None:
+            self.transport.close()
+        elif self.task is not None:
+            self.task.cancel()
+
+    def abort(self) -> None:
+        """End it now; it is counted as aborted."""
+        self.failed = True
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.task is not None:
+            self.task.cancel()
+
+
+def counted(protocol_class: type[Any], links: dict[Any, Link]) -> type[Any]:
+    """A subclass of a framework's protocol class that tells when its connection begins and ends.
+
+    Args:
+        protocol_class: The framework's.
+        links: By transport. What replaces the protocol on its transport, as a WebSocket does, finds the link there.
+    """
+
+    class Counted(protocol_class):  # type: ignore[misc]
+        pydlb_link: Link | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.pydlb_transport = transport
+            if self.pydlb_link is not None:
+                links[transport] = self.pydlb_link
+                self.pydlb_link.opened(transport)
+            super().connection_made(transport)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            try:
+                super().connection_lost(error)
+            finally:
+                link = links.pop(self.pydlb_transport, None)
+                if link is not None:
+                    link.ended()
+
+    Counted.__name__ = Counted.__qualname__ = protocol_class.__name__
+    return Counted
+
+
+class ProtocolAdapter:
+    """Connects each socket to a protocol, which a subclass makes.
+
+    Args:
+        ssl: For TLS; None for none. Handshakes run here, on the worker.
+        ssl_handshake_timeout: Seconds that a TLS handshake may take; None for asyncio's 60.
+        ssl_shutdown_timeout: Seconds that the end of a TLS connection may take; None for asyncio's 30.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {"ssl": ssl}
+        if ssl is not None:
+            self._options["ssl_handshake_timeout"] = ssl_handshake_timeout
+            self._options["ssl_shutdown_timeout"] = ssl_shutdown_timeout
+        self._links: set[Link] = set()
+        self.by_transport: dict[Any, Link] = {}
+        self._empty = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+
+    def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
+        """The protocol for one connection: it calls the link's `opened` and `ended`."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Start the application, if there is one."""
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, connection: Connection) -> None:
+        """Serve one more connection."""
+        sock, ticket = connection.detach()
+        link = Link(self, ticket)
+        self._links.add(link)
+        link.task = self._loop.create_task(self._connect(sock, link))
+
+    async def _connect(self, sock: socket.socket, link: Link) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self.make_protocol(link), sock, **self._options)
+        except OSError as error:  # most of all what goes wrong in a TLS handshake
+            logger.debug("a connection failed before it was served: %s", error)
+        except Exception:
+            logger.exception("a connection failed before it was served")
+        except asyncio.CancelledError:
+            pass
+        else:
+            link.task = None
+            return
+        sock.close()
+        link.failed = True
+        link.ended()
+
+    def forget(self, link: Link) -> None:
+        """The link has ended."""
+        self._links.discard(link)
+        if not self._links:
+            self._empty.set()
+
+    @property
+    def active(self) -> Collection[Link]:
+        """The connections that are open, and those in their TLS handshake."""
+        return self._links
+
+    # ---- the end, in three steps: what a protocol can do in each is up to its adapter -------------------------------
+
+    def ask_to_close(self) -> None:
+        """Tell clients, in what is said to them anyway, to close their connections."""
+
+    def close_silent(self) -> None:
+        """Close connections on which nothing is going on, and others when they have answered."""
+
+    async def say_farewell(self) -> None:
+        """End also what would go on: WebSockets."""
+
+    async def drain(self, timeout: float | None = None) -> int:
+        """Ask clients to close their connections, then close those that say nothing, and at last WebSockets.
+
+        So no client finds its connection closed under a request, unless it was silent for a second before.
+        """
+        self.ask_to_close()
+        linger = LINGER if timeout is None else min(LINGER, timeout / 2)
+        if not await self.wait_empty(linger):
+            return 0
+        self.close_silent()
+        if timeout is None:
+            return await self.wait_empty(None)
+        farewell = min(FAREWELL, (timeout - linger) / 2)
+        if not await self.wait_empty(timeout - linger - farewell):
+            return 0
+        await self.say_farewell()
+        return await self.wait_empty(farewell)
+
+    async def wait_empty(self, timeout: float | None) -> int:
+        """Wait until no connection is open, for at most `timeout` seconds. Returns how many still are."""
+        if not self._links or timeout == 0:
+            return len(self._links)
+        self._empty.clear()
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except TimeoutError:
+            return len(self._links)
+        return 0
+
+    async def stop(self) -> None:
+        """End all connections that are still open."""
+        for link in list(self._links):
+            link.abort()
+        # Transports that were aborted close their sockets in a callback of the loop's next turn.
+        for _ in range(2):
+            await asyncio.sleep(0)

@@ -1,0 +1,117 @@
+"""ASGI and WSGI applications, by uvicorn's protocols: all of uvicorn but its listening sockets and its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+
+from .protocols import Link, ProtocolAdapter, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["UvicornAdapter"]
+
+_CLOSE: Final = (b"connection", b"close")
+
+# How long requests whose clients are gone may take to end, once cancelled, in seconds.
+_CANCELLED: Final = 1.0
+
+
+class UvicornAdapter(ProtocolAdapter):
+    """Serves an ASGI application, or any other that uvicorn knows, on one worker.
+
+    HTTP, WebSockets, TLS, lifespan, access log and headers are uvicorn's own. A drain answers what is asked with
+    ``Connection: close``, so that no client finds its connection closed under a request, closes what was silent for a
+    second, and lets WebSockets go on until the time is up.
+
+    Args:
+        app: The application, or where to import it from, such as ``"module:app"``.
+        on_exhausted: Called when `limit_max_requests` is reached.
+        options: As for :class:`uvicorn.Config`, such as `http`, `ws`, `lifespan`, `ssl_certfile`. Those about listening
+            and processes say nothing here. `log_config` is None: logging is the program's.
+
+    **Error handling**: an application that cannot be imported, or whose start fails, ends in :class:`SystemExit` with
+    uvicorn's code 3, after uvicorn has logged why.
+    """
+
+    def __init__(
+        self, app: str | Callable[..., Any], *, on_exhausted: Callable[[], object] | None = None, **options: Any
+    ) -> None:
+        config = uvicorn.Config(app, **{"log_config": None, **options})
+        config.load()
+        super().__init__(ssl=config.ssl)
+        self._config = config
+        self._http = counted(config.http_protocol_class, self.by_transport)
+        if config.ws_protocol_class is not None:
+            config.ws_protocol_class = counted(config.ws_protocol_class, self.by_transport)
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+        self._on_exhausted = on_exhausted
+        self._ticks: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the application: its lifespan, if it has one."""
+        await super().start()
+        await self._server.startup(sockets=[])
+        self._ticks = self._loop.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        """Uvicorn's own clock: the date header, and the count of requests."""
+        await self._server.main_loop()
+        if not self._server.should_exit and self._on_exhausted is not None:
+            self._on_exhausted()
+
+    def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
+        """Uvicorn's protocol for one connection."""
+        protocol: Any = self._http(
+            config=self._config, server_state=self._server.server_state, app_state=self._server.lifespan.state
+        )
+        protocol.pydlb_link = link
+        return protocol  # type: ignore[no-any-return]
+
+    @property
+    def requests(self) -> int:
+        """Requests answered until now."""
+        return self._server.server_state.total_requests
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def ask_to_close(self) -> None:
+        """Close each connection after its next response, and say so in it."""
+        if _CLOSE in self._config.encoded_headers:
+            return
+        state = self._server.server_state
+        self._config.encoded_headers = [*self._config.encoded_headers, _CLOSE]
+        state.default_headers = [*state.default_headers, _CLOSE]
+
+    def close_silent(self) -> None:
+        """Close HTTP connections on which nothing is asked."""
+        self._shut(http=True)
+
+    async def say_farewell(self) -> None:
+        """End WebSockets with code 1012: the service restarts."""
+        self._shut(http=False)
+
+    def _shut(self, *, http: bool) -> None:
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, self._http) is http:
+                connection.shutdown()
+
+    async def stop(self) -> None:
+        """End what is still open, cancel what its requests still do, and shut the application down."""
+        await super().stop()
+        self._server.should_exit = True
+        tasks = list(self._server.server_state.tasks)
+        for task in tasks:
+            task.cancel("the server ends")
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCELLED)
+        if self._ticks is not None:
+            self._ticks.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticks
+            await self._server.lifespan.shutdown()
