@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pydlb import __version__
 
@@ -17,8 +18,15 @@ USAGE = """usage: pydlb COMMAND ...
 commands:
   emulate [options] -- PROGRAM ARGS   run a program that sees emulated DLB devices as /dev/dlb0 and so on;
                                       pydlb emulate --help lists the options
+  info                                list the DLB devices of this machine, and what each has left
+  doctor                              say why hardware is or is not used, and what mends it
   version                             print pydlb's version
+
+pydlb COMMAND --help says more about each.
 """
+
+# Commands with options of their own, each a module with a main(arguments) that returns the exit status.
+COMMANDS: Final = {"info": "pydlb.cli.info", "doctor": "pydlb.cli.doctor"}
 
 
 def _emulate(arguments: list[str]) -> NoReturn:
@@ -39,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     match sys.argv[1:] if arguments is None else arguments:
         case ["emulate", *rest]:
             _emulate(rest)
+        case [command, *rest] if command in COMMANDS:
+            status: int = importlib.import_module(COMMANDS[command]).main(rest)
+            return status
         case ["version"]:
             print(__version__)
             return 0
