@@ -124,6 +124,12 @@ py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t max) {
   const PortUse use(port);
   const int count = pdlb_port_recv(port.raw(), events.data(), max, 0);
   if (count == -ECANCELED) throw_closed("port");
+  if (count == -ENODEV) {
+    pdlb_error error{};
+    error.err = ENODEV;
+    error.op = "recv";
+    throw_error(error);
+  }
   py::list connections;
   for (int i = 0; i < count; i++) {
     pdlb_accepted accepted;

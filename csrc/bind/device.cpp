@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "handles.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -20,6 +21,19 @@ std::shared_ptr<Device> open_software(bool large) {
   pdlb_device *device = nullptr;
   pdlb_error error{};
   check(pdlb_device_open_software(large ? PDLB_LIMITS_LARGE : PDLB_LIMITS_HARDWARE, &device, &error), error);
+  return std::make_shared<Device>(std::make_shared<DeviceHandle>(device), "device");
+}
+
+// Opening wakes a device that sleeps, which takes a while.
+std::shared_ptr<Device> open_device(const std::string &path) {
+  pdlb_device *device = nullptr;
+  pdlb_error error{};
+  int rc;
+  {
+    const Unlocked unlocked;
+    rc = pdlb_device_open(path.c_str(), &device, &error);
+  }
+  check(rc, error);
   return std::make_shared<Device>(std::make_shared<DeviceHandle>(device), "device");
 }
 
@@ -104,7 +118,7 @@ py::dict domain_stats(const Domain &domain) {
   pdlb_domain_stats(domain.pin()->domain, &stats);
   return py::dict("enqueued"_a = stats.enqueued, "scheduled"_a = stats.scheduled,
                   "refused_no_credit"_a = stats.refused_no_credit, "wakes"_a = stats.wakes, "rewakes"_a = stats.rewakes,
-                  "credits_free"_a = stats.credits_free, "queued"_a = stats.queued);
+                  "credits_free"_a = stats.credits_free, "queued"_a = stats.queued, "lost"_a = stats.lost);
 }
 
 }  // namespace
@@ -132,4 +146,6 @@ void register_device(py::module_ &module) {
       .def("close", [](Domain &domain) { domain.give_up(); });
 
   module.def("open_software", &open_software, "large"_a);
+  module.def("open_device", &open_device, "path"_a);
+  module.def("status_name", [](uint32_t status) { return pdlb_status_name(status); }, "status"_a);
 }

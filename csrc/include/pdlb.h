@@ -60,6 +60,9 @@ struct pdlb_resources {
 /* Limits of the software backend: those of a DLB 2.5 device, or the larger ones of this implementation. */
 enum pdlb_limits { PDLB_LIMITS_HARDWARE = 0, PDLB_LIMITS_LARGE = 1 };
 
+/* A device by its node, such as /dev/dlb0. Results beside what open gives: -ENOTTY it is no DLB, -ENOTSUP it is one
+ * that is not known, -EBUSY it is being reset. */
+int pdlb_device_open(const char *path, struct pdlb_device **device, struct pdlb_error *error);
 /* A new software device; nothing is shared with another one. */
 int pdlb_device_open_software(enum pdlb_limits limits, struct pdlb_device **device, struct pdlb_error *error);
 int pdlb_device_close(struct pdlb_device *device); /* -EBUSY while a domain is open */
@@ -76,7 +79,8 @@ struct pdlb_domain_config {
   uint32_t ldb_ports;
   uint32_t dir_ports;
   uint32_t ldb_credits; /* with combined credits: the pool */
-  uint32_t dir_credits; /* with combined credits: added to the pool */
+  uint32_t dir_credits; /* with combined credits: added to the pool; else how many of the pool may be directed, 0 for
+                           all */
   uint32_t history_entries;
   uint32_t atomic_inflights;
   uint32_t sequence_slots[2];
@@ -106,6 +110,7 @@ struct pdlb_domain_stats {
   uint64_t rewakes; /* of these: because the first one told did not come in time */
   uint32_t credits_free;
   uint32_t queued; /* elements waiting, in queues or in an ordered line: what holds a credit */
+  uint64_t lost;   /* elements that the device dropped, or that were queued when it went away */
 };
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats);
 
@@ -212,6 +217,9 @@ struct pdlb_port_stats {
 };
 /* Any thread. */
 int pdlb_port_stats(const struct pdlb_port *port, struct pdlb_port_stats *stats);
+
+/* The name of a driver's status code, as DOMAIN_UNAVAILABLE; NULL beyond the last. */
+const char *pdlb_status_name(uint32_t status);
 
 /* CLOCK_MONOTONIC, in nanoseconds. */
 uint64_t pdlb_now(void);

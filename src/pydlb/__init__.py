@@ -24,6 +24,7 @@ from .errors import (
     ResourceExhausted,
 )
 from .port import DirPort, DirQueue, LDBPort, LDBQueue, Port, Queue
+from .status import DriverStatus
 from .types import DomainStats, PortStats, Resources, Sched, make_events, priority_of, sched_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "DirQueue",
     "Domain",
     "DomainStats",
+    "DriverStatus",
     "LDBPort",
     "LDBQueue",
     "Port",

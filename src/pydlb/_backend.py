@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 from . import _native
-from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound
+from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound, DLBError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -188,7 +188,12 @@ class Opened(NamedTuple):
 
 
 def open_backend(device: str | int | os.PathLike[str], *, large: bool) -> Opened:
-    """Open what the user named.
+    """Open what the user named, the first that can be used where it names several: see :func:`open_in_turn`."""
+    return next(open_in_turn(device, large=large))
+
+
+def open_in_turn(device: str | int | os.PathLike[str], *, large: bool) -> Iterator[Opened]:
+    """Open, one after the other, what the user's name may stand for; whoever asks for the next one closes the last.
 
     Args:
         device: ``"auto"``, ``"software"``, ``"device"``, a path such as ``"/dev/dlb0"``, a number N for ``/dev/dlbN``,
@@ -196,10 +201,13 @@ def open_backend(device: str | int | os.PathLike[str], *, large: bool) -> Opened
             ``"auto"``.
         large: Software has more of everything than the hardware.
 
+    Yields:
+        At least one device.
+
     Raises:
         ConfigError: The name means nothing.
         DeviceNotFound: There is no such node.
-        DeviceError: The node is no DLB.
+        DeviceError: The node is no DLB, or cannot be opened.
         BackendUnavailable: The backend cannot be had in this build or on this machine.
     """
     source = "device"
@@ -209,21 +217,61 @@ def open_backend(device: str | int | os.PathLike[str], *, large: bool) -> Opened
         raise _unknown(device, source)
     name = str(device)
     if name == "auto":
-        return Opened(_native.open_software(large=large), "software", _why_not_hardware())
-    if name == "software":
-        return Opened(_native.open_software(large=large), "software", None)
-    if name == "device":
-        reason = _why_not_hardware()
-        raise BackendUnavailable(f"no DLB device can be used: {reason}; use 'auto' or 'software'", {"device": reason})
-    if name == "libdlb" or name.startswith("libdlb:"):
+        reasons: dict[str, str] = {}
+        yield from _open_each(reasons)
+        yield Opened(_native.open_software(large=large), "software", _because(reasons))
+    elif name == "software":
+        yield Opened(_native.open_software(large=large), "software", None)
+    elif name == "device":
+        reasons = {}
+        yield from _open_each(reasons)
+        text = f"no DLB device can be used: {_because(reasons)}; use 'auto' or 'software'"
+        raise BackendUnavailable(text, reasons or {"device": _because(reasons)})
+    elif name == "libdlb" or name.startswith("libdlb:"):
         reason = "this version of pydlb does not drive the vendor's libdlb.so"
         raise BackendUnavailable(f"{reason}; use 'auto' or 'software'", {"libdlb": reason})
-    path = DEV / f"dlb{name}" if name.isdecimal() else Path(name)
-    if not path.is_absolute():
-        raise _unknown(device, source)
+    else:
+        path = DEV / f"dlb{name}" if name.isdecimal() else Path(name)
+        if not path.is_absolute():
+            raise _unknown(device, source)
+        yield Opened(_open_node(path), str(path), None)
+
+
+def _open_each(reasons: dict[str, str]) -> Iterator[Opened]:
+    """Each device that can be used and has something left; `reasons` gets why the others cannot."""
+    for path in nodes():
+        try:
+            device = _open_node(path)
+        except DLBError as error:
+            reasons[str(path)] = str(error)
+            continue
+        lacking = _lacking(device)
+        if lacking:
+            device.close()
+            reasons[str(path)] = f"{path} is busy: nothing is left of its {lacking}"
+        else:
+            reasons[str(path)] = f"{path} did not do"
+            yield Opened(device, str(path), None)
+
+
+def _because(reasons: dict[str, str]) -> str:
+    return "; ".join(reasons.values()) or _nodes_there([])
+
+
+def _lacking(device: BackendDevice) -> str:
+    """What a domain cannot do without, and the device has none left of."""
+    _, left = device.resources()
+    amounts = {
+        "domains": left["domains"],
+        "ports": left["ldb_ports"] + left["dir_ports"],
+        "credits": left["ldb_credits"] + left["dir_credits"],
+    }
+    return " and ".join(name for name, amount in amounts.items() if amount == 0)
+
+
+def _open_node(path: Path) -> BackendDevice:
     _check_node(path)
-    reason = f"{path} cannot be used: this version of pydlb has no driver for the device"
-    raise BackendUnavailable(f"{reason}; use 'auto' or 'software'", {str(path): reason})
+    return _native.open_device(str(path))
 
 
 def _unknown(device: object, source: str) -> ConfigError:
@@ -259,10 +307,3 @@ def nodes() -> list[Path]:
 
 def _nodes_there(found: Sequence[Path]) -> str:
     return f"there is {', '.join(map(str, found))}" if found else "this machine has no DLB device node (/dev/dlbN)"
-
-
-def _why_not_hardware() -> str:
-    found = nodes()
-    if not found:
-        return _nodes_there(found)
-    return f"{_nodes_there(found)}, but this version of pydlb has no driver for the device"

@@ -13,10 +13,10 @@ import time
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias, TypedDict
 
 from . import _native
-from .device import open as open_device
+from .device import open_with as open_device_with
 from .errors import ClosedError, ConfigError
 from .policies import PolicyName, check_policy, make_policy
 from .stats import BalancerStats
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from .device import Device
+    from .port import LDBPort
 
 __all__ = ["Balancer"]
 
@@ -39,6 +42,10 @@ _HISTORY: Final = 1 << 20
 _MOST_WORKERS: Final = 1024
 _FEW_WORKERS: Final = 16
 
+# The workers' ports, on a device and in software.
+_DEVICE_PORT: Final[PortShape] = {"cq_depth": 8, "history_entries": 1, "release": "on_recv"}
+_SOFTWARE_PORT: Final[PortShape] = {"cq_depth": 64, "history_entries": _HISTORY, "release": "explicit"}
+
 # How long a connection waits for the worker whose turn it is, in seconds. One that is not busy may still have to wait
 # for a processor, or for the interpreter lock, whose holder is asked for it after 5 ms: with less, bursts on a machine
 # with fewer processors than workers are spread unevenly.
@@ -50,6 +57,14 @@ _LAST_LOOK: Final = 0.02
 
 # How long workers have to end, once their connections were told to, in seconds.
 _ENDING: Final = 1.0
+
+
+class PortShape(TypedDict):
+    """How a worker's port is made."""
+
+    cq_depth: int
+    history_entries: int
+    release: Literal["explicit", "on_recv"]
 
 
 class Runner(Protocol):
@@ -144,6 +159,7 @@ class Balancer:
         self._loops: weakref.WeakKeyDictionary[AbstractEventLoop, Worker] = weakref.WeakKeyDictionary()
         self._listeners: dict[int, socket.socket] = {}
         self._shared: set[int] = set()
+        self._spare: list[LDBPort] = []
         self._refused = 0
         self._accept_error: str | None = None
         self._closing = False
@@ -165,21 +181,31 @@ class Balancer:
     def _open_engine(
         self, backend: str | int | os.PathLike[str], grace: float, batch: int, max_waiting: int, max_workers: int
     ) -> None:
-        self._device = open_device(backend, limits="large")
-        try:
-            self._domain = self._device.create_domain(
+        def build(device: Device) -> None:
+            ports = max_workers if device.is_software else min(max_workers, device.resources().ldb_ports)
+            # Software holds each connection until it is closed, and levels what is held. A device has no room for that:
+            # a port is given one connection, and the next one when its worker comes for it.
+            self._shape = _SOFTWARE_PORT | {"history_entries": self._capacity} if device.is_software else _DEVICE_PORT
+            self._domain = device.create_domain(
                 ldb_queues=1,
-                ldb_ports=max_workers,
+                ldb_ports=ports,
                 dir_ports=1,
                 credits=max_waiting,
-                history_entries=_HISTORY,
+                history_entries=_HISTORY if device.is_software else ports,
                 atomic_inflights=0,
                 sequence_slots=(0, 0),
             )
             self._queue = self._domain.create_ldb_queue(atomic_inflights=0, sharing="even", grace=grace)
-            self._assign = make_policy(self.policy, self._queue)
             self._sender = self._domain.create_dir_port()
+            # A device makes no ports once it is started.
+            self._spare = (
+                [] if device.is_software else [self._domain.create_ldb_port(**_DEVICE_PORT) for _ in range(ports)]
+            )
             self._domain.start()
+
+        self._device, self._fallback_reason = open_device_with(backend, build)
+        try:
+            self._assign = make_policy(self.policy, self._queue)
             self._acceptor = _native.Acceptor(
                 self._domain._native,
                 self._sender._native,
@@ -194,13 +220,13 @@ class Balancer:
 
     @property
     def backend(self) -> str:
-        """What does the work: ``"software"``."""
+        """What does the work: ``"software"``, or the device's path."""
         return self._device.backend
 
     @property
     def fallback_reason(self) -> str | None:
         """Why it is not the hardware, where that was left open."""
-        return self._device.fallback_reason
+        return self._fallback_reason
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
@@ -227,7 +253,7 @@ class Balancer:
             if self._closing:
                 raise ClosedError("this balancer is closed")
             number = len(self._workers) + len(self._left)
-            port = self._domain.create_ldb_port(cq_depth=64, history_entries=self._capacity)
+            port = self._spare.pop() if self._spare else self._domain.create_ldb_port(**self._shape)
             worker = Worker(name or f"{self._name}_{number}", port, self._acceptor, blocking=self._blocking)
             self._workers.append(worker)
             return worker

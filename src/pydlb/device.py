@@ -8,13 +8,14 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from ._backend import open_backend
-from .errors import ConfigError, closed
+from ._backend import open_backend, open_in_turn
+from .errors import ConfigError, DLBError, closed
 from .port import DirPort, DirQueue, LDBPort, LDBQueue, Port
 from .types import DomainStats, Resources, Sched
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from types import TracebackType
 
     from ._backend import BackendDevice, BackendDomain, BackendPort
@@ -96,7 +97,7 @@ class Device(_Owner):
     """A DLB, or the software in its place: something to create scheduling domains on. Made by :func:`open`.
 
     Attributes:
-        backend: ``"software"``: what does the work.
+        backend: What does the work: ``"software"``, or the device's path.
         fallback_reason: Why it is not the hardware, where that was left open; None where the backend was asked for.
 
     **Synchronization**: any thread.
@@ -109,6 +110,11 @@ class Device(_Owner):
         self._native = native
         self.backend: Final = backend
         self.fallback_reason: Final = fallback_reason
+
+    @property
+    def is_software(self) -> bool:
+        """Whether there is no device behind it."""
+        return self.backend == "software"
 
     @property
     def version(self) -> str:
@@ -273,7 +279,7 @@ class Domain(_Owner):
             if history_entries == 0:
                 raise ConfigError("history_entries is 0: the port must be able to hold at least 1 event")
         native = self._create_port(directed=False, cq_depth=cq_depth, entries=history_entries, release=release)
-        port = LDBPort(self, native, self._native, cq_depth)
+        port = LDBPort(self, native, self._native, cq_depth, releases_on_recv=release == "on_recv")
         self._adopt(port)
         return port
 
@@ -363,3 +369,35 @@ def open(device: str | int | os.PathLike[str] = "auto", *, limits: Literal["hard
     if limits not in ("hardware", "large"):
         raise ConfigError(f"limits is {limits!r}: it is 'hardware' or 'large'")
     return Device(*open_backend(device, large=limits == "large"))
+
+
+def open_with(device: str | int | os.PathLike[str], build: Callable[[Device], None]) -> tuple[Device, str | None]:
+    """Open the first device of a name on which `build` succeeds, software with its larger limits.
+
+    Args:
+        device: As in :func:`open`.
+        build: Makes what is wanted on the device; it is closed if that raises.
+
+    Returns:
+        The device, and why it is no better one (None if it was asked for).
+
+    Raises:
+        DLBError: As :func:`open`, or what `build` raised on the only device that there is.
+    """
+    reasons: list[str] = []
+    failure: DLBError | None = None
+    for opened in open_in_turn(device, large=True):
+        candidate = Device(*opened)
+        try:
+            build(candidate)
+        except DLBError as error:
+            candidate.close()
+            reasons.append(f"{candidate.backend}: {error}")
+            failure = error
+        except BaseException:
+            candidate.close()
+            raise
+        else:
+            return candidate, "; ".join(reasons) or candidate.fallback_reason
+    assert failure is not None
+    raise failure

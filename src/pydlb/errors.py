@@ -9,6 +9,8 @@ import errno as _errno
 import os
 from typing import Final
 
+from .status import DriverStatus
+
 __all__ = [
     "BackendUnavailable",
     "BusyError",
@@ -33,13 +35,13 @@ class DeviceError(DLBError, OSError):
     Attributes:
         errno: The error number.
         op: The operation that failed.
-        status: The driver's status code, 0 where it gave none.
+        status: The driver's status, `DriverStatus.SUCCESS` where it gave none.
     """
 
     def __init__(self, errno: int, text: str, *, op: str = "", status: int = 0) -> None:
         super().__init__(errno, text)
         self.op: Final = op
-        self.status: Final = status
+        self.status: Final = DriverStatus(status)
 
     def __str__(self) -> str:
         """The message, without the number: it is in `errno`."""
@@ -86,6 +88,8 @@ class BackendUnavailable(DLBError):
         self.reasons: Final = reasons or {}
 
 
+_GONE: Final = "the device was reset or went away: close it and open it again"
+
 _CLASSES: Final = {
     _errno.ENOENT: DeviceNotFound,
     _errno.EACCES: DevicePermission,
@@ -94,7 +98,6 @@ _CLASSES: Final = {
     _errno.ENOMEM: ResourceExhausted,
     _errno.EMFILE: ResourceExhausted,
     _errno.ENFILE: ResourceExhausted,
-    _errno.ENODEV: DeviceGone,
 }
 
 
@@ -102,6 +105,10 @@ def from_core(errno: int, status: int, op: str, text: str) -> DLBError:
     """The exception for a failure that the core reports."""
     if errno == _errno.EINVAL and status == 0:
         return ConfigError(f"{op}: {text}")
+    if errno == _errno.ENODEV:
+        return DeviceGone(errno, text or _GONE, op=op, status=status)
+    if DriverStatus(status).means_exhausted:
+        return ResourceExhausted(errno, text, op=op, status=status)
     return _CLASSES.get(errno, DeviceError)(errno, text or os.strerror(errno), op=op, status=status)
 
 
@@ -145,7 +152,7 @@ def refused(why: int, index: int, queue: int, sched: int) -> DLBError:
         case 7:
             text = "the port holds no event for it to take the place of: forward what was received and not released"
         case _:
-            return DeviceGone(_errno.ENODEV, "the device went away: close it and open another", op="send")
+            return DeviceGone(_errno.ENODEV, _GONE, op="send")
     before = " (those before it were)" if index else ""
     return ConfigError(f"event {index} was not taken{before}: {text}")
 

@@ -87,6 +87,8 @@ class Port:
 
     Attributes:
         domain: The domain that it belongs to.
+        cq_depth: The most events that one receive returns.
+        releases_on_recv: Whether each receive first releases what the one before returned.
         send_one: ``send_one(data, queue, *, flow=0, priority=0, sched=None, opaque=0) -> bool``. Send one event; False
             if the domain has no credit left. Raises as :meth:`send` does. The quickest way for single events.
         recv_one: ``recv_one(timeout=None) -> int | None``. Receive one event and return its ``data``; None if none came
@@ -116,6 +118,7 @@ class Port:
         "recv_one",
         "release",
         "release_later",
+        "releases_on_recv",
         "send_one",
         "set_parked",
     )
@@ -126,8 +129,17 @@ class Port:
     release_later: ReleaseLater
     set_parked: SetParked
 
-    def __init__(self, domain: Domain, native: BackendPort, native_domain: BackendDomain, cq_depth: int) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        native: BackendPort,
+        native_domain: BackendDomain,
+        cq_depth: int,
+        *,
+        releases_on_recv: bool = False,
+    ) -> None:
         self.domain: Final = domain
+        self.releases_on_recv: Final = releases_on_recv
         self.cq_depth: Final = cq_depth
         self._native = native
         self._calls = calls = native.bind_calls(native_domain)

@@ -171,7 +171,7 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DomainStats:
-    """What a domain has done. Counts only grow; ``enqueued - scheduled == queued`` when nothing moves.
+    """What a domain has done. Counts only grow; ``enqueued == scheduled + queued + lost`` when nothing moves.
 
     Attributes:
         enqueued: Events taken by send and forward.
@@ -180,7 +180,8 @@ class DomainStats:
         wakes: Idle ports told that there is work.
         rewakes: Of these, because the one told first did not come in time.
         credits_free: Credits left now.
-        queued: Events waiting now, in queues or in an ordered line.
+        queued: Events waiting now, in queues or in an ordered line; on a device also in the consumer queues of ports.
+        lost: Events that the device dropped, or that were queued on it when it was reset or went away.
     """
 
     enqueued: int
@@ -190,6 +191,7 @@ class DomainStats:
     rewakes: int
     credits_free: int
     queued: int
+    lost: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,7 @@ class Worker:
                 raise ClosedError(f"{self!r} is closed")
             taken, more = self._acceptor.receive(self.port._native, most)
             self._accepted += len(taken)
+        more |= bool(taken) and self.port.releases_on_recv  # the next one comes when it is asked for
         return [self._connection(one, blocking=False) for one in taken], more
 
     def _take(self, token: int) -> Connection | None:
@@ -242,6 +243,8 @@ class Worker:
         self._release()
 
     def _release(self) -> None:
+        if self.port.releases_on_recv:
+            return
         try:
             self.port.release_later()
         except ClosedError:

@@ -18,6 +18,7 @@ MAY_INCLUDE = {
     "core": set(),
     "engine": set(),
     "software": {"core", "engine"},
+    "device": {"core", "uapi"},
     "acceptor": {"core"},
     "bind": set(),
     "uapi": set(),
@@ -30,6 +31,7 @@ WORLDLY = {"stdio.h", "unistd.h", "pthread.h", "fcntl.h", "signal.h", "time.h", 
 
 # For each layer of the package, from the ground up, the modules in it. A module uses its own layer and those below.
 LAYERS = [
+    {"status"},
     {"errors", "_native"},
     {"types"},
     {"_backend"},

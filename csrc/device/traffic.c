@@ -1,0 +1,318 @@
+/* A port's elements: out by its producer page, four to a line; in from its consumer queue.
+ *
+ * The device takes a line as it comes and says nothing. What it would punish is therefore checked here: an element
+ * needs a credit, a queue that does its type, and to be forwarded or released, one that is held.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "device.h"
+
+#define BUSY 1u
+#define ONE_RELEASE 2u
+
+/* ---- one use at a time ----------------------------------------------------------------------------------------- */
+
+/* Beside its user, only who releases for it uses a port, and briefly. */
+static void enter_slowly(struct port *port) {
+  uint32_t state = atomic_load_explicit(&port->state, memory_order_relaxed);
+  for (;;) {
+    if (state & BUSY) {
+      sched_yield();
+      state = atomic_load_explicit(&port->state, memory_order_relaxed);
+    } else if (atomic_compare_exchange_weak_explicit(&port->state, &state, BUSY, memory_order_acquire,
+                                                     memory_order_relaxed)) {
+      break;
+    }
+  }
+  if (state) port_complete(port, state / ONE_RELEASE);
+}
+
+void port_enter(struct port *port) {
+  uint32_t unused = 0;
+  if (!atomic_compare_exchange_strong_explicit(&port->state, &unused, BUSY, memory_order_acquire, memory_order_relaxed))
+    enter_slowly(port);
+}
+
+/* What others have left to release meanwhile is released on the way out: nobody else might come for a long time. */
+void port_leave(struct port *port) {
+  uint32_t state = BUSY;
+  while (
+      !atomic_compare_exchange_strong_explicit(&port->state, &state, 0, memory_order_release, memory_order_relaxed)) {
+    atomic_fetch_sub_explicit(&port->state, state - BUSY, memory_order_acquire);
+    port_complete(port, state / ONE_RELEASE);
+    state = BUSY;
+  }
+}
+
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
+
+typedef uint64_t pair __attribute__((vector_size(16)));
+typedef pair unaligned_pair __attribute__((aligned(8), may_alias));
+typedef pair aligned_pair __attribute__((may_alias));
+
+/* Bytes 14 and 15 of an element are the device's: weight and other hints, and the command. */
+#define CARRIED 0x0000FFFFFFFFFFFFu
+
+static inline void put(struct port *port, uint32_t slot, const struct pdlb_event *event, uint64_t command) {
+  const pair carried = {UINT64_MAX, CARRIED}, added = {0, command << 56};
+  *(aligned_pair *)&port->line[slot] = (*(const unaligned_pair *)event & carried) | added;
+}
+
+static inline void put_nothing(struct port *port, uint32_t slot) { *(aligned_pair *)&port->line[slot] = (pair){0, 0}; }
+
+static inline void store(struct port *port) { port->store(port->context, port->producer, port->line); }
+
+/* A line with one command. */
+static void store_command(struct port *port, uint8_t command, uint16_t count) {
+  for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) put_nothing(port, slot);
+  port->line[0].flow = count;
+  port->line[0].command = command;
+  store(port);
+}
+
+static inline bool is_gone(const struct port *port) {
+  return atomic_load_explicit(&port->domain->gone, memory_order_acquire);
+}
+
+/* ---- credits ----------------------------------------------------------------------------------------------------- */
+
+/* The domain's credits are in one place, where no idle port can keep them from others: taken when elements are sent,
+ * given back when one that was received shows that the device has its own again. */
+static inline uint32_t take_credits(_Atomic uint32_t *pool, uint32_t wanted) {
+  uint32_t free = atomic_load_explicit(pool, memory_order_relaxed), taken;
+  do {
+    taken = free < wanted ? free : wanted;
+    if (taken == 0) return 0;
+  } while (
+      !atomic_compare_exchange_weak_explicit(pool, &free, free - taken, memory_order_acquire, memory_order_relaxed));
+  return taken;
+}
+
+static inline void give_credits(_Atomic uint32_t *pool, uint32_t count) {
+  atomic_fetch_add_explicit(pool, count, memory_order_release);
+}
+
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
+
+/* Queue and type of an element lie side by side. */
+static inline uint32_t key_of(const struct domain *domain, const struct pdlb_event *event) {
+  uint16_t key;
+  memcpy(&key, &event->queue, sizeof key);
+  return atomic_load_explicit(&domain->keys[key & (NUM_KEYS - 1)], memory_order_relaxed);
+}
+
+/* Up to four elements in a line, by the one. Returns how many were put. */
+static uint32_t put_each(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
+  struct domain *domain = port->domain;
+  uint32_t done = 0;
+  for (; done < count; done++) {
+    const uint32_t key = key_of(domain, &events[done]);
+    if (key == KEY_NONE || (key == KEY_DIRECTED && !take_credits(&domain->directed_credits, 1))) break;
+    put(port, done, &events[done], command);
+  }
+  for (uint32_t slot = done; slot < PDLB_QES_PER_LINE; slot++) put_nothing(port, slot);
+  return done;
+}
+
+static uint32_t write_lines(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
+  const struct domain *domain = port->domain;
+  uint32_t done = 0;
+  for (; count - done >= PDLB_QES_PER_LINE; done += PDLB_QES_PER_LINE) {
+    const struct pdlb_event *four = &events[done];
+    if (key_of(domain, &four[0]) | key_of(domain, &four[1]) | key_of(domain, &four[2]) | key_of(domain, &four[3]))
+      break;
+    for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) put(port, slot, &four[slot], command);
+    store(port);
+  }
+  while (done < count) {
+    const uint32_t left = count - done, most = left < PDLB_QES_PER_LINE ? left : PDLB_QES_PER_LINE;
+    const uint32_t put = put_each(port, &events[done], most, command);
+    if (put) store(port);
+    done += put;
+    if (put < most) break;
+  }
+  return done;
+}
+
+static enum pdlb_refusal why_not(const struct port *port, const struct pdlb_event *event) {
+  const unsigned type = pdlb_event_type(event);
+  if (!domain_has_queue(port->domain, event->queue, type == PDLB_SCHED_DIRECTED)) return PDLB_BAD_QUEUE;
+  if (key_of(port->domain, event) == KEY_NONE) return PDLB_BAD_SCHED;
+  return PDLB_NO_CREDIT;
+}
+
+static inline enum pdlb_refusal why_none(const struct port *port) {
+  if (is_gone(port)) return PDLB_GONE;
+  if (!atomic_load_explicit(&port->domain->started, memory_order_relaxed)) return PDLB_NOT_STARTED;
+  return atomic_load_explicit(&port->disabled, memory_order_relaxed) ? PDLB_PORT_DISABLED : PDLB_TAKEN;
+}
+
+static inline void count(_Atomic uint64_t *counter, uint32_t more) {
+  /* One thread at a time counts. */
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_release);
+}
+
+/* `most`: as many as may be sent; the one after them, if there is one, is not held. */
+static uint32_t enqueue(struct port *port, const struct pdlb_event *events, uint32_t given, uint32_t most,
+                        uint8_t command, enum pdlb_refusal *why) {
+  struct domain *domain = port->domain;
+  const uint32_t credits = take_credits(&domain->credits, most);
+  /* Before the elements are: who receives one must find it counted. */
+  const uint32_t done = write_lines(port, events, credits, command);
+  if (done) count(&port->sent, done);
+  if (done < credits) give_credits(&domain->credits, credits - done);
+  *why = PDLB_TAKEN;
+  if (done < given) {
+    *why = done == most ? PDLB_NOT_HELD : why_not(port, &events[done]);
+    if (*why == PDLB_NO_CREDIT) atomic_fetch_add_explicit(&domain->refused, given - done, memory_order_relaxed);
+  }
+  return done;
+}
+
+uint32_t port_send(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count, enum pdlb_refusal *why) {
+  struct port *port = port_of(base);
+  *why = why_none(port);
+  if (*why != PDLB_TAKEN) return 0;
+  port_enter(port);
+  const uint32_t done = enqueue(port, events, count, count, PDLB_QE_NEW, why);
+  port_leave(port);
+  return done;
+}
+
+uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t given, enum pdlb_refusal *why) {
+  struct port *port = port_of(base);
+  *why = why_none(port);
+  if (*why != PDLB_TAKEN || given == 0) return 0;
+  port_enter(port);
+  const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
+  const uint32_t done = enqueue(port, events, given, given < held ? given : held, PDLB_QE_FWD, why);
+  atomic_store_explicit(&port->held, held - done, memory_order_relaxed);
+  count(&port->released, done);
+  port_leave(port);
+  return done;
+}
+
+/* ---- completing -------------------------------------------------------------------------------------------------- */
+
+void port_complete(struct port *port, uint32_t wanted) {
+  const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
+  const uint32_t completed = wanted < held ? wanted : held;
+  if (completed == 0) return;
+  for (uint32_t left = completed; left && !is_gone(port);) {
+    for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) {
+      put_nothing(port, slot);
+      if (left == 0) continue;
+      port->line[slot].command = PDLB_QE_REL;
+      left--;
+    }
+    store(port);
+  }
+  atomic_store_explicit(&port->held, held - completed, memory_order_relaxed);
+  count(&port->released, completed);
+}
+
+uint32_t port_release(struct pdlb_port *base, uint32_t wanted) {
+  struct port *port = port_of(base);
+  port_enter(port);
+  const uint32_t before = atomic_load_explicit(&port->held, memory_order_relaxed);
+  port_complete(port, wanted);
+  const uint32_t after = atomic_load_explicit(&port->held, memory_order_relaxed);
+  port_leave(port);
+  return before - after;
+}
+
+void port_release_later(struct pdlb_port *base, uint32_t wanted) {
+  struct port *port = port_of(base);
+  if (wanted > UINT32_MAX / ONE_RELEASE / 2) wanted = UINT32_MAX / ONE_RELEASE / 2;
+  uint32_t state = atomic_fetch_add_explicit(&port->state, wanted * ONE_RELEASE, memory_order_acq_rel);
+  if (state & BUSY) return; /* whoever it is does it on the way out */
+  port_enter(port);
+  port_leave(port);
+}
+
+uint32_t port_in_flight(const struct pdlb_port *base) {
+  const struct port *port = (const struct port *)base;
+  const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
+  const uint32_t waiting = atomic_load_explicit(&port->state, memory_order_relaxed) / ONE_RELEASE;
+  return held > waiting ? held - waiting : 0;
+}
+
+/* ---- receiving --------------------------------------------------------------------------------------------------- */
+
+/* The device writes this byte last. */
+static inline uint8_t last_byte(const unsigned char *slot) {
+  return atomic_load_explicit((const _Atomic uint8_t *)&slot[offsetof(struct pdlb_qe, command)], memory_order_acquire);
+}
+
+bool port_has_element(const struct port *port) {
+  return !((last_byte(port->consumer + port->at) ^ port->generation) & PDLB_QE_GEN);
+}
+
+/* Move elements out of the ring. */
+static uint32_t consume(struct port *port, struct pdlb_event *events, uint32_t max) {
+  const uint32_t stride = port->domain->device->stride;
+  const pair carried = {UINT64_MAX, CARRIED};
+  uint32_t done = 0;
+  while (done < max) {
+    const unsigned char *slot = port->consumer + port->at;
+    const uint8_t last = last_byte(slot);
+    if ((last ^ port->generation) & PDLB_QE_GEN) break;
+    *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
+    if (last & PDLB_QE_ERROR) events[done].flags = PDLB_EVENT_ERROR;
+    done++;
+    port->at += stride;
+    if (port->at == port->end) {
+      port->at = 0;
+      port->generation ^= PDLB_QE_GEN;
+    }
+  }
+  port->tokens += done;
+  return done;
+}
+
+void port_return_tokens(struct port *port) {
+  if (port->tokens == 0 || is_gone(port)) return;
+  store_command(port, PDLB_QE_BAT_T, (uint16_t)(port->tokens - 1));
+  port->tokens = 0;
+}
+
+uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max) {
+  struct domain *domain = port->domain;
+  if (port->hold_tokens) port_return_tokens(port);
+  const uint32_t taken = consume(port, events, max);
+  if (taken == 0) return 0;
+  count(&port->received, taken);
+  give_credits(&domain->credits, taken);
+  if (!port->base.directed) {
+    atomic_store_explicit(&port->held, atomic_load_explicit(&port->held, memory_order_relaxed) + taken,
+                          memory_order_relaxed);
+  } else if (domain->directed_credits_apart) {
+    give_credits(&domain->directed_credits, taken);
+  }
+  if (!port->hold_tokens) port_return_tokens(port);
+  return taken;
+}
+
+void port_arm(struct port *port) {
+  port_return_tokens(port);
+  if (!is_gone(port)) store_command(port, PDLB_QE_ARM, 0);
+  port->armed = true;
+}
+
+/* Each takes its own place in the port's history, so nothing else may be held. Their credits stay taken. */
+void port_put_back(struct port *port) {
+  struct pdlb_event events[PDLB_QES_PER_LINE];
+  uint32_t taken;
+  while (!is_gone(port) && (taken = consume(port, events, PDLB_QES_PER_LINE)) > 0) {
+    for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) {
+      if (slot < taken)
+        put(port, slot, &events[slot], PDLB_QE_FWD);
+      else
+        put_nothing(port, slot);
+    }
+    store(port);
+    port_return_tokens(port);
+  }
+}

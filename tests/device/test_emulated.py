@@ -1,0 +1,88 @@
+"""The device backend on the emulated device, as a program finds it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import pydlb._native
+
+LAUNCHER = Path(pydlb._native.__file__).parent / "pdlb-emulate"
+
+pytestmark = pytest.mark.skipif(not LAUNCHER.exists(), reason="needs an x86-64 processor")
+
+
+def run(source: str, *options: str) -> str:
+    """Run Python source under the emulation; what it prints. Nothing may be reported as misuse."""
+    program = [sys.executable, "-W", "error", "-X", "faulthandler", "-c", textwrap.dedent(source)]
+    done = subprocess.run([LAUNCHER, *options, "--", *program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture(params=["2.0", "2.5"])
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_events_go_through(version: str) -> None:
+    run(
+        f"""
+        import threading, pydlb
+        with pydlb.open("auto") as device, device.create_domain(credits=64) as domain:
+            assert (device.backend, device.version, device.fallback_reason) == ("/dev/dlb0", "{version}", None)
+            queue, port, sender = domain.create_ldb_queue(), domain.create_ldb_port(), domain.create_dir_port()
+            port.link(queue)
+            domain.start()
+            assert sender.send(pydlb.make_events(range(10), queue)) == 10
+            assert port.recv(timeout=10)["data"].tolist() == list(range(10))
+            assert port.in_flight == 10 and port.release(20) == 10
+            timer = threading.Timer(0.1, sender.send_one, (7, queue))
+            timer.start()
+            assert port.recv_one(timeout=10) == 7
+            timer.join()
+            stats = domain.stats()
+            assert (stats.enqueued, stats.scheduled, stats.queued, stats.credits_free) == (11, 11, 0, 64)
+        """,
+        "--version",
+        version,
+    )
+
+
+def test_a_balancer_uses_it(version: str) -> None:
+    run(
+        """
+        import pydlb, socket
+        with pydlb.Balancer(workers=3, handler=lambda c: c.socket.sendall(b"hello")) as balancer:
+            assert balancer.backend == "/dev/dlb0"
+            address = balancer.address(balancer.listen())
+            for _ in range(30):
+                with socket.create_connection(address, timeout=10) as client:
+                    assert client.recv(100) == b"hello"
+            stats = balancer.close()
+        assert stats.accepted == stats.served == 30
+        assert [worker.accepted for worker in stats.workers] == [10, 10, 10]
+        """,
+        "--version",
+        version,
+    )
+
+
+def test_a_busy_device_makes_room_for_the_next() -> None:
+    run(
+        """
+        import pydlb
+        with pydlb.open("/dev/dlb0") as first:
+            left = first.resources()
+            with first.create_domain(ldb_queues=0, ldb_ports=0, dir_ports=0, credits=left.ldb_credits):
+                with pydlb.open("auto") as device:
+                    assert device.backend == "/dev/dlb1"
+        """,
+        "--devices",
+        "2",
+    )
