@@ -48,6 +48,7 @@ class AiohttpAdapter(ProtocolAdapter):
         super().__init__(ssl=ssl)
         self._runner = _Runner(make_app(), **options)
         self._draining = False
+        self._closing: asyncio.Task[None] | None = None
         self._handlers: dict[Any, Link] = {}
 
     async def start(self) -> None:
@@ -90,9 +91,10 @@ class AiohttpAdapter(ProtocolAdapter):
         """Close each connection after its next response, and say so in it."""
         self._draining = True
 
-    def close_silent(self) -> None:
-        """Close connections on which nothing is asked."""
+    def close_silent(self, timeout: float | None) -> None:
+        """Close connections on which nothing is asked, and others when they have answered."""
         self._server.pre_shutdown()
+        self._closing = self._loop.create_task(self._server.shutdown(timeout))
 
     async def say_farewell(self) -> None:
         """Run `on_shutdown`, which is where an application ends its WebSockets."""

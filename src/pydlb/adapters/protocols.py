@@ -170,8 +170,8 @@ class ProtocolAdapter:
     def ask_to_close(self) -> None:
         """Tell clients, in what is said to them anyway, to close their connections."""
 
-    def close_silent(self) -> None:
-        """Close connections on which nothing is going on, and others when they have answered."""
+    def close_silent(self, timeout: float | None) -> None:
+        """Close connections on which nothing is going on, and others when they have answered, within `timeout`."""
 
     async def say_farewell(self) -> None:
         """End also what would go on: WebSockets."""
@@ -185,11 +185,12 @@ class ProtocolAdapter:
         linger = LINGER if timeout is None else min(LINGER, timeout / 2)
         if not await self.wait_empty(linger):
             return 0
-        self.close_silent()
-        if timeout is None:
+        rest = None if timeout is None else timeout - linger
+        self.close_silent(rest)
+        if rest is None:
             return await self.wait_empty(None)
-        farewell = min(FAREWELL, (timeout - linger) / 2)
-        if not await self.wait_empty(timeout - linger - farewell):
+        farewell = min(FAREWELL, rest / 2)
+        if not await self.wait_empty(rest - farewell):
             return 0
         await self.say_farewell()
         return await self.wait_empty(farewell)

@@ -88,7 +88,7 @@ class UvicornAdapter(ProtocolAdapter):
         self._config.encoded_headers = [*self._config.encoded_headers, _CLOSE]
         state.default_headers = [*state.default_headers, _CLOSE]
 
-    def close_silent(self) -> None:
+    def close_silent(self, timeout: float | None) -> None:
         """Close HTTP connections on which nothing is asked."""
         self._shut(http=True)
 
