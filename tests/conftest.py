@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("ci", max_examples=60, stateful_step_count=40, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("long", max_examples=2000, stateful_step_count=80, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("PDLB_HYPOTHESIS_PROFILE", "ci"))
+
+
+# Who runs tests in the background of a shell has SIGINT ignored, and programs that they start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gil_state() -> str:

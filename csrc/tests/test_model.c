@@ -147,10 +147,18 @@ static int best_link(const struct model_port *port) {
   return best;
 }
 
+/* An ordered element for which there is no place in line holds up what is behind it, of whatever type. */
+static bool held_up(const struct model_queue *queue) {
+  if (queue->next - queue->oldest < SEQUENCE_NUMBERS) return false;
+  for (uint32_t i = 0; i < queue->count; i++)
+    if (pdlb_event_type(&queue->waiting[i]) == PDLB_SCHED_ORDERED) return true;
+  return false;
+}
+
 static bool anything_eligible(const struct model_port *port) {
   if (!port->enabled) return false;
   for (uint32_t queue = 0; queue < QUEUES + DIRECTED; queue++)
-    if (best_priority(port, queue) < PDLB_PRIORITIES) return true;
+    if (best_priority(port, queue) < PDLB_PRIORITIES && !held_up(&model.queues[queue])) return true;
   return false;
 }
 
