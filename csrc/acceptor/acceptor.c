@@ -73,7 +73,11 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
   acceptor->call_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (acceptor->call_fd < 0) return -errno;
   struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = CALLED}};
-  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, acceptor->call_fd, &event) < 0 ? -errno : 0;
+  if (epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, acceptor->call_fd, &event) < 0) return -errno;
+  struct pdlb_shared shared;
+  if (pdlb_domain_share(acceptor->domain, &shared, NULL) < 0) return 0;
+  event.data.u64 = BELL;
+  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, shared.bell_fd, &event) < 0 ? -errno : 0;
 }
 
 int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, const struct pdlb_acceptor_config *config,
@@ -90,6 +94,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->port = port;
   acceptor->config = *config;
   acceptor->listeners.epoll_fd = acceptor->call_fd = -1;
+  acceptor->listeners.arrivals_only = config->permits;
   acceptor->drain_until = PDLB_FOREVER;
   int rc = slots_init(&acceptor->slots, config->slots);
   if (rc == 0) rc = open_descriptors(acceptor);

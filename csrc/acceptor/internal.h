@@ -14,6 +14,8 @@
 
 /* Marks the epoll entry of the descriptor by which others call the thread. */
 #define CALLED UINT64_MAX
+/* And that of the domain's bell: pdlb_domain_tick, called at each turn, answers it. */
+#define BELL (UINT64_MAX - 1)
 
 struct pdlb_acceptor {
   struct pdlb_domain *domain;
@@ -40,6 +42,9 @@ struct pdlb_acceptor {
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };
+
+/* Under the mutex: as many permits as connections wait. Returns when to look again. */
+uint64_t permits_issue(struct pdlb_acceptor *acceptor);
 
 /* The thread: accepts until it is told to end. */
 void *acceptor_run(void *acceptor);

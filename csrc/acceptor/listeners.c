@@ -39,7 +39,8 @@ struct listener *listeners_find(struct listeners *listeners, uint32_t id) {
 
 static bool watch(const struct listeners *listeners, struct listener *listener, bool wanted) {
   if (listener->watched == wanted) return true;
-  struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = listener->id}};
+  const uint32_t events = listeners->arrivals_only ? EPOLLIN | EPOLLET : EPOLLIN;
+  struct epoll_event event = {.events = events, .data = {.u64 = listener->id}};
   if (epoll_ctl(listeners->epoll_fd, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
   listener->watched = wanted;
   return true;

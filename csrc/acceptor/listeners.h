@@ -15,11 +15,13 @@ struct listener {
   int family, protocol;
   uint32_t id;
   bool watched; /* in the epoll set */
+  uint32_t last_looks;
 };
 
 /* To be used under one lock. */
 struct listeners {
   int epoll_fd;
+  bool arrivals_only; /* the epoll set tells of each connection once, though it is left in the backlog */
   uint32_t next_id;
   uint32_t count; /* places of the table ever used */
   uint32_t turn;  /* the place that is served first next time */

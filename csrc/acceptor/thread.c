@@ -148,6 +148,10 @@ static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
 static uint64_t step(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const bool wanted = !acceptor->paused || acceptor->stopping;
+  if (acceptor->config.permits) {
+    if (!listeners_watch(listeners, wanted)) back_off(acceptor, ENOMEM);
+    return wanted ? permits_issue(acceptor) : PDLB_FOREVER;
+  }
   atomic_store_explicit(&acceptor->held_up, false, memory_order_seq_cst);
   if (has_room(acceptor) && wanted && !backs_off(acceptor)) accept_from_all(acceptor);
 

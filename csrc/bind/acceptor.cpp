@@ -39,14 +39,14 @@ class PortUse {
 class Acceptor {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
-           bool blocking)
+           bool blocking, bool permits)
       : domain_(domain.pin()), port_(std::move(port)) {
     switch (port_->enter()) {
       case Port::Entry::busy: set_busy(); throw py::error_already_set();
       case Port::Entry::closed: throw_closed("port");
       case Port::Entry::entered: break;
     }
-    pdlb_acceptor_config config{queue, slots, batch, blocking};
+    pdlb_acceptor_config config{queue, slots, batch, blocking, permits};
     pdlb_error error{};
     const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
     if (rc < 0) {
@@ -171,8 +171,8 @@ py::dict stats(const Acceptor &acceptor) {
 
 void register_acceptor(py::module_ &module) {
   py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
-      .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool>(), "domain"_a, "port"_a,
-           "queue"_a, "slots"_a, "batch"_a, "blocking"_a)
+      .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, bool>(), "domain"_a,
+           "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "permits"_a = false)
       .def("add", &add, "fd"_a)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
       .def(

@@ -46,7 +46,7 @@ py::tuple device_resources(const Device &device) {
 
 std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues, uint32_t ldb_ports, uint32_t dir_ports,
                                       uint32_t credits, uint32_t history_entries, uint32_t atomic_inflights,
-                                      std::pair<uint32_t, uint32_t> sequence_slots) {
+                                      std::pair<uint32_t, uint32_t> sequence_slots, bool shared) {
   const std::shared_ptr<DeviceHandle> handle = device.pin();
   pdlb_domain_config config{};
   config.ldb_queues = ldb_queues;
@@ -57,10 +57,27 @@ std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues,
   config.atomic_inflights = atomic_inflights;
   config.sequence_slots[0] = sequence_slots.first;
   config.sequence_slots[1] = sequence_slots.second;
+  config.shared = shared;
   pdlb_domain *domain = nullptr;
   pdlb_error error{};
   check(pdlb_domain_create(handle->device, &config, &domain, &error), error);
   return std::make_shared<Domain>(std::make_shared<DomainHandle>(domain, handle), "domain");
+}
+
+std::shared_ptr<Domain> join_domain(const Device &device, int memory, int bell, uint32_t member) {
+  const std::shared_ptr<DeviceHandle> handle = device.pin();
+  const pdlb_shared shared{memory, bell};
+  pdlb_domain *domain = nullptr;
+  pdlb_error error{};
+  check(pdlb_domain_join(handle->device, &shared, member, &domain, &error), error);
+  return std::make_shared<Domain>(std::make_shared<DomainHandle>(domain, handle), "domain");
+}
+
+py::tuple share(const Domain &domain) {
+  pdlb_shared shared{};
+  pdlb_error error{};
+  check(pdlb_domain_share(domain.pin()->domain, &shared, &error), error);
+  return py::make_tuple(shared.memory_fd, shared.bell_fd);
 }
 
 int create_ldb_queue(const Domain &domain, uint32_t sequence_numbers, uint32_t inflights, uint32_t atomic_inflights,
@@ -103,9 +120,24 @@ std::shared_ptr<Port> create_port(const Domain &domain, bool directed, uint32_t 
   return std::make_shared<Port>(std::make_shared<PortHandle>(port, handle));
 }
 
+std::shared_ptr<Port> join_port(const Domain &domain, uint32_t id, bool directed, int doorbell) {
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  pdlb_port *port = nullptr;
+  pdlb_error error{};
+  check(pdlb_port_join(handle->domain, id, directed, doorbell, &port, &error), error);
+  return std::make_shared<Port>(std::make_shared<PortHandle>(port, handle));
+}
+
 void start(const Domain &domain) {
   pdlb_error error{};
   check(pdlb_domain_start(domain.pin()->domain, &error), error);
+}
+
+// Seconds until it wants to be called again; None for never.
+std::optional<double> tick(const Domain &domain) {
+  const uint64_t now = pdlb_now(), next = pdlb_domain_tick(domain.pin()->domain, now);
+  if (next == PDLB_FOREVER) return std::nullopt;
+  return next > now ? static_cast<double>(next - now) * 1e-9 : 0.0;
 }
 
 void stop(const Domain &domain) {
@@ -129,7 +161,8 @@ void register_device(py::module_ &module) {
       .def_property_readonly("version", [](const Device &device) { return pdlb_device_version(device.pin()->device); })
       .def("resources", &device_resources)
       .def("create_domain", &create_domain, "ldb_queues"_a, "ldb_ports"_a, "dir_ports"_a, "credits"_a,
-           "history_entries"_a, "atomic_inflights"_a, "sequence_slots"_a)
+           "history_entries"_a, "atomic_inflights"_a, "sequence_slots"_a, "shared"_a = false)
+      .def("join_domain", &join_domain, "memory"_a, "bell"_a, "member"_a)
       .def("close", [](Device &device) { device.give_up(); });
 
   py::class_<Domain, std::shared_ptr<Domain>>(module, "Domain", py::is_final())
@@ -140,6 +173,9 @@ void register_device(py::module_ &module) {
       .def("create_dir_queue", &create_dir_queue, "port"_a)
       .def("queue_depth", &queue_depth, "queue"_a, "directed"_a)
       .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a, "queue"_a)
+      .def("share", &share)
+      .def("join_port", &join_port, "port"_a, "directed"_a, "doorbell"_a)
+      .def("tick", &tick)
       .def("start", &start)
       .def("stop", &stop)
       .def("stats", &domain_stats)

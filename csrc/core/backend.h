@@ -14,6 +14,8 @@ struct pdlb_device_ops {
                    struct pdlb_error *error);
   int (*domain_create)(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
                        struct pdlb_error *error);
+  int (*domain_join)(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                     struct pdlb_domain **domain, struct pdlb_error *error); /* NULL: cannot */
 };
 
 struct pdlb_domain_ops {
@@ -29,6 +31,9 @@ struct pdlb_domain_ops {
   int (*depth)(struct pdlb_domain *domain, uint32_t queue, bool directed, struct pdlb_error *error);
   int (*port_create)(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed, uint32_t queue,
                      struct pdlb_port **port, struct pdlb_error *error);
+  int (*share)(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error); /* NULL: cannot */
+  int (*port_join)(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
+                   struct pdlb_error *error); /* NULL: cannot */
 };
 
 struct pdlb_port_ops {

@@ -40,6 +40,9 @@ int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_conf
         error, EINVAL, "create domain",
         "ldb_queues is %u but ldb_ports is 0: load-balanced queues need a load-balanced port to serve them",
         config->ldb_queues);
+  if (config->shared && !device->ops->domain_join)
+    return pdlb_fail(error, EOPNOTSUPP, "create domain",
+                     "domains of this backend stay with the process that makes them; only software ones can be shared");
   return device->ops->domain_create(device, config, domain, error);
 }
 
@@ -61,6 +64,31 @@ uint64_t pdlb_domain_tick(struct pdlb_domain *domain, uint64_t now) { return dom
 
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats) {
   return domain->ops->stats(domain, stats);
+}
+
+/* ---- sharing between processes
+ * ---------------------------------------------------------------------------------------------- */
+
+int pdlb_domain_share(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error) {
+  if (!domain->ops->share)
+    return pdlb_fail(error, EOPNOTSUPP, "share domain", "domains of this backend stay with the process that made them");
+  return domain->ops->share(domain, shared, error);
+}
+
+int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                     struct pdlb_domain **domain, struct pdlb_error *error) {
+  *domain = NULL;
+  if (!device->ops->domain_join)
+    return pdlb_fail(error, EOPNOTSUPP, "join domain", "domains of this backend stay with the process that made them");
+  return device->ops->domain_join(device, shared, member, domain, error);
+}
+
+int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
+                   struct pdlb_error *error) {
+  *port = NULL;
+  if (!domain->ops->port_join)
+    return pdlb_fail(error, EOPNOTSUPP, "join port", "ports of this backend stay with the process that made them");
+  return domain->ops->port_join(domain, id, directed, doorbell_fd, port, error);
 }
 
 /* ---- queues

@@ -142,7 +142,7 @@ static void pair(struct pdlb_engine *engine, uint32_t id) {
                            memory_order_seq_cst);
 }
 
-static bool port_exists(const struct pdlb_engine *engine, uint32_t id, bool directed) {
+bool pdlb_engine_port_exists(const struct pdlb_engine *engine, uint32_t id, bool directed) {
   if (id >= (directed ? engine->header->dir_ports : engine->header->ldb_ports)) return false;
   const struct engine_port *port = &engine->ports[pdlb_engine_port_index(engine, id, directed)];
   return atomic_load_explicit(&port->configured, memory_order_acquire);
@@ -157,7 +157,7 @@ static bool queue_exists(const struct pdlb_engine *engine, uint32_t id, bool dir
 /* A pair of which neither half is in use. */
 static int free_pair(const struct pdlb_engine *engine) {
   for (uint32_t id = 0; id < engine->header->dir_queues && id < engine->header->dir_ports; id++)
-    if (!queue_exists(engine, id, true) && !port_exists(engine, id, true)) return (int)id;
+    if (!queue_exists(engine, id, true) && !pdlb_engine_port_exists(engine, id, true)) return (int)id;
   return -1;
 }
 
@@ -171,7 +171,7 @@ int pdlb_engine_dir_queue_create(struct pdlb_engine *engine, uint32_t port, cons
       *why = "the domain has no directed pair left; create it with more dir_ports";
       id = -ENOSPC;
     }
-  } else if (!port_exists(engine, port, true)) {
+  } else if (!pdlb_engine_port_exists(engine, port, true)) {
     *why = "the port to pair with is not an open directed port of this domain";
     id = -EINVAL;
   } else if (queue_exists(engine, port, true)) {
@@ -188,7 +188,7 @@ int pdlb_engine_dir_queue_create(struct pdlb_engine *engine, uint32_t port, cons
     queue->grace = DEFAULT_GRACE_NS;
     atomic_store_explicit(&queue->paired_port, NIL, memory_order_relaxed);
     atomic_store_explicit(&queue->configured, 1, memory_order_release);
-    if (port_exists(engine, (uint32_t)id, true)) pair(engine, (uint32_t)id);
+    if (pdlb_engine_port_exists(engine, (uint32_t)id, true)) pair(engine, (uint32_t)id);
   }
   engine_unlock(&header->control_lock);
   return id;
@@ -222,7 +222,7 @@ static uint32_t free_history(const struct pdlb_engine *engine, uint32_t slots) {
 
 static int free_ldb_port(const struct pdlb_engine *engine, const char **why) {
   for (uint32_t id = 0; id < engine->header->ldb_ports; id++)
-    if (!port_exists(engine, id, false)) return (int)id;
+    if (!pdlb_engine_port_exists(engine, id, false)) return (int)id;
   *why = "the domain has no load-balanced port left; create it with more ldb_ports";
   return -ENOSPC;
 }
@@ -237,7 +237,7 @@ static int choose_dir_port(const struct pdlb_engine *engine, uint32_t queue, con
     *why = "the queue to pair with is not a directed queue of this domain";
     return -EINVAL;
   }
-  if (port_exists(engine, queue, true)) {
+  if (pdlb_engine_port_exists(engine, queue, true)) {
     *why = "the queue to pair with has its directed port already";
     return -EINVAL;
   }

@@ -68,6 +68,7 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
 void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t port);
 int pdlb_engine_link(struct pdlb_engine *engine, uint32_t port, uint32_t queue, uint32_t priority, const char **why);
 int pdlb_engine_unlink(struct pdlb_engine *engine, uint32_t port, uint32_t queue, const char **why);
+bool pdlb_engine_port_exists(const struct pdlb_engine *engine, uint32_t id, bool directed);
 void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t port, bool enabled);
 
 /* Here and below, queues and ports of both kinds are indexed in one row each: load-balanced ones by their id, directed

@@ -84,6 +84,7 @@ struct pdlb_domain_config {
   uint32_t history_entries;
   uint32_t atomic_inflights;
   uint32_t sequence_slots[2];
+  bool shared; /* software only: other processes may join */
 };
 
 int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
@@ -113,6 +114,25 @@ struct pdlb_domain_stats {
   uint64_t lost;   /* elements that the device dropped, or that were queued when it went away */
 };
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats);
+
+/* ---- one domain in several processes ------------------------------------------------------------------------------
+ * The process that created a shared domain configures it, and keeps its clock: whoever joins uses ports. Each port has
+ * one user at a time, in whatever process. A process that dies leaves nothing behind that others wait for; its ports
+ * are closed by the creator. */
+
+/* Descriptors to pass to a process that is to join; they belong to the domain. `bell_fd` is readable when
+ * pdlb_domain_tick should be called, because somebody has to be woken whom only this process can wake. */
+struct pdlb_shared {
+  int memory_fd;
+  int bell_fd;
+};
+int pdlb_domain_share(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error);
+/* `member`: a number that no other process has that is joined or was joined when it died, below 2^31. */
+int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                     struct pdlb_domain **domain, struct pdlb_error *error);
+/* Use a port of a joined domain. `doorbell_fd`: what pdlb_port_fd says of it in the process that made it. */
+int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
+                   struct pdlb_error *error);
 
 /* ---- queues ------------------------------------------------------------------------------------------------- */
 

@@ -22,6 +22,8 @@ struct pdlb_acceptor_config {
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
   bool blocking;  /* what the accepted descriptors are */
+  bool permits;   /* accept nothing: leave connections in the backlog, and send permits to accept them, whose data is
+                     the listener's id. For workers in other processes: one that dies takes nothing along. */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's

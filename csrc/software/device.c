@@ -33,7 +33,7 @@ static const struct pdlb_resources large_limits = {
 static int device_close(struct pdlb_device *base) {
   struct software_device *device = (struct software_device *)base;
   pthread_mutex_lock(&device->mutex);
-  const bool busy = device->domains != 0;
+  const bool busy = device->domains != 0 || device->joined != 0;
   pthread_mutex_unlock(&device->mutex);
   if (busy) return -EBUSY;
   pthread_mutex_destroy(&device->mutex);
@@ -56,6 +56,7 @@ static const struct pdlb_device_ops device_ops = {
     .close = device_close,
     .resources = device_resources,
     .domain_create = software_domain_create,
+    .domain_join = software_domain_join,
 };
 
 int pdlb_device_open_software(enum pdlb_limits limits, struct pdlb_device **result, struct pdlb_error *error) {

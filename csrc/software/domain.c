@@ -1,12 +1,18 @@
 /* A scheduling domain of the software backend: one engine, and what it took from the device. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "software.h"
 
 #define SEQUENCE_NUMBERS_PER_SLOT 64u
+
+/* What a process writes into the engine's locks. */
+#define CREATOR 1u
+#define MEMBER(number) ((number) + 2u)
 
 /* ---- what is taken from the device
  * --------------------------------------------------------------------------------------- */
@@ -41,7 +47,6 @@ static int take_resources(struct software_device *device, const struct pdlb_doma
 }
 
 static void give_back(struct software_device *device, const struct pdlb_domain_config *taken, uint32_t id) {
-  pthread_mutex_lock(&device->mutex);
   struct pdlb_resources *left = &device->available;
   left->domains++;
   left->ldb_queues += taken->ldb_queues;
@@ -53,7 +58,6 @@ static void give_back(struct software_device *device, const struct pdlb_domain_c
   left->sequence_slots[0] += taken->sequence_slots[0];
   left->sequence_slots[1] += taken->sequence_slots[1];
   device->domains &= ~(1ull << id);
-  pthread_mutex_unlock(&device->mutex);
 }
 
 /* ---- queues
@@ -83,6 +87,7 @@ static int check_queue(const struct software_domain *domain, const struct pdlb_l
 static int domain_ldb_queue_create(struct pdlb_domain *base, const struct pdlb_ldb_queue_config *config,
                                    struct pdlb_error *error) {
   struct software_domain *domain = (struct software_domain *)base;
+  if (domain->joined) return software_not_ours(error, "create load-balanced queue");
   pthread_mutex_lock(&domain->mutex);
   int rc = check_queue(domain, config, error);
   if (rc == 0) {
@@ -100,6 +105,7 @@ static int domain_ldb_queue_create(struct pdlb_domain *base, const struct pdlb_l
 
 static int domain_dir_queue_create(struct pdlb_domain *base, uint32_t port, struct pdlb_error *error) {
   struct software_domain *domain = (struct software_domain *)base;
+  if (domain->joined) return software_not_ours(error, "create directed queue");
   const char *why = NULL;
   const int rc = pdlb_engine_dir_queue_create(&domain->engine, port, &why);
   return rc < 0 ? pdlb_fail(error, -rc, "create directed queue", "%s", why) : rc;
@@ -119,26 +125,43 @@ static int domain_depth(struct pdlb_domain *base, uint32_t queue, bool directed,
 /* ---- the domain itself
  * -------------------------------------------------------------------------------------------------------- */
 
+int software_not_ours(struct pdlb_error *error, const char *op) {
+  return pdlb_fail(error, EPERM, op, "this process has joined the domain: the one that created it configures it");
+}
+
 static int domain_start(struct pdlb_domain *base, struct pdlb_error *error) {
+  if (((struct software_domain *)base)->joined) return software_not_ours(error, "start domain");
   const char *why = NULL;
   const int rc = pdlb_engine_start(&((struct software_domain *)base)->engine, &why);
   return rc < 0 ? pdlb_fail(error, -rc, "start domain", "%s", why) : 0;
 }
 
 static int domain_stop(struct pdlb_domain *base, struct pdlb_error *error) {
+  if (((struct software_domain *)base)->joined) return software_not_ours(error, "stop domain");
   const char *why = NULL;
   const int rc = pdlb_engine_stop(&((struct software_domain *)base)->engine, &why);
   return rc < 0 ? pdlb_fail(error, -rc, "stop domain", "%s", why) : 0;
 }
 
 static int domain_external_clock(struct pdlb_domain *base, bool external, struct pdlb_error *error) {
-  (void)error;
+  if (!external && ((struct software_domain *)base)->memory_fd >= 0)
+    return pdlb_fail(error, EINVAL, "set clock", "a shared domain has no clock of its own");
   pdlb_engine_external_clock(&((struct software_domain *)base)->engine, external);
   return 0;
 }
 
 static uint64_t domain_tick(struct pdlb_domain *base, uint64_t now) {
-  return pdlb_engine_tick(&((struct software_domain *)base)->engine, now);
+  struct software_domain *domain = (struct software_domain *)base;
+  if (domain->memory_fd >= 0 && !domain->joined) software_answer_bells(domain);
+  return pdlb_engine_tick(&domain->engine, now);
+}
+
+static int domain_share(struct pdlb_domain *base, struct pdlb_shared *shared, struct pdlb_error *error) {
+  const struct software_domain *domain = (const struct software_domain *)base;
+  if (domain->memory_fd < 0)
+    return pdlb_fail(error, EINVAL, "share domain", "the domain is this process's alone; create it as a shared one");
+  *shared = (struct pdlb_shared){.memory_fd = domain->memory_fd, .bell_fd = domain->bell_fd};
+  return 0;
 }
 
 static int domain_stats(struct pdlb_domain *base, struct pdlb_domain_stats *stats) {
@@ -151,10 +174,20 @@ static void domain_free(struct software_domain *domain) {
   if (domain->waiters)
     for (uint32_t index = 0; index < ports; index++) pthread_mutex_destroy(&domain->waiters[index].mutex);
   free(domain->waiters);
-  if (domain->region) munmap(domain->region, domain->region_size);
-  give_back(domain->device, &domain->taken, domain->base.id);
+  if (domain->bell_fd >= 0) close(domain->bell_fd);
+  software_memory_free(domain);
   pthread_mutex_destroy(&domain->mutex);
   free(domain);
+}
+
+static void leave_device(struct software_domain *domain) {
+  struct software_device *device = domain->device;
+  pthread_mutex_lock(&device->mutex);
+  if (domain->joined)
+    device->joined--;
+  else
+    give_back(device, &domain->taken, domain->base.id);
+  pthread_mutex_unlock(&device->mutex);
 }
 
 static int domain_close(struct pdlb_domain *base) {
@@ -163,6 +196,7 @@ static int domain_close(struct pdlb_domain *base) {
   const bool busy = domain->open_ports != 0;
   pthread_mutex_unlock(&domain->mutex);
   if (busy) return -EBUSY;
+  leave_device(domain);
   domain_free(domain);
   return 0;
 }
@@ -178,11 +212,24 @@ static const struct pdlb_domain_ops domain_ops = {
     .dir_queue_create = domain_dir_queue_create,
     .depth = domain_depth,
     .port_create = software_port_create,
+    .share = domain_share,
+    .port_join = software_port_join,
 };
 
 static const struct pdlb_engine_host host = {.wake = software_wake, .now = software_now, .relax = software_relax};
 
-/* The region is address space first; pages come as they are used. */
+/* This process's view of what lies in the memory. */
+static int look_into(struct software_domain *domain, uint32_t owner, struct pdlb_error *error) {
+  char *const memory = (char *)domain->head;
+  const uint32_t ports = domain->taken.ldb_ports + domain->taken.dir_ports;
+  struct doorbell *doorbells = (struct doorbell *)(memory + domain->head->doorbells_at);
+  pdlb_engine_attach(&domain->engine, memory + domain->head->engine_at, &host, domain, owner);
+  domain->waiters = calloc(ports ? ports : 1, sizeof *domain->waiters);
+  if (!domain->waiters) return pdlb_fail(error, ENOMEM, "create domain", "no memory for %u ports", ports);
+  for (uint32_t index = 0; index < ports; index++) software_waiter_init(&domain->waiters[index], &doorbells[index]);
+  return 0;
+}
+
 static int make_engine(struct software_domain *domain, struct pdlb_error *error) {
   const struct pdlb_domain_config *taken = &domain->taken;
   const struct pdlb_engine_config config = {
@@ -194,23 +241,27 @@ static int make_engine(struct software_domain *domain, struct pdlb_error *error)
       .history_entries = taken->history_entries,
       .order_slots = taken->sequence_slots[0] + taken->sequence_slots[1] ? domain->device->order_slots : 1,
   };
-  domain->region_size = pdlb_engine_size(&config);
-  domain->region =
-      mmap(NULL, domain->region_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (domain->region == MAP_FAILED) {
-    domain->region = NULL;
-    return pdlb_fail(error, ENOMEM, "create domain",
-                     "no address space for a domain of %zu bytes; create it with fewer queues or credits",
-                     domain->region_size);
-  }
-  pdlb_engine_format(domain->region, &config);
-  pdlb_engine_attach(&domain->engine, domain->region, &host, domain, 1);
+  int rc = software_memory_create(domain, &config, error);
+  if (rc < 0) return rc;
+  rc = look_into(domain, CREATOR, error);
+  if (rc < 0 || !taken->shared) return rc;
+  /* Timers would have to be set in other processes: somebody has to keep the time for all. */
+  pdlb_engine_external_clock(&domain->engine, true);
+  domain->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  return domain->bell_fd < 0 ? pdlb_fail(error, errno, "create domain", "no descriptor: %s", strerror(errno)) : 0;
+}
 
-  const uint32_t ports = config.ldb_ports + config.dir_ports;
-  domain->waiters = calloc(ports ? ports : 1, sizeof *domain->waiters);
-  if (!domain->waiters) return pdlb_fail(error, ENOMEM, "create domain", "no memory for %u ports", ports);
-  for (uint32_t index = 0; index < ports; index++) software_waiter_init(&domain->waiters[index]);
-  return 0;
+static struct software_domain *new_domain(struct software_device *device, struct pdlb_error *error) {
+  struct software_domain *domain = calloc(1, sizeof *domain);
+  if (!domain) {
+    pdlb_fail(error, ENOMEM, "create domain", "no memory for a domain");
+    return NULL;
+  }
+  domain->base.ops = &domain_ops;
+  domain->device = device;
+  domain->memory_fd = domain->bell_fd = -1;
+  pthread_mutex_init(&domain->mutex, NULL);
+  return domain;
 }
 
 int software_domain_create(struct pdlb_device *base, const struct pdlb_domain_config *wanted,
@@ -223,8 +274,8 @@ int software_domain_create(struct pdlb_device *base, const struct pdlb_domain_co
   config.ldb_credits += config.dir_credits;
   config.dir_credits = 0;
 
-  struct software_domain *domain = calloc(1, sizeof *domain);
-  if (!domain) return pdlb_fail(error, ENOMEM, "create domain", "no memory for a domain");
+  struct software_domain *domain = new_domain(device, error);
+  if (!domain) return -ENOMEM;
   pthread_mutex_lock(&device->mutex);
   int rc = take_resources(device, &config, error);
   if (rc == 0) {
@@ -233,21 +284,45 @@ int software_domain_create(struct pdlb_device *base, const struct pdlb_domain_co
   }
   pthread_mutex_unlock(&device->mutex);
   if (rc < 0) {
+    pthread_mutex_destroy(&domain->mutex);
     free(domain);
     return rc;
   }
-  domain->base.ops = &domain_ops;
-  domain->device = device;
   domain->taken = config;
   domain->history_left = config.history_entries;
   domain->atomic_left = config.atomic_inflights;
   domain->sequence_slots_left = config.sequence_slots[0] + config.sequence_slots[1];
-  pthread_mutex_init(&domain->mutex, NULL);
   rc = make_engine(domain, error);
+  if (rc < 0) {
+    leave_device(domain);
+    domain_free(domain);
+    return rc;
+  }
+  *result = &domain->base;
+  return 0;
+}
+
+int software_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                         struct pdlb_domain **result, struct pdlb_error *error) {
+  struct software_domain *domain = new_domain((struct software_device *)device, error);
+  if (!domain) return -ENOMEM;
+  domain->joined = true;
+  int rc = software_memory_join(domain, shared->memory_fd, error);
+  if (rc == 0) {
+    domain->base.id = domain->head->domain;
+    domain->taken = domain->head->config;
+    domain->bell_fd = fcntl(shared->bell_fd, F_DUPFD_CLOEXEC, 3);
+    rc = domain->bell_fd < 0
+             ? pdlb_fail(error, errno, "join domain", "descriptor %d is no bell: %s", shared->bell_fd, strerror(errno))
+             : look_into(domain, MEMBER(member), error);
+  }
   if (rc < 0) {
     domain_free(domain);
     return rc;
   }
+  pthread_mutex_lock(&domain->device->mutex);
+  domain->device->joined++;
+  pthread_mutex_unlock(&domain->device->mutex);
   *result = &domain->base;
   return 0;
 }

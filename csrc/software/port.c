@@ -1,14 +1,17 @@
 /* A port of the software backend: the engine's verbs for one index. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "software.h"
 
 static int port_close(struct pdlb_port *base) {
   struct software_port *port = (struct software_port *)base;
   struct software_domain *domain = port->domain;
-  pdlb_engine_port_destroy(&domain->engine, port->index);
-  software_waiter_close(port->waiter);
+  /* In a domain that another process made, only that one takes ports apart. */
+  if (!domain->joined) pdlb_engine_port_destroy(&domain->engine, port->index);
+  software_waiter_close(port->waiter, !domain->joined);
   pthread_mutex_lock(&domain->mutex);
   domain->open_ports--;
   domain->history_left += port->history_entries;
@@ -24,6 +27,7 @@ static int check_queue(const struct software_port *port, uint32_t queue, const c
 
 static int port_link(struct pdlb_port *base, uint32_t queue, uint32_t priority, struct pdlb_error *error) {
   struct software_port *port = (struct software_port *)base;
+  if (port->domain->joined) return software_not_ours(error, "link");
   int rc = check_queue(port, queue, "link", error);
   if (rc < 0) return rc;
   const char *why = NULL;
@@ -33,6 +37,7 @@ static int port_link(struct pdlb_port *base, uint32_t queue, uint32_t priority, 
 
 static int port_unlink(struct pdlb_port *base, uint32_t queue, struct pdlb_error *error) {
   struct software_port *port = (struct software_port *)base;
+  if (port->domain->joined) return software_not_ours(error, "unlink");
   int rc = check_queue(port, queue, "unlink", error);
   if (rc < 0) return rc;
   const char *why = NULL;
@@ -102,6 +107,13 @@ static const struct pdlb_port_ops port_ops = {
     .stats = port_stats,
 };
 
+static void set_up(struct software_port *port, struct software_domain *domain, uint32_t id, bool directed) {
+  port->base = (struct pdlb_port){.ops = &port_ops, .id = id, .directed = directed};
+  port->domain = domain;
+  port->index = directed ? domain->taken.ldb_ports + id : id;
+  port->waiter = &domain->waiters[port->index];
+}
+
 /* Under the domain's mutex. */
 static int create_locked(struct software_domain *domain, const struct pdlb_port_config *config, bool directed,
                          uint32_t queue, struct pdlb_error *error) {
@@ -121,6 +133,7 @@ static int create_locked(struct software_domain *domain, const struct pdlb_port_
 int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config *config, bool directed, uint32_t queue,
                          struct pdlb_port **result, struct pdlb_error *error) {
   struct software_domain *domain = (struct software_domain *)base;
+  if (domain->joined) return software_not_ours(error, "create port");
   struct software_port *port = calloc(1, sizeof *port);
   if (!port) return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");
   pthread_mutex_lock(&domain->mutex);
@@ -130,12 +143,41 @@ int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config
     free(port);
     return id;
   }
-  port->base = (struct pdlb_port){.ops = &port_ops, .id = (uint32_t)id, .directed = directed};
-  port->domain = domain;
-  port->index = directed ? domain->taken.ldb_ports + (uint32_t)id : (uint32_t)id;
+  set_up(port, domain, (uint32_t)id, directed);
   port->history_entries = config->history_entries;
-  port->waiter = &domain->waiters[port->index];
-  atomic_store_explicit(&port->waiter->cancelled, 0, memory_order_relaxed);
+  atomic_store_explicit(&port->waiter->doorbell->cancelled, 0, memory_order_relaxed);
+  *result = &port->base;
+  return 0;
+}
+
+/* The doorbell's descriptor, as this process has it, is the port's from now on. */
+static int take_doorbell(struct waiter *waiter, int fd, struct pdlb_error *error) {
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (own < 0) return pdlb_fail(error, errno, "join port", "descriptor %d is no doorbell: %s", fd, strerror(errno));
+  pthread_mutex_lock(&waiter->mutex);
+  waiter->event_fd = waiter->poll_fd = own;
+  pthread_mutex_unlock(&waiter->mutex);
+  return 0;
+}
+
+int software_port_join(struct pdlb_domain *base, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **result,
+                       struct pdlb_error *error) {
+  struct software_domain *domain = (struct software_domain *)base;
+  if (!domain->joined || id >= (directed ? domain->taken.dir_ports : domain->taken.ldb_ports) ||
+      !pdlb_engine_port_exists(&domain->engine, id, directed))
+    return pdlb_fail(error, EINVAL, "join port", "there is no %s port %u in a domain that was joined",
+                     directed ? "directed" : "load-balanced", id);
+  struct software_port *port = calloc(1, sizeof *port);
+  if (!port) return pdlb_fail(error, ENOMEM, "join port", "no memory for a port");
+  set_up(port, domain, id, directed);
+  const int rc = take_doorbell(port->waiter, doorbell_fd, error);
+  if (rc < 0) {
+    free(port);
+    return rc;
+  }
+  pthread_mutex_lock(&domain->mutex);
+  domain->open_ports++;
+  pthread_mutex_unlock(&domain->mutex);
   *result = &port->base;
   return 0;
 }

@@ -3,6 +3,7 @@
 #define PDLB_SOFTWARE_H
 
 #include <pthread.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 
 #include "backend.h"
@@ -14,14 +15,22 @@ struct software_device {
   struct pdlb_resources total, available;
   uint32_t order_slots; /* the most sequence numbers of one queue */
   uint64_t domains;     /* ids in use, a bit each */
+  uint32_t joined;      /* domains of other processes that are open here */
 };
 
-/* How one port waits, and how it is woken. It outlives the port, because a waker may be late. */
-struct waiter {
-  _Atomic uint32_t sequence; /* the futex: moves on with every wake */
-  _Atomic uint32_t sleeping; /* the port's thread is in the futex, or on its way */
+/* How one port is woken, by whatever process. It lies in the region and outlives the port: a waker may be late. */
+struct doorbell {
+  alignas(64) _Atomic uint32_t sequence; /* the futex: moves on with every wake */
+  _Atomic uint32_t sleeping;             /* the port's thread is in the futex, or on its way */
   _Atomic uint32_t cancelled;
-  _Atomic uint32_t signalled;  /* the event descriptor may have to be read */
+  _Atomic uint32_t has_fd;    /* its user may wait on a descriptor */
+  _Atomic uint32_t signalled; /* which may have to be read */
+  _Atomic uint32_t rung;      /* by somebody who has no such descriptor: the domain's creator signals it */
+};
+
+/* What this process has to wait on one port, or to wake it. */
+struct waiter {
+  struct doorbell *doorbell;
   _Atomic uint32_t timer_set;  /* the timer descriptor may have to be read */
   _Atomic uint32_t watched_by; /* index + 1 of the port whose timer runs in case this one does not come */
   pthread_mutex_t mutex;       /* guards the descriptors: a waker must not write to one that was closed */
@@ -29,7 +38,16 @@ struct waiter {
   int timer_fd;     /* -1 while a clock outside looks after late ports */
   int poll_fd;      /* what the user waits on: event_fd, or an epoll set of both */
   uint32_t watches; /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
-  _Atomic bool has_fd;
+};
+
+/* The beginning of a domain's memory: all that a process must know to join. */
+struct software_head {
+  uint64_t magic;
+  uint64_t size; /* of the whole */
+  uint32_t domain;
+  uint32_t order_slots;
+  struct pdlb_domain_config config;
+  uint64_t doorbells_at, engine_at;
 };
 
 struct software_domain {
@@ -37,9 +55,11 @@ struct software_domain {
   struct software_device *device;
   struct pdlb_domain_config taken; /* given back to the device at the end */
   struct pdlb_engine engine;
-  void *region;
-  size_t region_size;
-  pthread_mutex_t mutex; /* guards what follows */
+  struct software_head *head; /* the memory */
+  bool joined;                /* another process made it */
+  int memory_fd;              /* -1 where it is this process's alone */
+  int bell_fd;                /* wakes the creator, who then signals the ports that were rung */
+  pthread_mutex_t mutex;      /* guards what follows */
   uint32_t open_ports;
   uint32_t history_left, atomic_left, sequence_slots_left;
   struct waiter *waiters; /* by port index */
@@ -56,8 +76,11 @@ struct software_port {
 /* ---- wait.c: how ports wait and are woken
  * ------------------------------------------------------------------------------ */
 
-void software_waiter_init(struct waiter *waiter);
-void software_waiter_close(struct waiter *waiter);
+void software_waiter_init(struct waiter *waiter, struct doorbell *doorbell);
+/* Let go of its descriptors; `unused`: for good, nobody else waits on this port. */
+void software_waiter_close(struct waiter *waiter, bool unused);
+/* Creator: signal the ports that others have rung. */
+void software_answer_bells(struct software_domain *domain);
 void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace);
 uint64_t software_now(void *context);
 void software_relax(void *context, uint32_t owner, uint32_t times);
@@ -65,16 +88,33 @@ int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void software_port_cancel(struct pdlb_port *port);
 
+/* ---- memory.c: where a domain lies
+ * ----------------------------------------------------------------------------------------- */
+
+int software_memory_create(struct software_domain *domain, const struct pdlb_engine_config *config,
+                           struct pdlb_error *error);
+int software_memory_join(struct software_domain *domain, int memory_fd, struct pdlb_error *error);
+void software_memory_free(struct software_domain *domain);
+
 /* ---- port.c
  * ------------------------------------------------------------------------------------------------------------- */
 
 int software_port_create(struct pdlb_domain *domain, const struct pdlb_port_config *config, bool directed,
                          uint32_t queue, struct pdlb_port **port, struct pdlb_error *error);
 
+int software_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
+                       struct pdlb_error *error);
+
 /* ---- domain.c
  * ------------------------------------------------------------------------------------------------------------ */
 
 int software_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
                            struct pdlb_domain **domain, struct pdlb_error *error);
+
+/* Configuration is the business of the process that made the domain. */
+int software_not_ours(struct pdlb_error *error, const char *op);
+
+int software_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                         struct pdlb_domain **domain, struct pdlb_error *error);
 
 #endif

@@ -79,41 +79,61 @@ static void unwatch(struct software_port *port) {
 /* ---- waking
  * ---------------------------------------------------------------------------------------------------------------- */
 
-static void signal_fd(struct waiter *waiter) {
+static void write_event(int fd) {
   const uint64_t one = 1;
+  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+static void signal_fd(struct software_domain *domain, struct waiter *waiter) {
   pthread_mutex_lock(&waiter->mutex);
   if (waiter->event_fd >= 0) {
-    while (write(waiter->event_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+    write_event(waiter->event_fd);
     /* After the write: who sees the flag finds something to read. */
-    atomic_store_explicit(&waiter->signalled, 1, memory_order_release);
+    atomic_store_explicit(&waiter->doorbell->signalled, 1, memory_order_release);
+  } else if (domain->joined) {
+    atomic_store_explicit(&waiter->doorbell->rung, 1, memory_order_seq_cst);
+    write_event(domain->bell_fd);
   }
   pthread_mutex_unlock(&waiter->mutex);
 }
 
-static void rouse(struct waiter *waiter) {
-  atomic_fetch_add_explicit(&waiter->sequence, 1, memory_order_seq_cst);
-  if (atomic_load_explicit(&waiter->sleeping, memory_order_seq_cst))
-    syscall(SYS_futex, &waiter->sequence, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-  else if (atomic_load_explicit(&waiter->has_fd, memory_order_acquire))
-    signal_fd(waiter);
+void software_answer_bells(struct software_domain *domain) {
+  uint64_t count;
+  if (read(domain->bell_fd, &count, sizeof count) < 0) return;
+  const uint32_t ports = domain->taken.ldb_ports + domain->taken.dir_ports;
+  for (uint32_t index = 0; index < ports; index++)
+    if (atomic_exchange_explicit(&domain->waiters[index].doorbell->rung, 0, memory_order_seq_cst))
+      signal_fd(domain, &domain->waiters[index]);
+}
+
+/* What a futex word's address means to the kernel: this process's memory, or whatever is mapped there. */
+static int futex_scope(const struct software_domain *domain) { return domain->memory_fd < 0 ? FUTEX_PRIVATE_FLAG : 0; }
+
+static void rouse(struct software_domain *domain, struct waiter *waiter) {
+  struct doorbell *doorbell = waiter->doorbell;
+  atomic_fetch_add_explicit(&doorbell->sequence, 1, memory_order_seq_cst);
+  if (atomic_load_explicit(&doorbell->sleeping, memory_order_seq_cst))
+    syscall(SYS_futex, &doorbell->sequence, FUTEX_WAKE | futex_scope(domain), 1, NULL, NULL, 0);
+  else if (atomic_load_explicit(&doorbell->has_fd, memory_order_acquire))
+    signal_fd(domain, waiter);
 }
 
 void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace) {
   struct software_domain *domain = context;
   struct waiter *waiter = &domain->waiters[port];
-  if (late != PDLB_NONE && atomic_load_explicit(&waiter->has_fd, memory_order_acquire))
+  if (late != PDLB_NONE && atomic_load_explicit(&waiter->doorbell->has_fd, memory_order_acquire))
     watch(domain, port, late, pdlb_now() + grace);
-  rouse(waiter);
+  rouse(domain, waiter);
 }
 
 void software_port_cancel(struct pdlb_port *base) {
   struct software_port *port = (struct software_port *)base;
-  struct waiter *waiter = port->waiter;
-  atomic_store_explicit(&waiter->cancelled, 1, memory_order_seq_cst);
+  struct doorbell *doorbell = port->waiter->doorbell;
+  atomic_store_explicit(&doorbell->cancelled, 1, memory_order_seq_cst);
   /* It is chosen no more, and what it was chosen for goes to others. */
   pdlb_engine_port_enable(&port->domain->engine, port->index, false);
-  rouse(waiter);
-  if (atomic_load_explicit(&waiter->has_fd, memory_order_seq_cst)) signal_fd(waiter);
+  rouse(port->domain, port->waiter);
+  if (atomic_load_explicit(&doorbell->has_fd, memory_order_seq_cst)) signal_fd(port->domain, port->waiter);
 }
 
 /* ---- waiting
@@ -123,7 +143,7 @@ void software_port_cancel(struct pdlb_port *base) {
 static void drain_fd(struct software_port *port) {
   struct waiter *waiter = port->waiter;
   uint64_t count;
-  if (atomic_exchange_explicit(&waiter->signalled, 0, memory_order_acquire))
+  if (atomic_exchange_explicit(&waiter->doorbell->signalled, 0, memory_order_acquire))
     while (read(waiter->event_fd, &count, sizeof count) < 0 && errno == EINTR) continue;
   if (atomic_load_explicit(&waiter->timer_set, memory_order_relaxed) &&
       read(waiter->timer_fd, &count, sizeof count) == (ssize_t)sizeof count)
@@ -136,7 +156,8 @@ static void arm_fd(struct software_port *port) {
   struct pdlb_engine *engine = &port->domain->engine;
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
-  if (pdlb_engine_has_work(engine, port->index) && pdlb_engine_disarm(engine, port->index)) signal_fd(port->waiter);
+  if (pdlb_engine_has_work(engine, port->index) && pdlb_engine_disarm(engine, port->index))
+    signal_fd(port->domain, port->waiter);
 #endif
 }
 
@@ -163,32 +184,32 @@ static int arm_fd_and_look(struct software_port *port, struct pdlb_event *events
 }
 
 /* Returns 0 when the word has moved on or the time is over, else -EINTR. */
-static int sleep_on(struct waiter *waiter, uint32_t sequence, uint64_t until) {
+static int sleep_on(const struct software_port *port, uint32_t sequence, uint64_t until) {
   struct timespec time = {.tv_sec = (time_t)(until / NANOSECONDS), .tv_nsec = (long)(until % NANOSECONDS)};
-  const long rc = syscall(SYS_futex, &waiter->sequence, FUTEX_WAIT_BITSET_PRIVATE, sequence,
-                          until == PDLB_FOREVER ? NULL : &time, NULL, FUTEX_BITSET_MATCH_ANY);
+  const long rc = syscall(SYS_futex, &port->waiter->doorbell->sequence, FUTEX_WAIT_BITSET | futex_scope(port->domain),
+                          sequence, until == PDLB_FOREVER ? NULL : &time, NULL, FUTEX_BITSET_MATCH_ANY);
   return rc < 0 && errno == EINTR ? -EINTR : 0;
 }
 
-static bool is_cancelled(const struct waiter *waiter) {
-  return atomic_load_explicit(&waiter->cancelled, memory_order_seq_cst);
+static bool is_cancelled(const struct doorbell *doorbell) {
+  return atomic_load_explicit(&doorbell->cancelled, memory_order_seq_cst);
 }
 
 /* Arm, look again, sleep. Returns what was received, 0 to try again, or -errno. */
 static int wait_once(struct software_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
-  struct waiter *waiter = port->waiter;
+  struct doorbell *doorbell = port->waiter->doorbell;
   struct pdlb_engine *engine = &port->domain->engine;
   uint64_t retry_at = deadline;
   int rc = 0;
-  const uint32_t sequence = atomic_load_explicit(&waiter->sequence, memory_order_seq_cst);
-  atomic_store_explicit(&waiter->sleeping, 1, memory_order_seq_cst);
+  const uint32_t sequence = atomic_load_explicit(&doorbell->sequence, memory_order_seq_cst);
+  atomic_store_explicit(&doorbell->sleeping, 1, memory_order_seq_cst);
   const enum pdlb_presence before = pdlb_engine_presence(engine, port->index, PDLB_PARKED);
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
   rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
 #endif
-  if (rc == 0 && !is_cancelled(waiter)) rc = sleep_on(waiter, sequence, retry_at);
-  atomic_store_explicit(&waiter->sleeping, 0, memory_order_seq_cst);
+  if (rc == 0 && !is_cancelled(doorbell)) rc = sleep_on(port, sequence, retry_at);
+  atomic_store_explicit(&doorbell->sleeping, 0, memory_order_seq_cst);
   pdlb_engine_presence(engine, port->index, before);
   pdlb_engine_disarm(engine, port->index);
   return rc;
@@ -196,11 +217,11 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
 
 int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   struct software_port *port = (struct software_port *)base;
-  struct waiter *waiter = port->waiter;
-  const bool has_fd = atomic_load_explicit(&waiter->has_fd, memory_order_acquire);
+  const struct doorbell *doorbell = port->waiter->doorbell;
+  const bool has_fd = atomic_load_explicit(&doorbell->has_fd, memory_order_acquire);
   if (has_fd) drain_fd(port);
   for (;;) {
-    if (is_cancelled(waiter)) return -ECANCELED;
+    if (is_cancelled(doorbell)) return -ECANCELED;
     uint64_t retry_at = PDLB_FOREVER;
     int rc = (int)pdlb_engine_schedule(&port->domain->engine, port->index, events, max, &retry_at);
     if (rc == 0 && max && deadline && pdlb_now() < deadline) {
@@ -216,7 +237,8 @@ int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32
 /* ---- descriptors
  * ----------------------------------------------------------------------------------------------------------- */
 
-void software_waiter_init(struct waiter *waiter) {
+void software_waiter_init(struct waiter *waiter, struct doorbell *doorbell) {
+  waiter->doorbell = doorbell;
   pthread_mutex_init(&waiter->mutex, NULL);
   waiter->event_fd = waiter->timer_fd = waiter->poll_fd = -1;
 }
@@ -234,13 +256,13 @@ static void close_fds(struct waiter *waiter) {
   close_fd(&waiter->timer_fd);
 }
 
-void software_waiter_close(struct waiter *waiter) {
+void software_waiter_close(struct waiter *waiter, bool unused) {
   pthread_mutex_lock(&waiter->mutex);
-  atomic_store_explicit(&waiter->has_fd, false, memory_order_release);
+  if (unused) atomic_store_explicit(&waiter->doorbell->has_fd, 0, memory_order_release);
   close_fds(waiter);
   waiter->watches = 0;
   pthread_mutex_unlock(&waiter->mutex);
-  atomic_store_explicit(&waiter->signalled, 0, memory_order_relaxed);
+  if (unused) atomic_store_explicit(&waiter->doorbell->signalled, 0, memory_order_relaxed);
   atomic_store_explicit(&waiter->timer_set, 0, memory_order_relaxed);
   atomic_store_explicit(&waiter->watched_by, 0, memory_order_relaxed);
 }
@@ -278,10 +300,10 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
   pthread_mutex_unlock(&waiter->mutex);
   if (rc < 0) return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
-    atomic_store_explicit(&waiter->has_fd, true, memory_order_seq_cst);
+    atomic_store_explicit(&waiter->doorbell->has_fd, 1, memory_order_seq_cst);
     arm_fd(port);
     /* A cancel that came before it could signal the descriptor. */
-    if (is_cancelled(waiter)) signal_fd(waiter);
+    if (is_cancelled(waiter->doorbell)) signal_fd(port->domain, waiter);
   }
   return rc;
 }

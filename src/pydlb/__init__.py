@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .balancer import Balancer
     from .server import Server, serve, start_server
+    from .sharing import SharedPort, Sharing
     from .stats import BalancerStats, WorkerStats
     from .workers import Connection, Ticket, Worker
 
@@ -66,6 +67,8 @@ __all__ = [
     "Resources",
     "Sched",
     "Server",
+    "SharedPort",
+    "Sharing",
     "Ticket",
     "Worker",
     "WorkerStats",
@@ -84,6 +87,8 @@ _LAZY = {
     "BalancerStats": "stats",
     "Connection": "workers",
     "Server": "server",
+    "SharedPort": "sharing",
+    "Sharing": "sharing",
     "Ticket": "workers",
     "Worker": "workers",
     "WorkerStats": "stats",

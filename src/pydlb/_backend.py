@@ -52,6 +52,7 @@ class BackendDevice(Protocol):
         history_entries: int,
         atomic_inflights: int,
         sequence_slots: tuple[int, int],
+        shared: bool = False,
     ) -> BackendDomain: ...
     def close(self) -> None: ...
 

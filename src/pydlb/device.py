@@ -136,6 +136,7 @@ class Device(_Owner):
         history_entries: int = 1024,
         atomic_inflights: int = 1024,
         sequence_slots: tuple[int, int] = (4, 0),
+        shared: bool = False,
     ) -> Domain:
         """Create a scheduling domain. It takes what it is given from the device until it is closed.
 
@@ -147,9 +148,10 @@ class Device(_Owner):
             history_entries: How many received events its load-balanced ports may hold, all together.
             atomic_inflights: For atomic queues, events; shared out when they are created.
             sequence_slots: For ordered queues, slots of 64 sequence numbers, in two groups.
+            shared: Software only: its ports can be used by other processes, see :class:`pydlb.SharedDomain`.
 
         Raises:
-            ConfigError: An amount is not a number of things.
+            ConfigError: An amount is not a number of things; or `shared` where the backend cannot share.
             ResourceExhausted: The device has less left.
         """
         if len(sequence_slots) != 2:
@@ -171,6 +173,7 @@ class Device(_Owner):
             history_entries=history_entries,
             atomic_inflights=atomic_inflights,
             sequence_slots=(sequence_slots[0], sequence_slots[1]),
+            shared=shared,
         )
         domain = Domain(self, native)
         self._adopt(domain)
