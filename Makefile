@@ -8,7 +8,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := build/core
-SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
+SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help

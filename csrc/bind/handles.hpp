@@ -25,7 +25,10 @@ struct LiveHandles {
 extern LiveHandles live_handles;
 
 struct DeviceHandle {
-  explicit DeviceHandle(pdlb_device *device) : device(device) { live_handles.devices++; }
+  explicit DeviceHandle(pdlb_device *device, std::shared_ptr<void> ground = nullptr)
+      : device(device), ground(std::move(ground)) {
+    live_handles.devices++;
+  }
   ~DeviceHandle() {
     live_handles.devices--;
     if (born == fork_count()) pdlb_device_close(device);
@@ -34,6 +37,7 @@ struct DeviceHandle {
   DeviceHandle &operator=(const DeviceHandle &) = delete;
 
   pdlb_device *const device;
+  const std::shared_ptr<void> ground;  // what the device stands on, if it is emulated
   const uint32_t born = fork_count();
 };
 
@@ -161,4 +165,5 @@ void register_device(pybind11::module_ &module);
 void register_port(pybind11::module_ &module);
 pybind11::dict bind_calls(const std::shared_ptr<Port> &port, const pybind11::object &domain);
 void register_acceptor(pybind11::module_ &module);
+void register_emulated(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);

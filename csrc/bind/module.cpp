@@ -18,6 +18,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_device(module);
   register_port(module);
   register_acceptor(module);
+  register_emulated(module);
   register_poller(module);
   module.def("live_handles", [] {
     return py::dict("devices"_a = live_handles.devices.load(), "domains"_a = live_handles.domains.load(),

@@ -53,3 +53,19 @@ int emulate_sleep_alert(struct emulation *emulation, unsigned device, unsigned d
 int emulate_sleep(struct emulation *emulation, unsigned device, const struct emulate_wait *wait) {
   return sleep_on(&device_of(emulation, device)->port_bells[wait->port], wait->seen);
 }
+
+int emulate_alert(struct emulation *emulation, unsigned device_id, unsigned domain, uint64_t id, uint64_t aux) {
+  struct device *device = device_of(emulation, device_id);
+  if (domain >= PDLB_NUM_DOMAINS) return -EINVAL;
+  emulate_lock(emulation, device_id);
+  const bool there = device->control.domains[domain].state == DOMAIN_LIVE && device->control.domains[domain].valid;
+  if (there) {
+    journal_begin(device);
+    raise_alert(device, domain, id, aux);
+    journal_commit(device);
+    journal_end(device);
+    bell_ring(&device->alert_bells[domain]);
+  }
+  emulate_unlock(emulation, device_id);
+  return there ? 0 : -EINVAL;
+}

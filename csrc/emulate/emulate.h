@@ -99,6 +99,8 @@ int emulate_sleep(struct emulation *emulation, unsigned device, const struct emu
 /* Read the next alert: 16, or -EAGAIN after which emulate_sleep_alert waits for one. */
 int emulate_read_alert(struct emulation *emulation, unsigned device, unsigned domain, uint64_t serial,
                        struct pdlb_domain_alert *alert, uint32_t *seen);
+/* The driver tells the domain something of its own accord. */
+int emulate_alert(struct emulation *emulation, unsigned device, unsigned domain, uint64_t id, uint64_t aux);
 int emulate_sleep_alert(struct emulation *emulation, unsigned device, unsigned domain, uint32_t seen);
 
 /* A new domain's, and an unused one's, way back when its descriptor could not be made. */
