@@ -229,8 +229,10 @@ def open_in_turn(device: str | int | os.PathLike[str], *, large: bool) -> Iterat
         text = f"no DLB device can be used: {_because(reasons)}; use 'auto' or 'software'"
         raise BackendUnavailable(text, reasons or {"device": _because(reasons)})
     elif name == "libdlb" or name.startswith("libdlb:"):
-        reason = "this version of pydlb does not drive the vendor's libdlb.so"
-        raise BackendUnavailable(f"{reason}; use 'auto' or 'software'", {"libdlb": reason})
+        from ._libdlb import open_device
+
+        numbers = [int(node.name[3:]) for node in nodes()]
+        yield Opened(open_device(name[7:] if ":" in name else None, numbers), "libdlb", None)
     else:
         path = DEV / f"dlb{name}" if name.isdecimal() else Path(name)
         if not path.is_absolute():

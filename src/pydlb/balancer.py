@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias
 
 from . import _native
 from .device import open_with as open_device_with
-from .errors import ClosedError, ConfigError
+from .errors import BackendUnavailable, ClosedError, ConfigError
 from .policies import PolicyName, check_policy, make_policy
 from .stats import BalancerStats
 from .workers import Connection, ThreadWorker, Worker
@@ -182,6 +182,9 @@ class Balancer:
         self, backend: str | int | os.PathLike[str], grace: float, batch: int, max_waiting: int, max_workers: int
     ) -> None:
         def build(device: Device) -> None:
+            if device.backend == "libdlb":
+                reason = "the balancer's accepting thread is native, and drives devices itself"
+                raise BackendUnavailable(f"{reason}: use 'device' in place of 'libdlb'", {"libdlb": reason})
             ports = max_workers if device.is_software else min(max_workers, device.resources().ldb_ports)
             # Software holds each connection until it is closed, and levels what is held. A device has no room for that:
             # a port is given one connection, and the next one when its worker comes for it.
