@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import threading
+import time
+import traceback
 from typing import TYPE_CHECKING, Final
 
 from .errors import ClosedError
@@ -64,6 +67,9 @@ class LoopWorker:
         self._more_since = float("-inf")
         self._ready = threading.Event()
         self._stopping = threading.Event()
+        self._alive = threading.Event()
+        self._alive.set()
+        self._asked = 0.0
         self._tasks: set[asyncio.Task[object]] = set()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self.run, name=worker.name, daemon=True)
@@ -204,6 +210,23 @@ class LoopWorker:
             self._spawn(self._stop())
 
         self._call(stop)
+
+    def silence(self) -> float:
+        """Seconds since the loop was asked for a sign of life that it has not given yet; 0 if it gave the last one.
+
+        Asks for the next one. For one caller, who asks now and then.
+        """
+        if not self._alive.is_set():
+            return time.monotonic() - self._asked
+        self._alive.clear()
+        self._asked = time.monotonic()
+        self._call(self._alive.set)
+        return 0.0
+
+    def whereabouts(self) -> str:
+        """What the worker's thread does just now, as a traceback."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end; False if it is still busy after `timeout` seconds. Clients then see the end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["UvicornAdapter"]
+
+logger = logging.getLogger("uvicorn.error")
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -107,8 +110,9 @@ class UvicornAdapter(ProtocolAdapter):
         self._server.should_exit = True
         tasks = list(self._server.server_state.tasks)
         for task in tasks:
-            task.cancel("the server ends")
+            task.cancel("Task cancelled, timeout graceful shutdown exceeded")  # uvicorn's words
         if tasks:
+            logger.error("Cancel %s running task(s), timeout graceful shutdown exceeded", len(tasks))
             await asyncio.wait(tasks, timeout=_CANCELLED)
         if self._ticks is not None:
             self._ticks.cancel()

@@ -1,0 +1,102 @@
+"""The application, imported and made fit for uvicorn's protocols."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import logging
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from pydlb.adapters.uvicorn import UvicornAdapter
+
+from .placement import cpus_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .options import ServeOptions
+
+__all__ = ["AdapterFactory"]
+
+logger = logging.getLogger("uvicorn.error")
+
+# What is said in other words elsewhere: uvicorn's listening and its processes.
+_NOT_OURS: Final = frozenset(
+    {"host", "port", "uds", "fd", "workers", "reload", "reload_dirs", "reload_includes", "reload_excludes"}
+    | {"reload_delay", "log_config", "env_file", "timeout_worker_healthcheck", "interface", "factory"}
+)
+
+
+class AdapterFactory:
+    """Makes each worker's adapter, on the worker.
+
+    Args:
+        options: What was asked for.
+        on_exhausted: Called with a worker's name when it has answered as many requests as it may.
+    """
+
+    def __init__(self, options: ServeOptions, on_exhausted: Callable[[str], object]) -> None:
+        self._options = options
+        self._on_exhausted = on_exhausted
+        self._numbers = itertools.count()
+
+    def __call__(self) -> UvicornAdapter:
+        """Import the application, or take what has been imported, and put uvicorn's protocols before it."""
+        options = self._options
+        if options.pin != "none":
+            os.sched_setaffinity(0, cpus_for(next(self._numbers), options.pin))  # of the calling thread
+        app, interface = _load(options.app, options.uvicorn)
+        exhausted = functools.partial(self._on_exhausted, threading.current_thread().name)
+        given = {name: value for name, value in options.uvicorn.items() if name not in _NOT_OURS}
+        return UvicornAdapter(app, interface=interface, on_exhausted=exhausted, **given)
+
+
+def _load(path: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """The application, and the interface by which it is called."""
+    try:
+        app = import_from_string(path)
+    except ImportFromStringError as error:
+        logger.error("Error loading the application. %s", error)  # noqa: TRY400 - the user's mistake, not ours
+        sys.exit(STARTUP_FAILURE)
+    interface = options.get("interface", "auto")
+    if options.get("factory"):
+        app = app()
+    if interface == "wsgi" or (interface == "auto" and _is_wsgi(app)):
+        return _bridged(app), "asgi3"
+    return app, interface
+
+
+def _is_wsgi(app: Any) -> bool:  # noqa: ANN401 - whatever the user calls an application
+    """Whether it is called with an environment and a function, and does not wait: so are WSGI applications."""
+    if not callable(app) or inspect.isclass(app):
+        return False
+    call = app if inspect.isfunction(app) or inspect.ismethod(app) else type(app).__call__
+    if inspect.iscoroutinefunction(call):
+        return False
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    needed = [one for one in parameters if one.kind in _POSITIONAL and one.default is inspect.Parameter.empty]
+    return len(needed) == _OF_WSGI
+
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OF_WSGI: Final = 2
+
+
+def _bridged(app: Any) -> Any:  # noqa: ANN401
+    """A WSGI application as an ASGI application."""
+    try:
+        from a2wsgi import WSGIMiddleware
+    except ImportError:
+        logger.error("WSGI applications need a2wsgi: pip install 'pydlb[serve]'")  # noqa: TRY400
+        sys.exit(STARTUP_FAILURE)
+    return WSGIMiddleware(app)

@@ -1,0 +1,273 @@
+"""The serving process: a balancer, its workers with the application, and an ear for the supervisor."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+
+from pydlb.balancer import Balancer
+from pydlb.errors import DLBError
+from pydlb.loops import LoopWorker
+
+from .application import AdapterFactory
+from .channel import Channel
+from .options import ServeOptions
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from .channel import Message
+
+__all__ = ["ServingProcess", "main"]
+
+logger = logging.getLogger("uvicorn.error")
+
+STARTUP_FAILURE: Final = 3
+
+# How often the supervisor hears from a serving process, in seconds.
+HEARTBEAT: Final = 0.5
+
+# How often a draining process looks whether it is done, in seconds.
+_LOOK: Final = 0.02
+
+# How long a backlog that nobody else accepts from may take to be emptied, in seconds.
+_BACKLOG: Final = 5.0
+
+_MANY: Final = 32
+
+
+class ServingProcess:
+    """Serves until the supervisor says to drain, or is gone.
+
+    Args:
+        options: What to serve, and how.
+        sockets: The listening sockets, which are shared with the supervisor and with other serving processes.
+        channel: To the supervisor.
+    """
+
+    def __init__(self, options: ServeOptions, sockets: list[socket.socket], channel: Channel) -> None:
+        self._options = options
+        self._sockets = sockets
+        self._channel = channel
+        self._balancer: Balancer
+        self._runners: dict[str, LoopWorker] = {}
+        self._told: set[str] = set()
+        # Workers come and go one after the other, while this process hears and answers.
+        self._changes = ThreadPoolExecutor(1, "changes")
+        self._lock = threading.Lock()
+
+    def run(self) -> int:
+        """Start, serve, drain. Returns the exit status."""
+        options = self._options
+        try:
+            self._start()
+        except (DLBError, OSError) as error:
+            logger.error("%s", error)  # noqa: TRY400 - it says all that there is to say
+            return STARTUP_FAILURE
+        backend = self._balancer.backend + (
+            f" ({self._balancer.fallback_reason})" if self._balancer.fallback_reason else ""
+        )
+        logger.info("Serving with %d worker threads, policy %s, backend %s", options.workers, options.policy, backend)
+        self._channel.send({"is": "ready"})
+        self._drain(*self._serve())
+        return 0
+
+    def _start(self) -> None:
+        options = self._options
+        config = uvicorn.Config(options.app, loop=options.uvicorn.get("loop", "auto"), log_config=None)
+        self._loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = (
+            None if config.loop == "asyncio" else config.get_loop_factory()
+        )
+        self._make_adapter = AdapterFactory(options, self._replace_later)
+        self._balancer = Balancer(
+            0,
+            policy=options.policy,  # type: ignore[arg-type]  # the balancer says which there are
+            backend=options.backend,
+            max_workers=max(_MANY, 4 * options.workers),
+        )
+        try:
+            for _ in range(options.workers):
+                self._add()
+            for sock in self._sockets:
+                self._balancer.listen(sock=sock, shared=True, backlog=options.uvicorn.get("backlog", 2048))
+        except BaseException:
+            self._balancer.close(timeout=0)
+            raise
+
+    # ---- workers ---------------------------------------------------------------------------------------------------
+
+    def _add(self) -> None:
+        runner = self._balancer.add(
+            functools.partial(LoopWorker, make_adapter=self._make_adapter, loop_factory=self._loop_factory)
+        )
+        assert isinstance(runner, LoopWorker)
+        with self._lock:
+            self._runners[runner.worker.name] = runner
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            runner = self._runners.pop(name, None)
+        if runner is not None:
+            left = self._balancer.remove_worker(runner.worker, timeout=self._options.graceful_timeout)
+            if left:
+                logger.warning("%s had %d connections open after %s s", name, left, self._options.graceful_timeout)
+
+    def _change(self, function: Callable[..., object], *arguments: Any) -> None:  # noqa: ANN401
+        """Do it after all that was asked for before."""
+
+        def change() -> None:
+            try:
+                function(*arguments)
+            except (Exception, SystemExit):
+                logger.exception("Could not change the workers")
+
+        self._changes.submit(change)
+
+    def _replace_later(self, name: str) -> None:
+        """A worker has answered all the requests that it may."""
+        self._change(self._replace, name)
+
+    def _replace(self, name: str) -> None:
+        logger.info("Replacing %s", name)
+        self._add()
+        self._remove(name)
+
+    def _scale(self, count: int) -> None:
+        while len(self._runners) < count:
+            self._add()
+        with self._lock:
+            surplus = list(self._runners)[count:]
+        for name in surplus:
+            self._remove(name)
+        logger.info("Serving with %d workers", count)
+
+    # ---- serving ---------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> tuple[float, bool]:
+        """Answer the supervisor until it says to drain. Returns how long that may take, and whether it is the end."""
+        while True:
+            try:
+                received = self._channel.receive(HEARTBEAT)
+            except TimeoutError:
+                self._channel.send(self._heartbeat())
+                continue
+            if received is None:
+                logger.warning("The supervisor is gone; serving what is open to its end")
+                return self._options.graceful_timeout, False
+            message, _ = received
+            match message["do"]:
+                case "drain":
+                    return message["timeout"], message["final"]
+                case "scale":
+                    self._change(self._scale, message["workers"])
+
+    def _heartbeat(self) -> Message:
+        stats = self._balancer.stats()
+        return {
+            "is": "alive",
+            "stalled": self._stalled(),
+            "accepted": stats.accepted,
+            "open": stats.open,
+            "waiting": stats.waiting,
+        }
+
+    def _stalled(self) -> list[str]:
+        """The workers whose loops have not turned for too long; each is told of once."""
+        stalled = []
+        with self._lock:
+            runners = dict(self._runners)
+        for name, runner in runners.items():
+            silence = runner.silence()
+            if silence < self._options.stall_timeout:
+                self._told.discard(name)
+                continue
+            stalled.append(name)
+            if name not in self._told:
+                self._told.add(name)
+                logger.error("%s has done one thing for %.1f s:\n%s", name, silence, runner.whereabouts())
+        return stalled
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def _drain(self, timeout: float, final: bool) -> None:
+        """Serve what is open to its end, for at most `timeout` seconds.
+
+        At the final end nobody else accepts what is in the backlog, so it is accepted; else it is left to others.
+        """
+        deadline = time.monotonic() + timeout
+        self._balancer.begin_stop(min(_BACKLOG, timeout) if final else 0.0)
+        self._balancer.begin_drain(timeout)
+        while not self._balancer.idle and time.monotonic() < deadline:
+            if self._told_to_end():
+                break
+        self._changes.shutdown(wait=False, cancel_futures=True)
+        stats = self._balancer.close(timeout=0)
+        if stats.aborted:
+            logger.warning("%d connections did not end in order", stats.aborted)
+        self._channel.send({"is": "done", "accepted": stats.accepted, "served": stats.served, "aborted": stats.aborted})
+
+    def _told_to_end(self) -> bool:
+        """Whether the supervisor cannot wait; it is given a moment to say so."""
+        try:
+            received = self._channel.receive(_LOOK)
+        except TimeoutError:
+            return False
+        if received is None:
+            time.sleep(_LOOK)  # nobody can say anything any more
+            return False
+        return bool(received[0]["do"] == "end")
+
+
+def main() -> int:
+    """Be a serving process: the channel's descriptor is the argument, all else comes over it."""
+    # The terminal's Ctrl-C and the service manager's SIGTERM are the supervisor's, who will say what to do. They are
+    # not ignored, but handled by nothing: what the application starts would ignore them, too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    os.set_inheritable(channel.fileno(), False)
+    received = channel.receive()
+    if received is None:
+        return STARTUP_FAILURE
+    message, sockets = received
+    options = ServeOptions.from_json(message["options"])
+    sys.path.insert(0, options.app_dir)
+    configure_logging(options)
+    logger.info("Started server process [%d]", os.getpid())
+    status = ServingProcess(options, sockets, channel).run()
+    logger.info("Finished server process [%d]", os.getpid())
+    for sock in sockets:
+        sock.close()
+    channel.close()
+    return status
+
+
+def configure_logging(options: ServeOptions, *, watching: bool = False) -> uvicorn.Config:
+    """Log as uvicorn does, with the options that it has for that.
+
+    Args:
+        options: What was asked for.
+        watching: Whether this process looks for changes in the application's files.
+
+    Returns:
+        The configuration that it was read from.
+    """
+    names = ["log_config", "log_level", "access_log", "use_colors", "ssl_certfile", "ssl_keyfile", "env_file"]
+    if watching:
+        names += ["reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_delay"]
+    return uvicorn.Config(options.app, **{name: options.uvicorn[name] for name in names if name in options.uvicorn})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
