@@ -137,6 +137,7 @@ static int unmap_queue(struct port *port, uint32_t queue, const char *op, struct
  * would leave the queue without service for good: the driver forgets to give it its limit back. */
 static int check_link_made(const struct port *port, uint32_t queue, const char *op, struct pdlb_error *error) {
   struct domain *domain = port->domain;
+  if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
   if (!domain->device_started) return 0;
   /* A function that does not know the register leaves the value as it is. */
   struct pdlb_xstats_args args = {

@@ -1,13 +1,4 @@
-/* pdlb-emulate: runs a program that sees /dev/dlb0..N-1.
- *
- *   pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM [ARGUMENTS]
- *
- * A fault happens once, at the Nth of its events over all processes:
- *   request:NAME:N:ERRNO[:STATUS]   the request fails, as request:CREATE_LDB_PORT:2:EINVAL:LDB_PORTS_UNAVAILABLE
- *   store:N:drop                    an element is lost at the producer port, as for lack of a credit
- *   store:N:reset                   the function is reset
- *   interrupt:N:lose                an armed interrupt tells nobody
- *   interrupt:N:repeat              it comes twice
+/* pdlb-emulate: runs a program that sees /dev/dlb0..N-1; --help says how.
  *
  * Ends as the program ends: with its status, or 128 and the number of the signal that killed it.
  */
@@ -43,12 +34,40 @@ struct options {
   char **program;
 };
 
+#define USAGE \
+  "usage: pydlb emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM [ARGUMENTS]\n"
+
 static void usage(void) {
-  fputs(
-      "usage: pdlb-emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM "
-      "[ARGUMENTS]\n",
-      stderr);
+  fputs(USAGE, stderr);
   exit(2);
+}
+
+static void help(void) {
+  fputs(
+      USAGE
+      "\n"
+      "Run a program, and its children, that see emulated DLB devices as /dev/dlb0 and so on, with their attributes\n"
+      "below /sys/class/dlb2.\n"
+      "\n"
+      "  --version 2.0|2.5  of all devices; 2.5 if not given\n"
+      "  --devices N        how many, 1 to 16\n"
+      "  --trace FILE       write every request and every queue element down, one JSON object a line\n"
+      "  --fault FAULT      let something go wrong; may be given 32 times\n"
+      "\n"
+      "faults, each once, at the Nth of its events over all processes:\n"
+      "  request:NAME:N:ERRNO[:STATUS]  the request fails, as request:CREATE_LDB_PORT:2:EINVAL:LDB_PORTS_UNAVAILABLE\n"
+      "  store:N:drop                   an element is lost at the producer port, as for lack of a credit\n"
+      "  store:N:reset                  the device is reset\n"
+      "  interrupt:N:lose               an armed interrupt tells nobody\n"
+      "  interrupt:N:repeat             it comes twice\n"
+      "  after:SECONDS:reset            all devices are reset so long after the program has begun\n"
+      "\n"
+      "A program resets a device itself by writing 1 to /sys/class/dlb2/dlbN/device/reset.\n"
+      "\n"
+      "Misuse that hardware would punish is reported on stderr. The exit status is the program's, or 128 and the\n"
+      "number of the signal that ended it.\n",
+      stdout);
+  exit(0);
 }
 
 static struct options parse(char **argument) {
@@ -59,6 +78,7 @@ static struct options parse(char **argument) {
       argument++;
       break;
     }
+    if (strcmp(*argument, "--help") == 0 || strcmp(*argument, "-h") == 0) help();
     if (argument[1] == NULL) usage();
     if (strcmp(*argument, "--version") == 0 && strcmp(argument[1], "2.0") == 0) {
       options.version = PDLB_DEVICE_V20;
@@ -177,6 +197,9 @@ static bool add_request_fault(struct emulation *emulation, const char *name, uns
   return false;
 }
 
+/* Seconds from the program's beginning; negative: never. */
+static double reset_after = -1;
+
 static bool add_fault(struct emulation *emulation, const char *text) {
   static const struct {
     const char *format;
@@ -189,6 +212,10 @@ static bool add_fault(struct emulation *emulation, const char *text) {
   };
   char name[40], error[24], status[48] = "SUCCESS";
   unsigned nth = 0;
+  int length = 0;
+  if (sscanf(text, "after:%lf:reset%n", &reset_after, &length) == 1 && length > 0 && text[length] == 0) {
+    return reset_after >= 0;
+  }
   if (sscanf(text, "request:%39[A-Z_]:%u:%23[A-Z0-9]:%47[A-Z_]", name, &nth, error, status) >= 3) {
     return add_request_fault(emulation, name, nth, errno_of(error), status_of(status));
   }
@@ -203,29 +230,43 @@ static bool add_fault(struct emulation *emulation, const char *text) {
 
 static pid_t child;
 
-static void forward(int number) {
-  if (child > 0) kill(child, number);
+/* What a terminal sends it sends to the program as well. */
+static void forward(int number, siginfo_t *info, void *context) {
+  (void)context;
+  if (child > 0 && info->si_code != SI_KERNEL) kill(child, number);
 }
 
 static void forward_signals(void) {
-  static const int forwarded[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
-  struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
+  static const int forwarded[] = {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGINT, SIGQUIT};
+  const struct sigaction action = {.sa_sigaction = forward, .sa_flags = SA_RESTART | SA_SIGINFO};
   for (size_t i = 0; i < sizeof forwarded / sizeof forwarded[0]; i++) sigaction(forwarded[i], &action, NULL);
-  /* The terminal sends these to the program as well. */
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGQUIT, &action, NULL);
+}
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void reset_all(struct emulation *emulation) {
+  for (unsigned device = 0; device < emulate_num_devices(emulation); device++)
+    emulate_function_reset(emulation, device);
 }
 
 /* Domains whose last user was killed, and locks that one held, are put in order although nobody else calls. */
 static int supervise(void) {
   const struct timespec tick = {0, TICK_MS * 1000000};
   struct door *self = door();
+  const double begin = seconds_now();
   sigset_t ended;
   int status;
   sigemptyset(&ended);
   sigaddset(&ended, SIGCHLD);
   for (;;) {
+    if (self != NULL && reset_after >= 0 && seconds_now() - begin >= reset_after) {
+      reset_all(&self->emulation);
+      reset_after = -1;
+    }
     const pid_t pid = waitpid(child, &status, WNOHANG);
     if (pid == child) break;
     if (pid < 0 && errno != EINTR) return 125;
