@@ -268,4 +268,6 @@ def test_emulated_devices_are_listed(version: str) -> None:
         ("/dev/dlb1", version, "granted"),
     ]
     assert nodes[0]["free"] == nodes[0]["total"]
-    assert "/dev/dlb0" in run(*emulate, "doctor").stdout
+    told = run(*emulate, "doctor")
+    assert told.returncode == 0, told.stdout
+    assert 'pydlb.open("auto") opens: /dev/dlb0' in told.stdout

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.contract.line import Line, received
+from tests.software.line import Line, received
 
 import pydlb
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.libdlb import open_standin
 
 import pydlb
 
@@ -20,27 +19,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "software": lambda: pydlb.open("software"),
     "software-large": lambda: pydlb.open("software", limits="large"),
-    "libdlb-2.0": lambda: open_standin("2.0"),
-    "libdlb-2.5": lambda: open_standin("2.5"),
 }
-
-# What only some backends have, by the words of @pytest.mark.needs. Tests that need it are not run over the others.
-VENDOR_LACKS = {
-    "inflights": "the vendor's library has no limit for a queue's events in flight",
-    "even sharing": "a device chooses by itself",
-    "history given back": "a device's port keeps its history entries until its domain ends",
-    "exact depth": "the vendor's library does not tell what waits in an ordered line, and what in a queue",
-}
-LACKS = {"libdlb-2.0": VENDOR_LACKS, "libdlb-2.5": VENDOR_LACKS}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    def can_run(item: pytest.Item) -> bool:
-        backend = getattr(item, "callspec", None) and item.callspec.params.get("open_device")
-        return not any(mark.args[0] in LACKS.get(backend, {}) for mark in item.iter_markers("needs"))
-
-    config.hook.pytest_deselected(items=[item for item in items if not can_run(item)])
-    items[:] = [item for item in items if can_run(item)]
 
 
 @pytest.fixture(params=sorted(BACKENDS))

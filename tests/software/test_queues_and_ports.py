@@ -77,7 +77,6 @@ def test_a_domain_has_what_it_was_given(device: pydlb.Device) -> None:
         domain.create_ldb_port().close()
 
 
-@pytest.mark.needs("history given back")
 def test_history_entries_are_shared_out(device: pydlb.Device) -> None:
     with device.create_domain(history_entries=100) as domain:
         port = domain.create_ldb_port(history_entries=60)

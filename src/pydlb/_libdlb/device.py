@@ -150,7 +150,10 @@ class VendorDevice(_Shared):
         history_entries: int,
         atomic_inflights: int,
         sequence_slots: tuple[int, int],
+        shared: bool = False,
     ) -> VendorDomain:
+        if shared:
+            raise ConfigError("create domain: shared is True: only software's domains can be used by other processes")
         left = self.resources()[1]
         amounts: dict[str, Any] = {
             "domains": 1,
