@@ -8,7 +8,7 @@ import ssl as ssl_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .adapters.streams import StreamAdapter
-from .balancer import Balancer, check_range
+from .balancer import Balancer, Runner, check_range
 from .errors import ConfigError
 from .loops import LoopWorker
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .adapters import Adapter
     from .adapters.streams import ClientConnected
     from .policies import PolicyName
+    from .workers import Worker
 
 __all__ = ["Server", "serve", "start_server"]
 
@@ -199,12 +200,11 @@ def _check(client_connected: object, ssl: object, timeouts: tuple[float | None, 
 def _start_workers(
     balancer: Balancer,
     count: int,
-    make_adapter: Callable[[], Adapter],
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    make_runner: Callable[[Worker], Runner],
 ) -> None:
     try:
         for _ in range(count):
-            balancer.add(lambda worker: LoopWorker(worker, make_adapter, loop_factory))
+            balancer.add(make_runner)
     except BaseException:
         balancer.close(timeout=0)
         raise
@@ -315,6 +315,7 @@ async def serve(
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    runner: Callable[[Worker, Callable[[], Adapter]], Runner] | None = None,
     family: int = socket.AF_UNSPEC,
     flags: int = socket.AI_PASSIVE,
     sock: socket.socket | None = None,
@@ -336,6 +337,7 @@ async def serve(
         backend: As `device` of :func:`pydlb.open`.
         grace: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop.
+        runner: What runs an adapter that is not asyncio's, such as :class:`pydlb.adapters.trio.TrioWorker`.
         family: ``socket.AF_INET`` or ``socket.AF_INET6`` to listen on addresses of one kind.
         flags: For ``getaddrinfo``.
         sock: A bound socket to listen on, in place of `host` and `port`; the server closes it.
@@ -365,12 +367,16 @@ async def serve(
     check_range(backlog=(backlog, 0, 1 << 16))
     if isinstance(port, int):
         check_range(port=(port, 0, 0xFFFF))
+
+    def make_runner(worker: Worker) -> Runner:
+        return LoopWorker(worker, make_adapter, loop_factory) if runner is None else runner(worker, make_adapter)
+
     binding = {"family": family, "flags": flags, "reuse_address": reuse_address, "reuse_port": reuse_port}
     balancer = Balancer(0, policy=policy, backend=backend, grace=grace, max_workers=max(16, workers))
     sockets: list[socket.socket] = []
     try:
         sockets = [sock] if sock is not None else await _bound_sockets(host, port, binding)
-        await asyncio.to_thread(_start_workers, balancer, workers, make_adapter, loop_factory)
+        await asyncio.to_thread(_start_workers, balancer, workers, make_runner)
         server = Server(balancer, sockets, backlog)
         if start_serving:
             server._start()

@@ -205,14 +205,11 @@ class Worker:
 
         descriptor = self.port.fileno()
         loop.add_reader(descriptor, ready)
-        with self._lock:
-            self._wake = lambda: loop.call_soon_threadsafe(ready)
-            if self._closed:
-                ready()
+        self.when_closed(lambda: loop.call_soon_threadsafe(ready))
         try:
             await future
         finally:
-            self._wake = None
+            self.when_closed(None)
             loop.remove_reader(descriptor)
 
     def __iter__(self) -> Iterator[Connection]:
@@ -228,6 +225,17 @@ class Worker:
     def fileno(self) -> int:
         """A descriptor that is readable when there may be a connection, for event loops of any kind."""
         return self.port.fileno()
+
+    def when_closed(self, wake: Callable[[], object] | None) -> None:
+        """Have a function called, on any thread, when the worker is closed; at once if it is. None for no more.
+
+        For whoever waits on `fileno`, which tells nothing more once the worker is closed.
+        """
+        with self._lock:
+            self._wake = wake
+            closed = self._closed
+        if closed and wake is not None:
+            wake()
 
     # ---- counting --------------------------------------------------------------------------------------------------
 

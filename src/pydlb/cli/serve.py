@@ -22,4 +22,3 @@ def main(arguments: list[str]) -> int:
         command.main(arguments, prog_name="pydlb serve")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
