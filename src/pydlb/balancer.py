@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .device import Device
+    from .metrics import MetricsServer
     from .port import LDBPort
 
 __all__ = ["Balancer"]
@@ -115,10 +116,14 @@ class Balancer:
         max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
             for twice `workers`, at least 16.
         name: The start of the workers' names.
+        metrics_port: A port on which ``/metrics``, ``/ready``, ``/alive`` and ``/stats`` are answered by HTTP until it
+            is closed, see :class:`pydlb.metrics.MetricsServer`; 0 for any that is free, None for none.
+        metrics_host: The address for that.
 
     Raises:
-        ConfigError: An argument is out of range.
+        ConfigError: An argument is out of range; or `metrics_port` is given and prometheus-client not installed.
         BackendUnavailable: The backend cannot be had.
+        OSError: `metrics_port` cannot be listened on.
 
     **Synchronization**: any thread.
 
@@ -140,6 +145,8 @@ class Balancer:
         max_waiting: int = 4096,
         max_workers: int | None = None,
         name: str = "worker",
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
     ) -> None:
         check_policy(policy)
         check_range(workers=(workers, 0, _MOST_WORKERS), batch=(batch, 1, 64), max_waiting=(max_waiting, 1, 1 << 16))
@@ -163,6 +170,8 @@ class Balancer:
         self._refused = 0
         self._accept_error: str | None = None
         self._closing = False
+        self._paused = False
+        self._metrics: MetricsServer | None = None
         self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
         self._blocking = workers > 0  # plain threads want blocking sockets
@@ -171,6 +180,8 @@ class Balancer:
         self._closed = False
         _open_balancers.add(self)
         try:
+            if metrics_port is not None:
+                self._metrics = _start_metrics(self, metrics_host, metrics_port)
             for _ in range(workers):
                 assert handler is not None
                 self.add(functools.partial(ThreadWorker, handler=handler))
@@ -427,11 +438,27 @@ class Balancer:
 
     def pause(self) -> None:
         """Leave new connections in the kernel's backlogs until :meth:`resume`."""
+        self._paused = True
         self._acceptor.pause(True)
 
     def resume(self) -> None:
         """Accept again."""
         self._acceptor.pause(False)
+        self._paused = False
+
+    @property
+    def state(self) -> Literal["idle", "accepting", "paused", "draining", "closed"]:
+        """What it does with new connections; ``"idle"``: it has no listener, or no worker, yet."""
+        if self._closing:
+            return "closed" if self._closed else "draining"
+        if not self._listeners or not self._workers:
+            return "idle"
+        return "paused" if self._paused else "accepting"
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port at which it answers for metrics and probes; None if it does not."""
+        return None if self._metrics is None else self._metrics.address
 
     # ---- the account -----------------------------------------------------------------------------------------------
 
@@ -573,6 +600,9 @@ class Balancer:
             self._closed = True
         _open_balancers.discard(self)
         self._device.close()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
 
     def _refuse_left(self) -> None:
         """Close what was accepted and never taken by a worker."""
@@ -610,6 +640,13 @@ def _close_all() -> None:
     """Before the interpreter takes itself apart under the workers' threads."""
     for balancer in list(_open_balancers):
         balancer.close(timeout=0)
+
+
+def _start_metrics(balancer: Balancer, host: str, port: int) -> MetricsServer:
+    """Metrics are loaded where they are wanted."""
+    from .metrics import MetricsServer
+
+    return MetricsServer(balancer, host, port)
 
 
 def check_range(**arguments: tuple[int, int, int]) -> None:

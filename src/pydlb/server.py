@@ -232,6 +232,8 @@ async def start_server(
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     start_serving: bool = True,
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> Server:
     """Start a server whose connections are spread over event loops in worker threads.
 
@@ -258,6 +260,8 @@ async def start_server(
         ssl_handshake_timeout: Seconds that a TLS handshake may take.
         ssl_shutdown_timeout: Seconds that the end of a TLS connection may take.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
+        metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
+        metrics_host: The address for that.
 
     Returns:
         The server.
@@ -301,6 +305,8 @@ async def start_server(
         reuse_address=reuse_address,
         reuse_port=reuse_port,
         start_serving=start_serving,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
 
 
@@ -323,6 +329,8 @@ async def serve(
     reuse_address: bool | None = None,
     reuse_port: bool | None = None,
     start_serving: bool = True,
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> Server:
     """Serve a framework's application on event loops in worker threads: ASGI, aiohttp and others.
 
@@ -345,6 +353,8 @@ async def serve(
         reuse_address: False not to reuse an address that a closed server leaves behind for a while.
         reuse_port: Let other sockets listen on the same port.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
+        metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
+        metrics_host: The address for that.
 
     Returns:
         The server; its applications have started.
@@ -372,7 +382,15 @@ async def serve(
         return LoopWorker(worker, make_adapter, loop_factory) if runner is None else runner(worker, make_adapter)
 
     binding = {"family": family, "flags": flags, "reuse_address": reuse_address, "reuse_port": reuse_port}
-    balancer = Balancer(0, policy=policy, backend=backend, grace=grace, max_workers=max(16, workers))
+    balancer = Balancer(
+        0,
+        policy=policy,
+        backend=backend,
+        grace=grace,
+        max_workers=max(16, workers),
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+    )
     sockets: list[socket.socket] = []
     try:
         sockets = [sock] if sock is not None else await _bound_sockets(host, port, binding)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.libdlb import open_standin
 
 import pydlb
 from pydlb import testing
-from tests.libdlb import open_standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

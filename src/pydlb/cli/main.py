@@ -21,13 +21,19 @@ commands:
   info                                list the DLB devices of this machine, and what each has left
   doctor                              say why hardware is or is not used, and what mends it
   serve [options] MODULE:APP          serve an ASGI or WSGI application on balanced workers, as uvicorn does
+  top [URL | --pid PID]               watch a running balancer that has a metrics port
   version                             print pydlb's version
 
 pydlb COMMAND --help says more about each.
 """
 
 # Commands with options of their own, each a module with a main(arguments) that returns the exit status.
-COMMANDS: Final = {"info": "pydlb.cli.info", "doctor": "pydlb.cli.doctor", "serve": "pydlb.cli.serve"}
+COMMANDS: Final = {
+    "info": "pydlb.cli.info",
+    "doctor": "pydlb.cli.doctor",
+    "top": "pydlb.cli.top",
+    "serve": "pydlb.cli.serve",
+}
 
 
 def _emulate(arguments: list[str]) -> NoReturn:
