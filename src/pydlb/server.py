@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl as ssl_module
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -278,16 +279,14 @@ async def start_server(
     aborted and counted.
     """
     _check(client_connected_cb, ssl, (ssl_handshake_timeout, ssl_shutdown_timeout))
-
-    def make_adapter() -> StreamAdapter:
-        return StreamAdapter(
-            client_connected_cb,
-            limit=limit,
-            ssl=ssl,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-
+    make_adapter = functools.partial(
+        StreamAdapter,
+        client_connected_cb,
+        limit=limit,
+        ssl=ssl,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
     return await serve(
         make_adapter,
         host,
@@ -321,7 +320,7 @@ async def serve(
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    runner: Callable[[Worker, Callable[[], Adapter]], Runner] | None = None,
+    runner: Callable[..., Runner] | None = None,
     family: int = socket.AF_UNSPEC,
     flags: int = socket.AI_PASSIVE,
     sock: socket.socket | None = None,
@@ -345,7 +344,8 @@ async def serve(
         backend: As `device` of :func:`pydlb.open`.
         grace: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop.
-        runner: What runs an adapter that is not asyncio's, such as :class:`pydlb.adapters.trio.TrioWorker`.
+        runner: What runs an adapter that is not asyncio's, such as :class:`pydlb.adapters.trio.TrioWorker`: called with
+            the worker and `make_adapter`.
         family: ``socket.AF_INET`` or ``socket.AF_INET6`` to listen on addresses of one kind.
         flags: For ``getaddrinfo``.
         sock: A bound socket to listen on, in place of `host` and `port`; the server closes it.
@@ -378,9 +378,11 @@ async def serve(
     if isinstance(port, int):
         check_range(port=(port, 0, 0xFFFF))
 
-    def make_runner(worker: Worker) -> Runner:
-        return LoopWorker(worker, make_adapter, loop_factory) if runner is None else runner(worker, make_adapter)
-
+    make_runner: Callable[[Worker], Runner] = (
+        functools.partial(LoopWorker, make_adapter=make_adapter, loop_factory=loop_factory)
+        if runner is None
+        else functools.partial(runner, make_adapter=make_adapter)
+    )
     binding = {"family": family, "flags": flags, "reuse_address": reuse_address, "reuse_port": reuse_port}
     balancer = Balancer(
         0,
