@@ -47,7 +47,8 @@ $(VENV)/.built: $(VENV)/.made $(SOURCES)
 $(VENV)/.test: $(VENV)/.built pyproject.toml
 	@echo "installing what the tests need"
 	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli,test]'
-	@$(PIP) install --only-binary :all: 'uvloop>=0.21' 'httptools>=0.6' || echo "no uvloop or httptools for this interpreter: their tests are left out"
+	@for name in 'uvloop>=0.21' 'httptools>=0.6' 'grpcio>=1.66'; do $(PIP) install --only-binary :all: "$$name" \
+		|| echo "no $$name for this interpreter: its tests are left out"; done
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

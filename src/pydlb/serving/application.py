@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.importer import ImportFromStringError, import_from_string
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from .options import ServeOptions
 
-__all__ = ["AdapterFactory"]
+__all__ = ["AdapterFactory", "configure_logging"]
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -35,27 +36,58 @@ _NOT_OURS: Final = frozenset(
 
 
 class AdapterFactory:
-    """Makes each worker's adapter, on the worker.
+    """Makes each worker's adapter, on the worker: in a thread of the serving process, or in a process of its own.
 
     Args:
         options: What was asked for.
-        on_exhausted: Called with a worker's name when it has answered as many requests as it may.
+        on_exhausted: Called with a worker's name when it has answered as many requests as it may. A worker that is a
+            process ends itself then, and is replaced.
     """
 
-    def __init__(self, options: ServeOptions, on_exhausted: Callable[[str], object]) -> None:
+    def __init__(self, options: ServeOptions, on_exhausted: Callable[[str], object] | None) -> None:
         self._options = options
         self._on_exhausted = on_exhausted
-        self._numbers = itertools.count()
+
+    def __getstate__(self) -> ServeOptions:
+        """What goes to another process."""
+        return self._options
+
+    def __setstate__(self, options: ServeOptions) -> None:
+        self.__init__(options, None)  # type: ignore[misc]
+        sys.path.insert(0, options.app_dir)
+        configure_logging(options)
 
     def __call__(self) -> UvicornAdapter:
         """Import the application, or take what has been imported, and put uvicorn's protocols before it."""
-        options = self._options
+        options, name = self._options, threading.current_thread().name
         if options.pin != "none":
-            os.sched_setaffinity(0, cpus_for(next(self._numbers), options.pin))  # of the calling thread
+            number = int(name.rpartition("_")[2])
+            os.sched_setaffinity(0, cpus_for(number, options.pin))  # of the calling thread
         app, interface = _load(options.app, options.uvicorn)
-        exhausted = functools.partial(self._on_exhausted, threading.current_thread().name)
         given = {name: value for name, value in options.uvicorn.items() if name not in _NOT_OURS}
+        exhausted = functools.partial(self._on_exhausted, name) if self._on_exhausted is not None else _end_process
         return UvicornAdapter(app, interface=interface, on_exhausted=exhausted, **given)
+
+
+def _end_process() -> None:
+    """Serve what is open, and end."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def configure_logging(options: ServeOptions, *, watching: bool = False) -> uvicorn.Config:
+    """Log as uvicorn does, with the options that it has for that.
+
+    Args:
+        options: What was asked for.
+        watching: Whether this process looks for changes in the application's files.
+
+    Returns:
+        The configuration that it was read from.
+    """
+    names = ["log_config", "log_level", "access_log", "use_colors", "ssl_certfile", "ssl_keyfile", "env_file"]
+    if watching:
+        names += ["reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_delay"]
+    return uvicorn.Config(options.app, **{name: options.uvicorn[name] for name in names if name in options.uvicorn})
 
 
 def _load(path: str, options: dict[str, Any]) -> tuple[Any, str]:

@@ -10,9 +10,10 @@ from uvicorn import main as uvicorn_command
 
 from pydlb.policies import check_policy
 
+from .application import configure_logging
 from .health import HealthServer
 from .options import ServeOptions
-from .process import STARTUP_FAILURE, configure_logging
+from .process import STARTUP_FAILURE
 from .reloader import Reloader
 from .supervisor import Supervisor, bind
 

@@ -19,7 +19,7 @@ from pydlb.balancer import Balancer
 from pydlb.errors import DLBError
 from pydlb.loops import LoopWorker
 
-from .application import AdapterFactory
+from .application import AdapterFactory, configure_logging
 from .channel import Channel
 from .options import ServeOptions
 
@@ -251,22 +251,6 @@ def main() -> int:
         sock.close()
     channel.close()
     return status
-
-
-def configure_logging(options: ServeOptions, *, watching: bool = False) -> uvicorn.Config:
-    """Log as uvicorn does, with the options that it has for that.
-
-    Args:
-        options: What was asked for.
-        watching: Whether this process looks for changes in the application's files.
-
-    Returns:
-        The configuration that it was read from.
-    """
-    names = ["log_config", "log_level", "access_log", "use_colors", "ssl_certfile", "ssl_keyfile", "env_file"]
-    if watching:
-        names += ["reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_delay"]
-    return uvicorn.Config(options.app, **{name: options.uvicorn[name] for name in names if name in options.uvicorn})
 
 
 if __name__ == "__main__":

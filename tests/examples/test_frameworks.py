@@ -1,0 +1,48 @@
+"""The examples with frameworks run as programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from .programs import EXAMPLES, running
+
+
+def demonstrate(name: str) -> str:
+    """All that an example says which brings its own clients."""
+    command = [sys.executable, "-W", "error", EXAMPLES / name, "--demo", "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fastapi(number: int) -> None:
+    with running("asgi_fastapi.py", "--port", "0", "--workers", "2") as program:
+        host, port = program.address()
+        names = set()
+        for _ in range(4):
+            with urllib.request.urlopen(f"http://{host}:{port}/", timeout=60) as answer:
+                names.add(json.load(answer)["worker"].split()[0])
+        assert names <= {"worker_0", "worker_1"}
+        assert program.stop(number) == (4, 4, 0, 0)
+
+
+def test_a_websocket_chat_stays_even() -> None:
+    said = demonstrate("websocket_chat.py")
+    even = "40 open: worker_0=10 worker_1=10 worker_2=10 worker_3=10\n"
+    assert said.count(even) == 2
+    assert re.search(r"40 heard 'worker_\d: hello'", said)
+
+
+def test_grpc_behind_a_front_port() -> None:
+    pytest.importorskip("grpc", reason="grpcio has no wheel for this interpreter")
+    said = demonstrate("grpc_front_port.py")
+    assert "12 open: worker_0=3 worker_1=3 worker_2=3 worker_3=3\n" in said
+    assert "36 calls answered by 4 workers" in said
