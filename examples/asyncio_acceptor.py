@@ -173,6 +173,8 @@ async def run(options: argparse.Namespace) -> int:
             loop_factory=loop_factory(options.loop),
             backlog=options.backlog,
             start_serving=False,
+            metrics_port=options.metrics_port,
+            metrics_host=options.metrics_host,
         )
         site.balancer = server.balancer
         await server.start_serving()
@@ -203,6 +205,8 @@ def greet(server: pydlb.Server, options: argparse.Namespace) -> None:
     why = f" ({balancer.fallback_reason})" if balancer.fallback_reason else ""
     print(f"backend: {balancer.backend}{why}")
     print(f"serving with {options.workers} worker threads: open {url} or run")
+    if balancer.metrics_address is not None:
+        print("metrics and probes on http://{}:{}/metrics".format(*balancer.metrics_address))
     print(f"    curl {url}worker", flush=True)
 
 
@@ -231,6 +235,8 @@ def main() -> int:
     parser.add_argument("--backend", default="auto", help="auto, software, /dev/dlbN ... (default: %(default)s)")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loops to run")
     parser.add_argument("--backlog", type=int, default=4096, help="the kernel's backlog (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, help="a port for metrics and probes; needs pydlb[metrics]")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address for it (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between looks (default: %(default)s)")
     parser.add_argument(
         "--grace", type=float, default=1.0, help="seconds that open connections have at the end (default: %(default)s)"

@@ -73,6 +73,17 @@ def test_keeps_connections_and_refuses_nonsense() -> None:
         assert program.stop()[0] == 4
 
 
+def test_answers_probes_while_it_serves() -> None:
+    with running("asyncio_acceptor.py", "--port", "0", "--metrics-port", "0") as program:
+        program.address()
+        found = re.search(r"metrics and probes on http://([\d.]+):(\d+)/metrics", program.said)
+        assert found is not None
+        metrics = (found[1], int(found[2]))
+        assert get(metrics, "/ready") == (200, "yes\n")
+        assert "pydlb_connections_open 0.0" in get(metrics, "/metrics")[1]
+        program.stop()
+
+
 def test_stops_under_load_without_losing_anybody() -> None:
     """Whoever was connected has its answer; whoever came too late was never connected."""
     with running("asyncio_acceptor.py", "--port", "0", "--backlog", "1024") as program:
