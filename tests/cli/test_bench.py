@@ -265,3 +265,12 @@ def test_a_backend_that_is_no_hardware_is_named_first() -> None:
     }  # fmt: skip
     assert heading(told).startswith("pydlb 1 on the EMULATED backend; Python 3 without the interpreter lock")
     assert as_json(told, [Table("t", "u", [Row("ours", [Figures(1)])])], complete=True)["format"] == 1
+
+
+def test_long_runs_say_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal in a line now and then; quiet, not at all."""
+    for progress in (Progress(quiet=False, interval=0), Progress(quiet=False), Progress(quiet=True, interval=0)):
+        progress.table("a table")
+        progress.run("its first run")
+        progress.done()
+    assert capsys.readouterr().err == "measuring: a table\n[0:00] its first run\nmeasuring: a table\n"

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import IO, TYPE_CHECKING, Final
 
-from . import report
+from . import page, report
 from .measure import CountError, Plan, Progress, Table
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     scenarios.add_parser("handoff", parents=[common, handoff], help="single items between threads and into a loop")
     scenarios.add_parser("connections", parents=[common, connections], help="connections over loopback")
     scenarios.add_parser("all", parents=[common, engine, handoff, connections], help="all of these")
+    page.add_options(scenarios.add_parser("report", help="what was measured, as a page with plots"))
     return parser
 
 
@@ -203,6 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.scenario == "report":
+        return page.main(options)
     _fill_in(options)
     output: IO[str] | None = sys.stdout if options.json == "-" else None
     try:

@@ -254,7 +254,7 @@ def measure(plan: Plan, *, batches: list[int], receivers: list[int], events: int
             name: functools.partial(one, sched, batch) for name, sched in TYPES.items()
         }
         runs["queue.SimpleQueue, one list"] = functools.partial(_lists_in_one_thread, batch)
-        alternate(plan, title, "events/s", runs, count=events)
+        alternate(plan, title, "events/s", runs, count=events, parameters={"batch": batch})
     batch = 32 if 32 in batches else max(batches)
     for number in receivers:
         title = f"engine, 1 sending and {number} receiving threads, batches of {batch}"
@@ -264,4 +264,4 @@ def measure(plan: Plan, *, batches: list[int], receivers: list[int], events: int
             if sched != pydlb.Sched.DIRECTED or number == 1
         }
         runs["queue.SimpleQueue, one list"] = functools.partial(_lists_between_threads, batch, number)
-        alternate(plan, title, "events/s", runs, count=events)
+        alternate(plan, title, "events/s", runs, count=events, parameters={"batch": batch, "receivers": number})

@@ -24,6 +24,7 @@ def environment(backend: str) -> dict[str, Any]:
         "pydlb": pydlb.__version__,
         "backend": chosen,
         "fallback_reason": reason,
+        "emulated": chosen not in ("software", "libdlb") and "PDLB_EMULATED" in os.environ,
         "python": sys.version.split()[0],
         "gil": is_enabled is None or is_enabled(),
         "numpy": np.__version__,

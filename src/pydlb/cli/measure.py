@@ -6,6 +6,7 @@ import dataclasses
 import random
 import statistics
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ class Table:
         title: What was measured.
         unit: What the rates count.
         rows: One for each contender; the last is the one that the others are compared with.
+        parameters: What was varied, by name: such as ``{"batch": 32, "receivers": 1}``.
     """
 
     title: str
     unit: str
     rows: list[Row]
+    parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def base(self) -> Row:
@@ -110,26 +113,49 @@ def _ratios(ours: Iterable[float], base: Iterable[float]) -> list[float]:
 
 
 class Progress:
-    """Says on stderr what is being measured: in one line that changes on a terminal, else in a line for each table."""
+    """Says on stderr what is being measured, and since when.
 
-    def __init__(self, *, quiet: bool) -> None:
+    On a terminal that is one line that changes; else a line for each table, and one now and then within a long one.
+
+    Args:
+        quiet: Say nothing.
+        interval: Seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, *, quiet: bool, interval: float = 30.0) -> None:
         self._quiet = quiet
+        self._interval = interval
         self._terminal = sys.stderr.isatty()
+        self._began = self._said = time.monotonic()
 
     def table(self, title: str) -> None:
         """A new table is begun."""
         if not self._quiet and not self._terminal:
-            print(f"measuring: {title}", file=sys.stderr, flush=True)
+            self._say(f"measuring: {title}")
 
     def run(self, text: str) -> None:
         """What is being done now."""
-        if not self._quiet and self._terminal:
-            sys.stderr.write(f"\r\x1b[2K{text}")
+        if self._quiet:
+            return
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[2K{self._elapsed()} {text}")
             sys.stderr.flush()
+        elif time.monotonic() - self._said >= self._interval:
+            self._say(f"{self._elapsed()} {text}")
 
     def done(self) -> None:
         """Take the line away."""
-        self.run("")
+        if self._terminal and not self._quiet:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"[{minutes:d}:{seconds:02d}]"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -165,7 +191,13 @@ class Plan:
 
 
 def alternate(
-    plan: Plan, title: str, unit: str, contenders: Mapping[str, Callable[[int], Figures]], *, count: int | None = None
+    plan: Plan,
+    title: str,
+    unit: str,
+    contenders: Mapping[str, Callable[[int], Figures]],
+    *,
+    count: int | None = None,
+    parameters: Mapping[str, int] | None = None,
 ) -> None:
     """Run all contenders in turn, so often as planned, and compare each with the last one named.
 
@@ -175,8 +207,9 @@ def alternate(
         unit: What the rates count.
         contenders: What to run, by name: a function of the number of things to do.
         count: How many things each run does; None for as many as the contender does in the planned time.
+        parameters: What is varied from table to table.
     """
-    table = Table(title, unit, [Row(name) for name in contenders])
+    table = Table(title, unit, [Row(name) for name in contenders], parameters or {})
     plan.tables.append(table)
     plan.progress.table(title)
     counts = {}

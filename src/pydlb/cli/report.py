@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .measure import Row, Table
 
-__all__ = ["as_json", "heading", "print_table"]
+__all__ = ["as_json", "heading", "print_table", "rate"]
 
 # Columns that are left out of tables in which nothing stands in them.
 COLUMNS = (
@@ -33,14 +33,16 @@ def heading(environment: dict[str, Any]) -> str:
     """What it was measured on, in one line that names the backend first."""
     lock = "with" if environment["gil"] else "without"
     reason = f" ({environment['fallback_reason']})" if environment["fallback_reason"] else ""
+    backend = f"{environment['backend']} EMULATED" if environment.get("emulated") else environment["backend"].upper()
     return (
-        f"pydlb {environment['pydlb']} on the {environment['backend'].upper()} backend{reason}; Python "
+        f"pydlb {environment['pydlb']} on the {backend} backend{reason}; Python "
         f"{environment['python']} {lock} the interpreter lock; {environment['cpus']} CPUs, {environment['cpu']}; "
         f"Linux {environment['kernel']}"
     )
 
 
-def _rate(value: float) -> str:
+def rate(value: float) -> str:
+    """Things per second, in three digits."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -57,11 +59,11 @@ def _cells(table: Table, row: Row) -> list[str]:
     imbalance = row.imbalance()
     return [
         row.name,
-        _rate(statistics.median(rates)),
-        f"{_rate(min(rates))} - {_rate(max(rates))}",
+        rate(statistics.median(rates)),
+        f"{rate(min(rates))} - {rate(max(rates))}",
         f"{statistics.median(ratios):.3g}" if ratios else "1",
         f"{min(ratios):.3g} - {max(ratios):.3g}" if ratios else "",
-        _rate(statistics.median(per_cpu)) if per_cpu else "",
+        rate(statistics.median(per_cpu)) if per_cpu else "",
         f"{statistics.median(table.cpu_ratios(row)):.3g}" if ratios and per_cpu else "1" if per_cpu else "",
         *(f"{latencies[name]:.0f}" if name in latencies else "" for name in ("p50", "p99", "p99.9")),
         f"{imbalance:.3f}" if imbalance else "",
@@ -134,7 +136,12 @@ def as_json(environment: dict[str, Any], tables: Sequence[Table], *, complete: b
         "complete": complete,
         "environment": environment,
         "tables": [
-            {"title": table.title, "unit": table.unit, "rows": [_row_as_json(table, row) for row in table.rows]}
+            {
+                "title": table.title,
+                "unit": table.unit,
+                "parameters": dict(table.parameters),
+                "rows": [_row_as_json(table, row) for row in table.rows],
+            }
             for table in tables
         ],
     }
