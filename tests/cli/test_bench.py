@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -265,6 +266,20 @@ def test_a_backend_that_is_no_hardware_is_named_first() -> None:
     }  # fmt: skip
     assert heading(told).startswith("pydlb 1 on the EMULATED backend; Python 3 without the interpreter lock")
     assert as_json(told, [Table("t", "u", [Row("ours", [Figures(1)])])], complete=True)["format"] == 1
+
+
+def test_emulated_figures_are_marked(tmp_path: Path) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("needs an x86-64 processor")
+    command = [sys.executable, "-m", "pydlb.cli.main", "emulate", "--", sys.executable, "-m", "pydlb.cli.bench"]
+    figures = tmp_path / "figures.json"
+    scenario = ["all", *SMALL, "--batch", "1", "64", "--receivers", "2", "--json", str(figures)]
+    result = subprocess.run([*command, *scenario], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert "on the /dev/dlb0 EMULATED backend" in result.stdout
+    told = json.loads(figures.read_text())
+    assert told["complete"]
+    assert told["environment"]["emulated"] is True
 
 
 def test_long_runs_say_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,11 +35,16 @@ _TIMEOUT: Final = 60.0
 
 @contextlib.contextmanager
 def _domain(backend: str, queues: int, receivers: int) -> Iterator[pydlb.Domain]:
-    with (
-        pydlb.open(backend, limits="large") as device,
-        device.create_domain(ldb_queues=queues, ldb_ports=receivers, dir_ports=1, credits=_CREDITS) as domain,
-    ):
-        yield domain
+    with pydlb.open(backend, limits="large") as device:
+        credits = min(_CREDITS, device.resources().ldb_credits)
+        with device.create_domain(ldb_queues=queues, ldb_ports=receivers, dir_ports=1, credits=credits) as domain:
+            yield domain
+
+
+def _port(domain: pydlb.Domain) -> pydlb.LDBPort:
+    """A port that is given one item after the other: of a device, by having room for no more."""
+    room = {} if domain.device.is_software else {"cq_depth": 1, "history_entries": 1}
+    return domain.create_ldb_port(release="on_recv", **room)
 
 
 def _check(count: int, total: int) -> None:
@@ -95,7 +100,7 @@ def _through_ports(backend: str, receivers: int, count: int) -> Figures:
     # The pool is the last to be left: closing the domain ends every thread that waits.
     with ThreadPoolExecutor(receivers + 1) as pool, _domain(backend, 1, receivers) as domain:
         items = domain.create_ldb_queue()
-        ports = [domain.create_ldb_port(release="on_recv") for _ in range(receivers)]
+        ports = [_port(domain) for _ in range(receivers)]
         for port in ports:
             port.link(items)
         sender = domain.create_dir_port()
