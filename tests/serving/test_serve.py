@@ -9,6 +9,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -313,4 +315,31 @@ def test_health(serve: Callable[..., Any]) -> None:
     client.join()
     while status("/alive") != 200:
         time.sleep(0.01)
+    served.stop()
+
+
+def test_metrics(serve: Callable[..., Any]) -> None:
+    """Of the process that serves, told by the supervisor."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    served = serve("site_app:app", "--workers", "2", "--worker-class", "thread", "--metrics-port", str(port))
+
+    def told(path: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    while told("/ready") != "yes\n":
+        time.sleep(0.01)
+    served.get()
+    while "pydlb_connections_accepted_total 1.0" not in (metrics := told("/metrics")):
+        time.sleep(0.01)
+    assert 'pydlb_worker_connections_accepted_total{worker="worker_1"}' in metrics
+    command = [sys.executable, "-m", "pydlb.cli.main", "top", "--once", "--pid", str(served.process.pid)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "worker_1" in shown
+    assert "accepted 1 " in shown
     served.stop()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pydlb.balancer import Balancer
 
+    from .snapshot import Remote
+
 __all__ = ["BalancerCollector"]
 
 
@@ -33,9 +35,9 @@ class BalancerCollector(Collector):
     """
 
     def __init__(
-        self, balancer: Balancer, *, labels: Mapping[str, str] | None = None, envoy_names: bool = False
+        self, balancer: Balancer | Remote, *, labels: Mapping[str, str] | None = None, envoy_names: bool = False
     ) -> None:
-        self._balancer: Final = balancer
+        self._balancer: Final[Balancer | Remote] = balancer
         self._labels: Final = dict(labels or {})
         self._envoy_names: Final = envoy_names
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import http.server
 import json
 import os
@@ -16,6 +15,7 @@ from pydlb.balancer import Balancer
 from pydlb.errors import ConfigError
 
 from .health import Health
+from .snapshot import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,19 +64,7 @@ class BalancerSource:
 
     def snapshot(self) -> dict[str, Any]:
         """Statistics, and what they are of."""
-        balancer = self._balancer
-        stats = balancer.stats()
-        return {
-            "format": 1,
-            "pid": os.getpid(),
-            "backend": balancer.backend,
-            "fallback_reason": balancer.fallback_reason,
-            "policy": str(balancer.policy),
-            "state": balancer.state,
-            "stats": dataclasses.asdict(stats),
-            "imbalance": stats.imbalance,
-            "handoff_seconds": {str(part): stats.handoff_quantile(part) for part in (0.5, 0.99, 0.999)},
-        }
+        return take(self._balancer)
 
     def collector(self) -> Collector:
         """The balancer's."""

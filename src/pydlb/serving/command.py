@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from uvicorn import main as uvicorn_command
 
+from pydlb.errors import ConfigError
 from pydlb.policies import check_policy
 
 from .application import configure_logging
@@ -94,7 +96,7 @@ _OURS: Final[list[click.Parameter]] = [
     click.Option(
         ["--health-port"], type=click.IntRange(0, 65535), help="Answer /ready and /alive on this port of --host."
     ),
-    click.Option(["--metrics-port"], type=click.IntRange(0, 65535), help="Serve metrics on this port of --host."),
+    click.Option(["--metrics-port"], type=click.IntRange(0, 65535), help="Answer /metrics, and these, on this port."),
 ]
 
 
@@ -126,8 +128,24 @@ def _supervise(options: ServeOptions) -> int:
     for sock in sockets:
         _announce(sock, "https" if config.is_ssl else "http")
     supervisor = Supervisor(options, sockets, Reloader(config) if given["reload"] else None)
-    with health.watching(supervisor):
+    try:
+        metrics = _metrics(supervisor, given["host"], options.metrics_port)
+    except (ImportError, ConfigError, OSError) as error:
+        logger.error("No metrics: %s", error)  # noqa: TRY400 - it says all that there is to say
+        return STARTUP_FAILURE
+    with metrics, health.watching(supervisor):
         return supervisor.run()
+
+
+def _metrics(supervisor: Supervisor, host: str, port: int | None) -> contextlib.AbstractContextManager[object]:
+    """Tell of the serving process by HTTP, and to ``pydlb top``."""
+    if port is None:
+        return contextlib.nullcontext()
+    from pydlb.metrics import MetricsServer
+
+    from .metrics import SupervisorSource
+
+    return MetricsServer(SupervisorSource(supervisor), host, port)
 
 
 def _announce(sock: socket.socket, scheme: str) -> None:

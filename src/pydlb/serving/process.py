@@ -18,6 +18,7 @@ import uvicorn
 from pydlb.balancer import Balancer
 from pydlb.errors import DLBError
 from pydlb.loops import LoopWorker
+from pydlb.metrics import snapshot
 
 from .application import AdapterFactory, configure_logging
 from .channel import Channel
@@ -174,13 +175,14 @@ class ServingProcess:
 
     def _heartbeat(self) -> Message:
         stats = self._balancer.stats()
-        return {
+        beat = {
             "is": "alive",
             "stalled": self._stalled(),
             "accepted": stats.accepted,
             "open": stats.open,
             "waiting": stats.waiting,
         }
+        return beat if self._options.metrics_port is None else {**beat, "snapshot": snapshot.take(self._balancer)}
 
     def _stalled(self) -> list[str]:
         """The workers whose loops have not turned for too long; each is told of once."""

@@ -150,6 +150,12 @@ class Supervisor:
             return self._successor is not None
         return time.monotonic() - current.heard < _SILENCE and not current.last.get("stalled")
 
+    @property
+    def snapshot(self) -> dict[str, Any] | None:
+        """What the serving process last told of its balancer, where there is a port for metrics."""
+        current = self._current
+        return None if current is None else current.last.get("snapshot")
+
     # ---- serving processes come and go -----------------------------------------------------------------------------
 
     def _start(self) -> None:
