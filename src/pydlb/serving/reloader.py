@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from uvicorn.supervisors import ChangeReload
+from uvicorn.supervisors.statreload import StatReload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,8 @@ class Reloader:
         def watch() -> None:
             for changes in self._watch:
                 if changes:
+                    if isinstance(self._watch, StatReload):  # which tells of a change until it has restarted
+                        self._watch.mtimes.clear()
                     changed(changes)
 
         self._thread = threading.Thread(target=watch, name="reloader", daemon=True)
