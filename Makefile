@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/devic
 	csrc/CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build core-test asan tsan stress soak lint format typecheck wheel-check debian-python \
+.PHONY: help run test bench build core-test asan tsan stress sweep soak lint format typecheck wheel-check debian-python \
 	free-threaded ci clean
 
 help: ## list the targets
@@ -79,6 +79,9 @@ STRESS_EVENTS ?= 10000000
 stress: $(VENV)/.test ## 1e7 events through every scheduling type, in C and in Python
 	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(MAKE) core-test CTEST_ARGS="-R 'stress|pipeline'"
 	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(BIN)/python -m pytest -o timeout=3600 tests/concurrency $(ARGS)
+
+sweep: $(VENV)/.test ## fail every system call of the device backend in turn, with every answer
+	PDLB_SWEEP=all $(BIN)/python -m pytest tests/device/test_sweep.py $(ARGS)
 
 # ---- quality ----------------------------------------------------------------------------------------------------------------
 

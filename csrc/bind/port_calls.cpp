@@ -116,6 +116,10 @@ bool unsigned_of(PyObject *value, const char *text, uint64_t most, uint64_t *res
 // Receive without the interpreter lock once it is known that there is nothing yet. Returns -1 with the error set.
 int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline) {
   int rc = pdlb_port_recv(port, events, max, 0);
+  if (rc == 0 && deadline && max) {
+    pdlb_error error{};
+    if (pdlb_port_prepare_wait(port, &error) < 0) return set_error(error), -1;
+  }
   while ((rc == 0 || rc == -EINTR) && deadline && max) {
     {
       const Unlocked unlocked;

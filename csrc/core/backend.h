@@ -43,6 +43,7 @@ struct pdlb_port_ops {
   int (*enable)(struct pdlb_port *port, bool enabled, struct pdlb_error *error);
   uint32_t (*send)(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count, enum pdlb_refusal *why);
   uint32_t (*forward)(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count, enum pdlb_refusal *why);
+  int (*prepare_wait)(struct pdlb_port *port, struct pdlb_error *error); /* NULL: there is nothing to prepare */
   int (*recv)(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
   uint32_t (*release)(struct pdlb_port *port, uint32_t count);
   void (*release_later)(struct pdlb_port *port, uint32_t count);

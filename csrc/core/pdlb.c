@@ -189,6 +189,10 @@ uint32_t pdlb_port_forward(struct pdlb_port *port, const struct pdlb_event *even
   return port->ops->forward(port, events, count, why);
 }
 
+int pdlb_port_prepare_wait(struct pdlb_port *port, struct pdlb_error *error) {
+  return port->ops->prepare_wait ? port->ops->prepare_wait(port, error) : 0;
+}
+
 int pdlb_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   return port->ops->recv(port, events, max, deadline);
 }

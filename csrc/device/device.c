@@ -121,7 +121,7 @@ static int open_node(struct device *device, struct pdlb_error *error) {
   if (fd == -ENOTTY)
     return pdlb_fail(error, ENOTTY, "open", "%s is not a character device, so it is no DLB", device->path);
   if (fd == -EINVAL) return pdlb_fail(error, EBUSY, "open", "%s is being reset: try again in a moment", device->path);
-  if (fd < 0) return pdlb_fail(error, -fd, "open", "%s: %s", device->path, strerror(-fd));
+  if (fd < 0) return system_failed(error, fd, "open", device, "open it");
   device->fd = fd;
   return 0;
 }

@@ -105,10 +105,12 @@ static inline uint32_t port_index(const struct port *port) {
 
 /* ---- requests.c ---------------------------------------------------------------------------------------------- */
 
-/* A request to the driver; `args` begins with the response. On failure `error` says what the driver answered; `told`
- * is what the caller knows of the reason, or NULL. */
+/* A request to the driver; `args` begins with the response. On failure `error` says what the driver
+ * answered. */
 int device_request(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error);
 int domain_request(struct domain *domain, uint32_t request, void *args, const char *op, struct pdlb_error *error);
+/* A system call that is no request failed; `tried` completes "cannot". */
+int system_failed(struct pdlb_error *error, int rc, const char *op, const struct device *device, const char *tried);
 int device_gone(struct pdlb_error *error, const char *op, const struct device *device);
 
 /* ---- domain.c ------------------------------------------------------------------------------------------------ */
@@ -156,6 +158,7 @@ void port_put_back(struct port *port);
 
 /* ---- wait.c -------------------------------------------------------------------------------------------------- */
 
+int port_prepare_wait(struct pdlb_port *port, struct pdlb_error *error);
 int port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void port_cancel(struct pdlb_port *port);

@@ -55,6 +55,7 @@ static int create_ldb_queue(struct domain *domain, const struct pdlb_ldb_queue_c
                             struct pdlb_error *error) {
   static const char op[] = "create load-balanced queue";
   const uint32_t numbers = config->sequence_numbers;
+  if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
   if (numbers && (numbers < PDLB_MIN_SNS_PER_QUEUE || numbers > PDLB_SNS_PER_GROUP || (numbers & (numbers - 1))))
     return pdlb_fail(error, EINVAL, op, "sequence_numbers is %u: it is 0, or a power of two from %u to %u", numbers,
                      PDLB_MIN_SNS_PER_QUEUE, PDLB_SNS_PER_GROUP);
@@ -299,7 +300,7 @@ static int request_domain(struct domain *domain, struct pdlb_error *error) {
   const int marked = device->system->close_on_exec(device->context, domain->fd);
   if (marked < 0) {
     device->system->close(device->context, domain->fd);
-    return pdlb_fail(error, -marked, "create domain", "cannot mark the domain's descriptor: %s", strerror(-marked));
+    return system_failed(error, marked, "create domain", device, "mark the domain's descriptor as closed on exec");
   }
   return 0;
 }

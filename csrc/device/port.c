@@ -70,8 +70,7 @@ static int map(struct port *port, uint32_t request, size_t length, bool writable
   const int fd = (int)args.response.id;
   rc = device->system->map(device->context, fd, length, writable, address);
   device->system->close(device->context, fd);
-  return rc < 0 ? pdlb_fail(error, -rc, op, "cannot map port %u of %s: %s", port->base.id, device->path, strerror(-rc))
-                : 0;
+  return rc < 0 ? system_failed(error, rc, op, device, "map a port's memory") : 0;
 }
 
 static int map_port(struct port *port, struct pdlb_error *error) {
@@ -276,6 +275,8 @@ static int check_config(const struct domain *domain, const struct pdlb_port_conf
 /* Under the domain's mutex. */
 static int open_port(struct domain *domain, const struct pdlb_port_config *config, bool directed, uint32_t queue,
                      struct port **result, struct pdlb_error *error) {
+  if (atomic_load_explicit(&domain->gone, memory_order_acquire))
+    return device_gone(error, creating[directed], domain->device);
   struct port *port = find_resting(domain, config, directed, queue);
   if (!port) {
     int rc = check_config(domain, config, directed, queue, error);
@@ -329,10 +330,11 @@ static int port_close(struct pdlb_port *base) {
   struct port *port = port_of(base);
   struct domain *domain = port->domain;
   pthread_mutex_lock(&domain->mutex);
-  set_enabled(port, false, "close", NULL);
+  /* What is put back must not come straight in again. */
+  const bool disabled = set_enabled(port, false, "close", NULL) == 0 || set_enabled(port, false, "close", NULL) == 0;
   port_enter(port);
   port_complete(port, UINT32_MAX);
-  if (!base->directed) port_put_back(port);
+  if (!base->directed && disabled) port_put_back(port);
   port_return_tokens(port);
   port_leave(port);
   for (uint32_t link = port->num_links; link-- > 0;) remove_link(port, port->links[link], "close", NULL);
@@ -367,6 +369,7 @@ const struct pdlb_port_ops device_port_ops = {
     .enable = port_enable,
     .send = port_send,
     .forward = port_forward,
+    .prepare_wait = port_prepare_wait,
     .recv = port_recv,
     .release = port_release,
     .release_later = port_release_later,

@@ -32,6 +32,12 @@ int device_gone(struct pdlb_error *error, const char *op, const struct device *d
   return pdlb_fail(error, ENODEV, op, "%s was reset or went away: close it and open it again", device->path);
 }
 
+/* EINVAL is the caller's mistake everywhere else; that of a plain system call is none of his. */
+int system_failed(struct pdlb_error *error, int rc, const char *op, const struct device *device, const char *tried) {
+  if (rc == -ENODEV) return device_gone(error, op, device);
+  return pdlb_fail(error, rc == -EINVAL ? EIO : -rc, op, "%s: cannot %s: %s", device->path, tried, strerror(-rc));
+}
+
 static int refused(struct device *device, int rc, const struct pdlb_response *response, const char *op,
                    struct pdlb_error *error) {
   const uint32_t status = response->status;

@@ -34,8 +34,7 @@ static int make_event(struct port *port, struct pdlb_error *error) {
   struct domain *domain = port->domain;
   struct device *device = domain->device;
   const int fd = device->system->event(device->context);
-  if (fd < 0)
-    return pdlb_fail(error, -fd, "fileno", "no descriptor to wait for port %u: %s", port->base.id, strerror(-fd));
+  if (fd < 0) return system_failed(error, fd, "fileno", device, "make a descriptor to wait with");
   struct pdlb_enable_cq_epoll_args args = {.port_id = port->base.id,
                                            .process_id = (uint32_t)getpid(),
                                            .event_fd = (uint32_t)fd,
@@ -57,6 +56,11 @@ static int need_event(struct port *port, struct pdlb_error *error) {
   const int rc = event_of(port) >= 0 ? event_of(port) : make_event(port, error);
   pthread_mutex_unlock(&port->domain->mutex);
   return rc;
+}
+
+int port_prepare_wait(struct pdlb_port *base, struct pdlb_error *error) {
+  const int fd = need_event(port_of(base), error);
+  return fd < 0 ? fd : 0;
 }
 
 /* Whether the interrupt has come, or somebody has signalled. */
@@ -116,7 +120,7 @@ int port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, u
     if (taken || max == 0 || deadline == 0 || pdlb_now() >= deadline) return (int)taken;
     /* Without an eventfd the look did not arm: look again with one. */
     rc = has_event ? sleep_on(event_of(port), deadline) : need_event(port, NULL);
-    if (rc < 0) return rc;
+    if (rc < 0) return rc == -EINVAL ? -EIO : rc;
   }
 }
 

@@ -204,6 +204,8 @@ uint32_t pdlb_port_send(struct pdlb_port *port, const struct pdlb_event *events,
 /* As send, and each element taken also completes the oldest one held: in an ordered flow it takes that one's place. */
 uint32_t pdlb_port_forward(struct pdlb_port *port, const struct pdlb_event *events, uint32_t count,
                            enum pdlb_refusal *why);
+/* Any thread. Get what a recv that blocks needs. It does so itself, but cannot say why it failed. */
+int pdlb_port_prepare_wait(struct pdlb_port *port, struct pdlb_error *error);
 /* Up to `max` elements into `events`; blocks until there is one, the deadline, a signal (-EINTR), or
  * pdlb_port_cancel (-ECANCELED). 0 at the deadline. A call that returns fewer than `max` leaves the port armed: it
  * will be woken for new work. */

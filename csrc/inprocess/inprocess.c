@@ -59,7 +59,8 @@ struct pdlb_emulated {
   struct file files[MAX_FILES];
   struct queue_memory *memories;
   struct failure failures[8];
-  int events[NUM_PORTS]; /* duplicates: the driver keeps an eventfd whatever becomes of the descriptor */
+  const char *failed_call; /* the last one */
+  int events[NUM_PORTS];   /* duplicates: the driver keeps an eventfd whatever becomes of the descriptor */
   struct {
     uint64_t serial;
     unsigned count; /* descriptors and mappings that keep the domain alive */
@@ -190,6 +191,7 @@ static int fault(struct pdlb_emulated *emulated, const char *call, struct pdlb_r
     if (!failure->waits || (failure->call && strcmp(failure->call, call) != 0) || --failure->left) continue;
     failure->waits = false;
     err = failure->err;
+    emulated->failed_call = call;
     if (response) *response = (struct pdlb_response){.status = failure->status};
   }
   pthread_mutex_unlock(&emulated->mutex);
@@ -226,6 +228,13 @@ int pdlb_emulated_fail(struct pdlb_emulated *emulated, const char *call, uint32_
 
 uint64_t pdlb_emulated_calls(const struct pdlb_emulated *emulated) {
   return atomic_load_explicit(&emulated->calls, memory_order_relaxed);
+}
+
+const char *pdlb_emulated_failed_call(struct pdlb_emulated *emulated) {
+  pthread_mutex_lock(&emulated->mutex);
+  const char *call = emulated->failed_call;
+  pthread_mutex_unlock(&emulated->mutex);
+  return call;
 }
 
 bool pdlb_emulated_failure_waits(struct pdlb_emulated *emulated) {

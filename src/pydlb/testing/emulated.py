@@ -96,6 +96,11 @@ class EmulatedDevice:
         return self._native.failure_waits()
 
     @property
+    def failed_call(self) -> str | None:
+        """The last system call that failed because it was asked to; None if none has."""
+        return self._native.failed_call()
+
+    @property
     def calls(self) -> int:
         """How many system calls there were, of those that can fail."""
         return self._native.calls()
