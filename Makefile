@@ -47,7 +47,7 @@ $(VENV)/.built: $(VENV)/.made $(SOURCES)
 $(VENV)/.test: $(VENV)/.built pyproject.toml
 	@echo "installing what the tests need"
 	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli,test]'
-	@for name in 'uvloop>=0.21' 'httptools>=0.6' 'grpcio>=1.66'; do $(PIP) install --only-binary :all: "$$name" \
+	@for name in 'uvloop>=0.21' 'cffi>=1.17' 'httptools>=0.6' 'grpcio>=1.66'; do $(PIP) install --only-binary :all: "$$name" \
 		|| echo "no $$name for this interpreter: its tests are left out"; done
 	@touch $@
 
@@ -109,7 +109,7 @@ wheel-check: $(VENV)/.made ## build sdist and wheel, install the wheel into a cl
 
 debian-python: ## run the tests with the system's Python 3.11 and numpy 1.24
 	$(MAKE) VENV=.venv-debian PYTHON=/usr/bin/python3.11 .venv-debian/.test
-	.venv-debian/bin/python -m pip --quiet install 'numpy==1.24.*'
+	.venv-debian/bin/python -m pip --quiet install 'numpy==1.24.*' 'matplotlib<3.11'
 	.venv-debian/bin/python -m pytest $(ARGS)
 
 FREE_THREADED ?= build/free-threaded

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from unittest import mock
+
+import pytest
 
 import pydlb
 
@@ -19,6 +22,12 @@ SOURCES = [
     Path(__file__).with_name("standin.c"),
     *sorted(path for name in FOLDERS for path in (CORE / name).glob("*.c")),
 ]
+
+
+def need_cffi() -> None:
+    """Skip the test that asks where there is none."""
+    if importlib.util.find_spec("cffi") is None:
+        pytest.skip("cffi has no wheel for this interpreter")
 
 
 @functools.cache
@@ -40,5 +49,6 @@ def standin() -> str:
 
 def open_standin(version: str = "2.5") -> pydlb.Device:
     """Open the stand-in, as a device of a version."""
+    need_cffi()
     with mock.patch.dict(os.environ, STANDIN_VERSION=version):
         return pydlb.open(f"libdlb:{standin()}")
