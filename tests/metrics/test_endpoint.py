@@ -97,6 +97,16 @@ def test_other_paths_are_not_there(served: Served, get: Get) -> None:
     assert "/metrics, /ready, /alive, /stats" in text
 
 
+def test_what_fails_is_told(
+    served: Served, get: Get, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(pydlb.Balancer, "stats", lambda _: 1 / 0)
+        assert get(f"{served.url}/stats")[0] == 500
+    assert "cannot answer /stats" in caplog.text
+    assert get(f"{served.url}/stats")[0] == 200
+
+
 def test_a_client_that_asks_nothing_holds_nobody_up(served: Served, get: Get) -> None:
     address = served.balancer.metrics_address
     assert address is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import os
 import socket
 import socketserver
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 __all__ = ["BalancerSource", "MetricsServer", "Source", "local_address"]
+
+logger = logging.getLogger("pydlb")
 
 # Sockets of one process that `pydlb top --pid` looks for.
 _MOST_LOCAL: Final = 16
@@ -205,7 +208,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             known = ", ".join(self.server.answers)
             self._send(_Answer(404, f"there is no {path}; there are {known}\n"))
         else:
-            self._send(answer(self.headers.get("Accept", "")))
+            self._send(self._ask(answer))
+
+    def _ask(self, answer: Callable[[str], _Answer]) -> _Answer:
+        """An application's collector may fail; whoever asks is to see that."""
+        try:
+            return answer(self.headers.get("Accept", ""))
+        except Exception:
+            logger.exception("cannot answer %s", self.path)
+            return _Answer(500, "this failed; the log of the process says why\n")
 
     def do_HEAD(self) -> None:
         """As GET, without the text."""
