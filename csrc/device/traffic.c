@@ -256,17 +256,25 @@ static uint32_t consume(struct port *port, struct pdlb_event *events, uint32_t m
   const pair carried = {UINT64_MAX, CARRIED};
   uint32_t done = 0;
   while (done < max) {
+    /* Up to the end of the lap, where the generation changes. */
+    const uint32_t before = done, left = (port->end - port->at) / stride;
+    const uint32_t most = max - done < left ? max : done + left;
     const unsigned char *slot = port->consumer + port->at;
-    const uint8_t last = last_byte(slot);
-    if ((last ^ port->generation) & PDLB_QE_GEN) break;
-    *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
-    if (last & PDLB_QE_ERROR) events[done].flags = PDLB_EVENT_ERROR;
-    done++;
-    port->at += stride;
-    if (port->at == port->end) {
-      port->at = 0;
-      port->generation ^= PDLB_QE_GEN;
+    const uint8_t generation = port->generation;
+    for (; done < most; done++, slot += stride) {
+      const uint8_t last = last_byte(slot) ^ generation;
+      if (__builtin_expect(last & (PDLB_QE_GEN | PDLB_QE_ERROR), 0)) {
+        if (last & PDLB_QE_GEN) break;
+        *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
+        events[done].flags = PDLB_EVENT_ERROR;
+      } else {
+        *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
+      }
     }
+    port->at += (done - before) * stride;
+    if (port->at < port->end) break;
+    port->at = 0;
+    port->generation ^= PDLB_QE_GEN;
   }
   port->tokens += done;
   return done;
