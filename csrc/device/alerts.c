@@ -7,8 +7,8 @@
 
 #include "device.h"
 
-#define SECOND 1000000000u
-#define REPEAT_NS 50000000u
+#define SECOND 1000000000
+#define REPEAT_NS 50000000
 
 /* The alert by which the thread is told to end: nobody else knows the domain's address. */
 static uint64_t last_word(const struct domain *domain) { return (uint64_t)(uintptr_t)domain; }
@@ -71,8 +71,11 @@ void alerts_stop(struct domain *domain) {
   struct pdlb_enqueue_domain_alert_args args = {.aux_alert_data = last_word(domain)};
   while (domain->has_alert_thread) {
     device->system->request(device->context, domain->fd, (uint32_t)PDLB_IOC_ENQUEUE_DOMAIN_ALERT, &args);
-    const uint64_t until = pdlb_now() + REPEAT_NS;
-    const struct timespec time = {.tv_sec = (time_t)(until / SECOND), .tv_nsec = (long)(until % SECOND)};
-    domain->has_alert_thread = pthread_clockjoin_np(domain->alert_thread, NULL, CLOCK_MONOTONIC, &time) == ETIMEDOUT;
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    time.tv_nsec += REPEAT_NS;
+    time.tv_sec += time.tv_nsec / SECOND;
+    time.tv_nsec %= SECOND;
+    domain->has_alert_thread = pthread_timedjoin_np(domain->alert_thread, NULL, &time) == ETIMEDOUT;
   }
 }

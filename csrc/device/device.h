@@ -148,7 +148,6 @@ void port_release_later(struct pdlb_port *port, uint32_t count);
 uint32_t port_in_flight(const struct pdlb_port *port);
 
 /* Within a use: */
-bool port_has_element(const struct port *port);
 uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max);
 void port_complete(struct port *port, uint32_t count);
 void port_return_tokens(struct port *port);

@@ -50,13 +50,18 @@ void port_leave(struct port *port) {
 
 typedef uint64_t pair __attribute__((vector_size(16)));
 typedef pair unaligned_pair __attribute__((aligned(8), may_alias));
+typedef uint64_t half __attribute__((may_alias));
 typedef pair aligned_pair __attribute__((may_alias));
 
 /* Bytes 14 and 15 of an element are the device's: weight and other hints, and the command. */
 #define CARRIED 0x0000FFFFFFFFFFFFu
+#define COMMAND_SHIFT 56
+#define GENERATION ((uint64_t)PDLB_QE_GEN << COMMAND_SHIFT)
+#define FLAG_ERROR ((uint64_t)PDLB_EVENT_ERROR << 48)
+#define ERROR ((uint64_t)PDLB_QE_ERROR << COMMAND_SHIFT)
 
 static inline void put(struct port *port, uint32_t slot, const struct pdlb_event *event, uint64_t command) {
-  const pair carried = {UINT64_MAX, CARRIED}, added = {0, command << 56};
+  const pair carried = {UINT64_MAX, CARRIED}, added = {0, command << COMMAND_SHIFT};
   *(aligned_pair *)&port->line[slot] = (*(const unaligned_pair *)event & carried) | added;
 }
 
@@ -241,35 +246,36 @@ uint32_t port_in_flight(const struct pdlb_port *base) {
 
 /* ---- receiving --------------------------------------------------------------------------------------------------- */
 
-/* The device writes this byte last. */
-static inline uint8_t last_byte(const unsigned char *slot) {
-  return atomic_load_explicit((const _Atomic uint8_t *)&slot[offsetof(struct pdlb_qe, command)], memory_order_acquire);
+/* The half of a slot that has the generation: the device writes it last, or the whole slot at once. */
+static inline uint64_t last_half(const unsigned char *slot) {
+  return atomic_load_explicit((const _Atomic uint64_t *)(const void *)(slot + 8), memory_order_acquire);
 }
 
-bool port_has_element(const struct port *port) {
-  return !((last_byte(port->consumer + port->at) ^ port->generation) & PDLB_QE_GEN);
+static inline uint64_t first_half(const unsigned char *slot) {
+  return atomic_load_explicit((const _Atomic uint64_t *)(const void *)slot, memory_order_relaxed);
 }
 
 /* Move elements out of the ring. */
 static uint32_t consume(struct port *port, struct pdlb_event *events, uint32_t max) {
   const uint32_t stride = port->domain->device->stride;
-  const pair carried = {UINT64_MAX, CARRIED};
   uint32_t done = 0;
   while (done < max) {
     /* Up to the end of the lap, where the generation changes. */
     const uint32_t before = done, left = (port->end - port->at) / stride;
     const uint32_t most = max - done < left ? max : done + left;
     const unsigned char *slot = port->consumer + port->at;
-    const uint8_t generation = port->generation;
+    const uint64_t generation = (uint64_t)port->generation << COMMAND_SHIFT;
     for (; done < most; done++, slot += stride) {
-      const uint8_t last = last_byte(slot) ^ generation;
-      if (__builtin_expect(last & (PDLB_QE_GEN | PDLB_QE_ERROR), 0)) {
-        if (last & PDLB_QE_GEN) break;
-        *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
-        events[done].flags = PDLB_EVENT_ERROR;
-      } else {
-        *(unaligned_pair *)&events[done] = *(const aligned_pair *)slot & carried;
+      const uint64_t last = last_half(slot);
+      half *out = (half *)&events[done];
+      if (__builtin_expect((last ^ generation) & (GENERATION | ERROR), 0)) {
+        if ((last ^ generation) & GENERATION) break;
+        out[0] = first_half(slot);
+        out[1] = (last & CARRIED) | FLAG_ERROR;
+        continue;
       }
+      out[0] = first_half(slot);
+      out[1] = last & CARRIED;
     }
     port->at += (done - before) * stride;
     if (port->at < port->end) break;
