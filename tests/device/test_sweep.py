@@ -6,6 +6,7 @@ The short run takes a sample; `make sweep` sets PDLB_SWEEP=all and takes all of 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import threading
@@ -117,7 +118,8 @@ def descriptors() -> set[str]:
 @pytest.mark.timeout(1200)
 def test_every_system_call_may_fail() -> None:
     run(traffic, EmulatedDevice("2.0"))
-    before = descriptors()
+    gc.collect()  # what other tests left is not ours to count
+    before, domains = descriptors(), live_handles()["domains"]
     raised = 0
     for case in cases():
         name, nth, number, status = case
@@ -129,8 +131,8 @@ def test_every_system_call_may_fail() -> None:
         if error is not None:
             raised += 1
             check(error, emulated.failed_call, number, status)
-        assert live_handles()["domains"] == 0, case
-        assert descriptors() == before, case
+        assert live_handles()["domains"] <= domains, case
+        assert descriptors() <= before, case
         with emulated.open() as device:
             assert device.resources() == device.resources(available=False), (case, "resources were kept")
         assert run(SCENARIOS[name], emulated) is None, (case, "the device is of no more use")
