@@ -15,8 +15,8 @@ namespace {
 
 class Emulated {
  public:
-  explicit Emulated(uint32_t version) {
-    if (pdlb_emulated_create(version, &raw_) < 0) throw std::bad_alloc();
+  Emulated(uint32_t version, bool port_probe) {
+    if (pdlb_emulated_create(version, port_probe, &raw_) < 0) throw std::bad_alloc();
   }
   ~Emulated() {
     if (born_ == fork_count()) pdlb_emulated_free(raw_);
@@ -95,7 +95,7 @@ std::vector<std::string> misuses(const Emulated &emulated) {
 
 void register_emulated(py::module_ &module) {
   py::class_<Emulated, std::shared_ptr<Emulated>>(module, "Emulated", py::is_final())
-      .def(py::init<uint32_t>(), "version"_a)
+      .def(py::init<uint32_t, bool>(), "version"_a, "port_probe"_a = false)
       .def("open", &open)
       .def("limit", &limit, "amounts"_a)
       .def("fail", &fail, "call"_a, "nth"_a, "errno"_a, "status"_a)

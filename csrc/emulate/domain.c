@@ -99,7 +99,7 @@ static int create_dir_queue(struct device *device, unsigned id, struct pdlb_crea
   if (domain->started) return refuse(args, PDLB_ST_DOMAIN_STARTED);
   if (args->port_id != -1) {
     if (find_port(device, id, (uint32_t)args->port_id, true) == NULL) return refuse(args, PDLB_ST_INVALID_PORT_ID);
-  } else if ((pair = take_dir_pair(device, domain)) == ID_NONE) {
+  } else if ((pair = take_dir_pair(device, domain, false)) == ID_NONE) {
     return refuse(args, PDLB_ST_DIR_QUEUES_UNAVAILABLE);
   }
   struct queue *queue = &device->control.queues[PDLB_NUM_LDB_QUEUES + pair - PDLB_NUM_LDB_PORTS];
@@ -168,7 +168,7 @@ static int create_dir_port(struct device *device, unsigned id, struct pdlb_creat
     if (find_queue(device, id, (uint32_t)args->queue_id, true) == NULL) {
       return refuse(args, PDLB_ST_INVALID_DIR_QUEUE_ID);
     }
-  } else if ((pair = take_dir_pair(device, domain)) == ID_NONE) {
+  } else if ((pair = take_dir_pair(device, domain, args->is_producer)) == ID_NONE) {
     return refuse(args, PDLB_ST_DIR_PORTS_UNAVAILABLE);
   }
   begin_port(device, &device->control.ports[pair], id, args->cq_depth, args->cq_depth_threshold);

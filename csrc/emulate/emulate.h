@@ -45,8 +45,9 @@ struct emulation {
 /* ---- the region ---------------------------------------------------------------------------------------------- */
 
 size_t emulate_region_size(unsigned num_devices);
-/* `region`: zeroed, of emulate_region_size bytes. `version`: PDLB_DEVICE_V20 or PDLB_DEVICE_V25. */
-void emulate_format(struct region *region, unsigned num_devices, uint32_t version);
+/* `region`: zeroed, of emulate_region_size bytes. `version`: PDLB_DEVICE_V20 or PDLB_DEVICE_V25. `port_probe`: the
+ * driver's module parameter: it has measured which ports are near to which processor, and hands them out so. */
+void emulate_format(struct region *region, unsigned num_devices, uint32_t version, bool port_probe);
 bool emulate_region_valid(const struct region *region, size_t size);
 void emulate_attach(struct emulation *emulation, struct region *region, const struct emulation_host *host,
                     void *context);

@@ -46,7 +46,16 @@ int set_sn_allocation(struct device *device, uint32_t group, uint32_t sns_per_qu
 int set_cos_bandwidth(struct device *device, uint32_t cos, uint32_t percent);
 uint16_t take_ldb_queue(struct device *device, struct domain *domain);
 uint16_t take_ldb_port(struct device *device, struct domain *domain, uint32_t cos, bool strict);
-uint16_t take_dir_pair(struct device *device, struct domain *domain);
+uint16_t take_dir_pair(struct device *device, struct domain *domain, bool producer);
+
+/* ---- placement.c --------------------------------------------------------------------------------------------- */
+
+/* The processor that a domain's producers run on; how many of its pairs are set aside for them. */
+unsigned producer_processor(const struct pdlb_create_sched_domain_args *args);
+unsigned count_producers(const struct pdlb_create_sched_domain_args *args);
+unsigned pair_distance(uint16_t id, unsigned processor);
+/* The class of service that load-balanced ports of no class are taken from first. */
+unsigned best_class(const struct device *device, const struct pdlb_create_sched_domain_args *args);
 
 /* ---- links.c: within a step that has saved all of `control` -------------------------------------------------- */
 

@@ -11,11 +11,14 @@ size_t emulate_region_size(unsigned num_devices) {
   return sizeof(struct region) + (size_t)num_devices * sizeof(struct device);
 }
 
-void emulate_format(struct region *region, unsigned num_devices, uint32_t version) {
+void emulate_format(struct region *region, unsigned num_devices, uint32_t version, bool port_probe) {
   region->magic = PDLB_EMULATE_MAGIC;
   region->size = emulate_region_size(num_devices);
   region->num_devices = num_devices;
-  for (unsigned i = 0; i < num_devices; i++) resources_init(&region->devices[i], version);
+  for (unsigned i = 0; i < num_devices; i++) {
+    region->devices[i].control.port_probe = port_probe;
+    resources_init(&region->devices[i], version);
+  }
 }
 
 bool emulate_region_valid(const struct region *region, size_t size) {

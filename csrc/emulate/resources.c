@@ -29,6 +29,13 @@ static void move(struct device *device, struct id_list *from, struct id_list *to
   while (count-- > 0) push(device, to, next, pop(device, from, next));
 }
 
+static void take_out(struct device *device, struct id_list *list, next_of next, uint16_t id) {
+  uint16_t *link = &list->head;
+  while (*link != id) link = next(device, *link);
+  *link = *next(device, id);
+  list->count--;
+}
+
 static void clear(struct id_list *list) { *list = (struct id_list){ID_NONE, 0}; }
 
 /* ---- a device that nobody has used --------------------------------------------------------------------------- */
@@ -38,6 +45,7 @@ static void clear_lists(struct domain *domain) {
   clear(&domain->used_queues);
   clear(&domain->free_pairs);
   clear(&domain->used_pairs);
+  clear(&domain->producer_pairs);
   for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
     clear(&domain->free_ports[cos]);
     clear(&domain->used_ports[cos]);
@@ -72,8 +80,10 @@ uint32_t credits_of(const struct device *device, unsigned kind) {
 void resources_init(struct device *device, uint32_t version) {
   struct control *control = &device->control;
   const uint64_t serial = control->next_serial;
+  const bool port_probe = control->port_probe;
   memset(control, 0, sizeof *control);
   control->next_serial = serial; /* names of files that may still be open */
+  control->port_probe = port_probe;
   control->version = version;
   control->num_dir_ports = version == PDLB_DEVICE_V25 ? PDLB_NUM_DIR_PORTS_V25 : PDLB_NUM_DIR_PORTS_V20;
   control->ingress_errors_enabled = 1;
@@ -200,7 +210,36 @@ static bool give_all_ports(struct device *device, struct domain *domain,
   for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
     if (!give_ports(device, domain, cos, args->cos_strict, args->num_cos_ldb_ports[cos])) return false;
   }
-  return give_ports(device, domain, 0, false, args->num_ldb_ports);
+  return give_ports(device, domain, best_class(device, args), false, args->num_ldb_ports);
+}
+
+/* The pair that is nearest to a processor, of those that nobody has. */
+static uint16_t nearest_pair(struct device *device, unsigned processor) {
+  struct control *control = &device->control;
+  uint16_t nearest = control->free_pairs.head;
+  for (uint16_t id = nearest; id != ID_NONE; id = *next_port(device, id)) {
+    if (pair_distance(id, processor) < pair_distance(nearest, processor)) nearest = id;
+  }
+  return nearest;
+}
+
+/* With probing, the nearest pairs, of which the domain's producers have the first. */
+static void give_pairs(struct device *device, struct domain *domain, const struct pdlb_create_sched_domain_args *args) {
+  struct control *control = &device->control;
+  if (!control->port_probe) {
+    move(device, &control->free_pairs, &domain->free_pairs, next_port, args->num_dir_ports);
+    return;
+  }
+  uint16_t pairs[NUM_DIR_PORTS];
+  const unsigned processor = producer_processor(args);
+  for (unsigned i = 0; i < args->num_dir_ports; i++) {
+    pairs[i] = nearest_pair(device, processor);
+    take_out(device, &control->free_pairs, next_port, pairs[i]);
+  }
+  const unsigned producers = count_producers(args);
+  for (unsigned i = args->num_dir_ports; i-- > 0;) {
+    push(device, i < producers ? &domain->producer_pairs : &domain->free_pairs, next_port, pairs[i]);
+  }
 }
 
 static void begin_domain(struct device *device, uint16_t id) {
@@ -238,7 +277,7 @@ int resources_create_domain(struct device *device, struct pdlb_create_sched_doma
   }
   const uint16_t id = pop(device, &control->free_domains, next_domain);
   begin_domain(device, id);
-  move(device, &control->free_pairs, &domain->free_pairs, next_port, args->num_dir_ports);
+  give_pairs(device, domain, args);
 
   domain->history_base = (uint16_t)history_base;
   domain->history_size = domain->history_left = (uint16_t)args->num_hist_list_entries;
@@ -301,6 +340,7 @@ void resources_release_domain(struct device *device, unsigned id) {
   for (unsigned cos = 0; cos < PDLB_NUM_COS; cos++) {
     give_back(device, &domain->used_ports[cos], &domain->free_ports[cos], &control->free_ports[cos], next_port);
   }
+  move(device, &domain->producer_pairs, &domain->free_pairs, next_port, domain->producer_pairs.count);
   give_back(device, &domain->used_pairs, &domain->free_pairs, &control->free_pairs, next_port);
 
   history_mark(control, domain->history_base, domain->history_size, false);
@@ -334,8 +374,9 @@ uint16_t take_ldb_port(struct device *device, struct domain *domain, uint32_t co
   return ID_NONE;
 }
 
-uint16_t take_dir_pair(struct device *device, struct domain *domain) {
-  const uint16_t id = pop(device, &domain->free_pairs, next_port);
+uint16_t take_dir_pair(struct device *device, struct domain *domain, bool producer) {
+  const bool reserved = producer ? domain->producer_pairs.count > 0 : domain->free_pairs.count == 0;
+  const uint16_t id = pop(device, reserved ? &domain->producer_pairs : &domain->free_pairs, next_port);
   if (id != ID_NONE) push(device, &domain->used_pairs, next_port, id);
   return id;
 }

@@ -138,6 +138,7 @@ struct domain {
   struct id_list free_queues, used_queues;
   struct id_list free_ports[PDLB_NUM_COS], used_ports[PDLB_NUM_COS];
   struct id_list free_pairs, used_pairs;
+  struct id_list producer_pairs; /* set aside for ports that only send */
   uint16_t history_base, history_size, history_left;
   uint32_t atomic_total, atomic_left;
   uint32_t credits_total[2]; /* load-balanced or combined, directed */
@@ -161,6 +162,7 @@ struct order_place {
 struct control {
   uint32_t version; /* PDLB_DEVICE_V20 or PDLB_DEVICE_V25 */
   uint32_t num_dir_ports;
+  bool port_probe;   /* the module parameter: ports are chosen by their distance from a processor */
   bool reset_failed; /* a domain could not be emptied: no more domains until the function is reset */
   uint32_t cos_bandwidth[PDLB_NUM_COS];
   uint32_t ingress_errors_enabled;

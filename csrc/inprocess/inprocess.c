@@ -487,7 +487,7 @@ static const struct pdlb_system system_calls = {
 
 /* ---- the device ------------------------------------------------------------------------------------------------ */
 
-int pdlb_emulated_create(uint32_t version, struct pdlb_emulated **result) {
+int pdlb_emulated_create(uint32_t version, bool port_probe, struct pdlb_emulated **result) {
   *result = NULL;
   if (version != PDLB_DEVICE_V20 && version != PDLB_DEVICE_V25) return -EINVAL;
   struct pdlb_emulated *emulated = calloc(1, sizeof *emulated);
@@ -501,7 +501,7 @@ int pdlb_emulated_create(uint32_t version, struct pdlb_emulated **result) {
   pthread_mutex_init(&emulated->mutex, NULL);
   for (unsigned port = 0; port < NUM_PORTS; port++) emulated->events[port] = -1;
   emulated->process = getpid();
-  emulate_format(region, 1, version);
+  emulate_format(region, 1, version, port_probe);
   emulate_attach(&emulated->emulation, region, &host, emulated);
   *result = emulated;
   return 0;

@@ -16,7 +16,7 @@ struct pdlb_resources;
 struct pdlb_emulated;
 
 /* `version` as pdlb_device_version has it. -ENOMEM, -EINVAL. */
-int pdlb_emulated_create(uint32_t version, struct pdlb_emulated **emulated);
+int pdlb_emulated_create(uint32_t version, bool port_probe, struct pdlb_emulated **emulated);
 /* After all that was opened on it was closed. */
 void pdlb_emulated_free(struct pdlb_emulated *emulated);
 

@@ -28,14 +28,16 @@
 struct options {
   uint32_t version;
   unsigned devices;
+  unsigned port_probe;
   const char *trace;
   const char *faults[32];
   unsigned num_faults;
   char **program;
 };
 
-#define USAGE \
-  "usage: pydlb emulate [--version 2.0|2.5] [--devices N] [--trace FILE] [--fault FAULT]... -- PROGRAM [ARGUMENTS]\n"
+#define USAGE                                                                                                         \
+  "usage: pydlb emulate [--version 2.0|2.5] [--devices N] [--port-probe 0|1|2] [--trace FILE] [--fault FAULT]... -- " \
+  "PROGRAM [ARGUMENTS]\n"
 
 static void usage(void) {
   fputs(USAGE, stderr);
@@ -51,6 +53,7 @@ static void help(void) {
       "\n"
       "  --version 2.0|2.5  of all devices; 2.5 if not given\n"
       "  --devices N        how many, 1 to 16\n"
+      "  --port-probe 0|1|2 the driver's module parameter of this name; 0 if not given\n"
       "  --trace FILE       write every request and every queue element down, one JSON object a line\n"
       "  --fault FAULT      let something go wrong; may be given 32 times\n"
       "\n"
@@ -88,6 +91,10 @@ static struct options parse(char **argument) {
       const unsigned long count = strtoul(argument[1], &end, 10);
       if (*end != 0 || count < 1 || count > 16) usage();
       options.devices = (unsigned)count;
+    } else if (strcmp(*argument, "--port-probe") == 0) {
+      const unsigned long level = strtoul(argument[1], &end, 10);
+      if (*end != 0 || end == argument[1] || level > 2) usage();
+      options.port_probe = (unsigned)level;
     } else if (strcmp(*argument, "--trace") == 0) {
       options.trace = argument[1];
     } else if (strcmp(*argument, "--fault") == 0 && options.num_faults < 32) {
@@ -286,7 +293,7 @@ int main(int count, char **arguments) {
   make_directory(directory, sizeof directory);
   hold_directory(directory);
   sweep(directory);
-  const int error = tree_make(directory, options.devices, options.version);
+  const int error = tree_make(directory, options.devices, options.version, options.port_probe);
   if (error != 0) {
     tree_remove(directory);
     die(directory, -error);

@@ -110,10 +110,12 @@ static void make_links(struct tree *tree, unsigned device) {
   make_link(tree, name, "../../../bus/pci/drivers/dlb2");
 }
 
-static void make_module(struct tree *tree) {
-  static const char *const parameters[][2] = {
-      {"reset_timeout_s", "5\n"}, {"wdto_disable", "0\n"}, {"qe_sa_pct", "1\n"},      {"qid_sa_pct", "0\n"},
-      {"qidx_wrr_weight", "0\n"}, {"port_probe", "0\n"},   {"pasid_override", "0\n"},
+static void make_module(struct tree *tree, unsigned port_probe) {
+  const char levels[][3] = {"0\n", "1\n", "2\n"};
+  const char *const parameters[][2] = {
+      {"reset_timeout_s", "5\n"}, {"wdto_disable", "0\n"},    {"qe_sa_pct", "1\n"},
+      {"qid_sa_pct", "0\n"},      {"qidx_wrr_weight", "0\n"}, {"port_probe", levels[port_probe]},
+      {"pasid_override", "0\n"},
   };
   char name[NAME_MAX_LENGTH];
   make_file(tree, "/sys/module/dlb2/version", 0444, PDLB_DRIVER_VERSION "\n");
@@ -123,7 +125,7 @@ static void make_module(struct tree *tree) {
   }
 }
 
-static struct region *make_region(struct tree *tree, unsigned num_devices, uint32_t version) {
+static struct region *make_region(struct tree *tree, unsigned num_devices, uint32_t version, bool port_probe) {
   char path[DOOR_PATH_MAX];
   const size_t size = emulate_region_size(num_devices);
   path_of(tree, path, "/state");
@@ -135,19 +137,19 @@ static struct region *make_region(struct tree *tree, unsigned num_devices, uint3
   if (region == MAP_FAILED) fail(tree);
   if (fd >= 0) close(fd);
   if (region == MAP_FAILED) return NULL;
-  emulate_format(region, num_devices, version);
+  emulate_format(region, num_devices, version, port_probe);
   return region;
 }
 
-int tree_make(const char *directory, unsigned num_devices, uint32_t version) {
+int tree_make(const char *directory, unsigned num_devices, uint32_t version, unsigned port_probe) {
   struct tree tree = {.directory = directory};
   char path[DOOR_PATH_MAX];
-  struct region *region = make_region(&tree, num_devices, version);
+  struct region *region = make_region(&tree, num_devices, version, port_probe != 0);
   if (region == NULL) return tree.error;
   emulate_attach(&tree.emulation, region, NULL, NULL);
   path_of(&tree, path, "/objects");
   if (mkdir(path, 0700) != 0) fail(&tree);
-  make_module(&tree);
+  make_module(&tree, port_probe);
   for (unsigned device = 0; device < num_devices; device++) {
     snprintf(path, sizeof path, "/dev/dlb%u", device);
     emulate_name_device(&tree.emulation, device, make_file(&tree, path, 0600, ""));

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 /* Fills the empty directory. 0, or -errno. */
-int tree_make(const char *directory, unsigned num_devices, uint32_t version);
+int tree_make(const char *directory, unsigned num_devices, uint32_t version, unsigned port_probe);
 void tree_remove(const char *directory);
 
 #endif

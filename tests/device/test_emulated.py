@@ -86,3 +86,25 @@ def test_a_busy_device_makes_room_for_the_next() -> None:
         "--devices",
         "2",
     )
+
+
+def test_probed_ports_come_in_another_order(version: str) -> None:
+    """Nobody may count on the numbers of ports: with the driver's probing they follow the processors."""
+    source = """
+        import pathlib, pydlb
+        print(pathlib.Path("/sys/module/dlb2/parameters/port_probe").read_text().strip())
+        with pydlb.open("/dev/dlb0") as device, device.create_domain(dir_ports=6) as domain:
+            ports = [domain.create_dir_port() for _ in range(6)]
+            print(*[port.id for port in ports])
+            queue = domain.create_dir_queue(ports[-1])
+            domain.start()
+            assert ports[0].send(pydlb.make_events(range(5), queue)) == 5
+            assert ports[-1].recv(timeout=10)["data"].tolist() == list(range(5))
+            assert device.resources().dir_ports == device.resources(available=False).dir_ports - 6
+        """
+    level, plain = run(source, "--version", version).splitlines()
+    assert level == "0"
+    level, probed = run(source, "--version", version, "--port-probe", "2").splitlines()
+    assert level == "2"
+    assert sorted(plain.split(), reverse=True) != probed.split()
+    assert len(set(probed.split())) == 6

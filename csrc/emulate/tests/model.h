@@ -78,7 +78,7 @@ static inline struct emulation model_make(uint32_t version) {
   struct emulation emulation;
   struct region *region = calloc(1, emulate_region_size(1));
   if (region == NULL) abort();
-  emulate_format(region, 1, version);
+  emulate_format(region, 1, version, false);
   emulate_attach(&emulation, region, &model_host, NULL);
   memset(model_closed, 0, sizeof model_closed);
   memset(model_serials, 0, sizeof model_serials);

@@ -28,7 +28,7 @@ static void set_up(uint32_t version) {
   const struct pdlb_ldb_queue_config plain = {.sharing = PDLB_SHARE_PULL};
   struct pdlb_error error;
   memset(&rig, 0, sizeof rig);
-  CHECK_EQ(pdlb_emulated_create(version, &rig.emulated), 0);
+  CHECK_EQ(pdlb_emulated_create(version, false, &rig.emulated), 0);
   CHECK_EQ(pdlb_emulated_open(rig.emulated, &rig.device, &error), 0);
   CHECK_EQ(pdlb_domain_create(rig.device, &config, &rig.domain, &error), 0);
   rig.queue = (uint8_t)pdlb_ldb_queue_create(rig.domain, &plain, &error);

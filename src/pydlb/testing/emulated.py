@@ -40,6 +40,8 @@ class EmulatedDevice:
         version: ``"2.0"`` or ``"2.5"``.
         limits: How much is left of a resource, as if others had the rest, by the names of :class:`pydlb.Resources`
             (``"sequence_slots[0]"`` and ``[1]`` for the two groups). All of it, where nothing is said.
+        port_probe: The driver's module parameter of this name: ports are handed out by their nearness to processors,
+            which is to say, in no order that a program could count on.
 
     Raises:
         ConfigError: There is no such version or resource.
@@ -51,14 +53,20 @@ class EmulatedDevice:
     hardware would have punished. What was opened on it keeps it alive.
     """
 
-    def __init__(self, version: Literal["2.0", "2.5"] = "2.5", *, limits: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        version: Literal["2.0", "2.5"] = "2.5",
+        *,
+        limits: Mapping[str, int] | None = None,
+        port_probe: bool = False,
+    ) -> None:
         if version not in _VERSIONS:
             raise ConfigError(f"version is {version!r}: it is '2.0' or '2.5'")
         if not hasattr(_native, "Emulated"):
             reason = "this build has no emulated device: it needs an x86-64 processor"
             raise BackendUnavailable(reason, {"emulated": reason})
         self.version: Final = version
-        self._native = _native.Emulated(_VERSIONS[version])
+        self._native = _native.Emulated(_VERSIONS[version], port_probe)
         if limits:
             unknown = set(limits) - set(_WHOLE)
             if unknown:
