@@ -148,13 +148,13 @@ uint64_t after(double seconds) {
 bool wait(const Acceptor &acceptor, double timeout) {
   pdlb_acceptor *raw = acceptor.raw();
   const uint64_t deadline = after(timeout);
-  const Unlocked unlocked;
+  const Unlocked lock;
   return pdlb_acceptor_wait(raw, deadline);
 }
 
 void end(Acceptor &acceptor) {
   acceptor.raw();
-  const Unlocked unlocked;
+  const Unlocked lock;
   acceptor.end();
 }
 

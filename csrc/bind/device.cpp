@@ -1,6 +1,8 @@
 // Devices and scheduling domains.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "handles.hpp"
 #include "unlocked.hpp"
 
@@ -17,6 +19,13 @@ py::dict as_dict(const pdlb_resources &resources) {
                   "sequence_slots"_a = py::make_tuple(resources.sequence_slots[0], resources.sequence_slots[1]));
 }
 
+// The last one to give up a device's domain waits for the driver to reset it.
+template <typename Shared>
+void give_up(Shared &shared) {
+  const Unlocked lock;
+  shared.give_up();
+}
+
 std::shared_ptr<Device> open_software(bool large) {
   pdlb_device *device = nullptr;
   pdlb_error error{};
@@ -28,25 +37,22 @@ std::shared_ptr<Device> open_software(bool large) {
 std::shared_ptr<Device> open_device(const std::string &path) {
   pdlb_device *device = nullptr;
   pdlb_error error{};
-  int rc;
-  {
-    const Unlocked unlocked;
-    rc = pdlb_device_open(path.c_str(), &device, &error);
-  }
-  check(rc, error);
+  check(unlocked([&] { return pdlb_device_open(path.c_str(), &device, &error); }), error);
   return std::make_shared<Device>(std::make_shared<DeviceHandle>(device), "device");
 }
 
 py::tuple device_resources(const Device &device) {
   pdlb_resources total{}, available{};
   pdlb_error error{};
-  check(pdlb_device_resources(device.pin()->device, &total, &available, &error), error);
+  const std::shared_ptr<DeviceHandle> handle = device.pin();
+  check(unlocked([&] { return pdlb_device_resources(handle->device, &total, &available, &error); }), error);
   return py::make_tuple(as_dict(total), as_dict(available));
 }
 
 std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues, uint32_t ldb_ports, uint32_t dir_ports,
                                       uint32_t credits, uint32_t history_entries, uint32_t atomic_inflights,
-                                      std::pair<uint32_t, uint32_t> sequence_slots, bool shared) {
+                                      std::pair<uint32_t, uint32_t> sequence_slots, bool shared,
+                                      std::array<uint32_t, 4> class_ports) {
   const std::shared_ptr<DeviceHandle> handle = device.pin();
   pdlb_domain_config config{};
   config.ldb_queues = ldb_queues;
@@ -58,9 +64,10 @@ std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues,
   config.sequence_slots[0] = sequence_slots.first;
   config.sequence_slots[1] = sequence_slots.second;
   config.shared = shared;
+  std::copy(class_ports.begin(), class_ports.end(), config.class_ports);
   pdlb_domain *domain = nullptr;
   pdlb_error error{};
-  check(pdlb_domain_create(handle->device, &config, &domain, &error), error);
+  check(unlocked([&] { return pdlb_domain_create(handle->device, &config, &domain, &error); }), error);
   return std::make_shared<Domain>(std::make_shared<DomainHandle>(domain, handle), "domain");
 }
 
@@ -89,33 +96,38 @@ int create_ldb_queue(const Domain &domain, uint32_t sequence_numbers, uint32_t i
   config.sharing = even ? PDLB_SHARE_EVEN : PDLB_SHARE_PULL;
   config.grace_ns = grace_ns;
   pdlb_error error{};
-  return check(pdlb_ldb_queue_create(domain.pin()->domain, &config, &error), error);
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  return check(unlocked([&] { return pdlb_ldb_queue_create(handle->domain, &config, &error); }), error);
 }
 
 int create_dir_queue(const Domain &domain, std::optional<uint32_t> port) {
   pdlb_error error{};
-  return check(pdlb_dir_queue_create(domain.pin()->domain, port.value_or(PDLB_NONE), &error), error);
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  const uint32_t number = port.value_or(PDLB_NONE);
+  return check(unlocked([&] { return pdlb_dir_queue_create(handle->domain, number, &error); }), error);
 }
 
 int queue_depth(const Domain &domain, uint32_t queue, bool directed) {
   pdlb_error error{};
   const std::shared_ptr<DomainHandle> handle = domain.pin();
-  return check(directed ? pdlb_dir_queue_depth(handle->domain, queue, &error)
-                        : pdlb_ldb_queue_depth(handle->domain, queue, &error),
-               error);
+  const auto depth = directed ? pdlb_dir_queue_depth : pdlb_ldb_queue_depth;
+  return check(unlocked([&] { return depth(handle->domain, queue, &error); }), error);
 }
 
 std::shared_ptr<Port> create_port(const Domain &domain, bool directed, uint32_t cq_depth, uint32_t history_entries,
-                                  bool release_on_recv, std::optional<uint32_t> queue) {
+                                  bool release_on_recv, std::optional<uint32_t> queue, uint32_t service_class) {
   const std::shared_ptr<DomainHandle> handle = domain.pin();
   pdlb_port_config config{};
   config.cq_depth = cq_depth;
   config.history_entries = history_entries;
   config.release_on_recv = release_on_recv;
+  config.service_class = service_class;
   pdlb_port *port = nullptr;
   pdlb_error error{};
-  check(directed ? pdlb_dir_port_create(handle->domain, &config, queue.value_or(PDLB_NONE), &port, &error)
-                 : pdlb_ldb_port_create(handle->domain, &config, &port, &error),
+  check(unlocked([&] {
+          return directed ? pdlb_dir_port_create(handle->domain, &config, queue.value_or(PDLB_NONE), &port, &error)
+                          : pdlb_ldb_port_create(handle->domain, &config, &port, &error);
+        }),
         error);
   return std::make_shared<Port>(std::make_shared<PortHandle>(port, handle));
 }
@@ -130,7 +142,8 @@ std::shared_ptr<Port> join_port(const Domain &domain, uint32_t id, bool directed
 
 void start(const Domain &domain) {
   pdlb_error error{};
-  check(pdlb_domain_start(domain.pin()->domain, &error), error);
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  check(unlocked([&] { return pdlb_domain_start(handle->domain, &error); }), error);
 }
 
 // Seconds until it wants to be called again; None for never.
@@ -142,7 +155,8 @@ std::optional<double> tick(const Domain &domain) {
 
 void stop(const Domain &domain) {
   pdlb_error error{};
-  check(pdlb_domain_stop(domain.pin()->domain, &error), error);
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  check(unlocked([&] { return pdlb_domain_stop(handle->domain, &error); }), error);
 }
 
 py::dict domain_stats(const Domain &domain) {
@@ -161,9 +175,10 @@ void register_device(py::module_ &module) {
       .def_property_readonly("version", [](const Device &device) { return pdlb_device_version(device.pin()->device); })
       .def("resources", &device_resources)
       .def("create_domain", &create_domain, "ldb_queues"_a, "ldb_ports"_a, "dir_ports"_a, "credits"_a,
-           "history_entries"_a, "atomic_inflights"_a, "sequence_slots"_a, "shared"_a = false)
+           "history_entries"_a, "atomic_inflights"_a, "sequence_slots"_a, "shared"_a = false,
+           "class_ports"_a = std::array<uint32_t, 4>{})
       .def("join_domain", &join_domain, "memory"_a, "bell"_a, "member"_a)
-      .def("close", [](Device &device) { device.give_up(); });
+      .def("close", &give_up<Device>);
 
   py::class_<Domain, std::shared_ptr<Domain>>(module, "Domain", py::is_final())
       .def_property_readonly("closed", &Domain::closed)
@@ -172,14 +187,15 @@ void register_device(py::module_ &module) {
            "grace_ns"_a)
       .def("create_dir_queue", &create_dir_queue, "port"_a)
       .def("queue_depth", &queue_depth, "queue"_a, "directed"_a)
-      .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a, "queue"_a)
+      .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a, "queue"_a,
+           "service_class"_a = 0)
       .def("share", &share)
       .def("join_port", &join_port, "port"_a, "directed"_a, "doorbell"_a)
       .def("tick", &tick)
       .def("start", &start)
       .def("stop", &stop)
       .def("stats", &domain_stats)
-      .def("close", [](Domain &domain) { domain.give_up(); });
+      .def("close", &give_up<Domain>);
 
   module.def("open_software", &open_software, "large"_a);
   module.def("open_device", &open_device, "path"_a);

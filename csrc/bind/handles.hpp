@@ -163,6 +163,7 @@ using Domain = Share<DomainHandle>;
 
 void register_device(pybind11::module_ &module);
 void register_port(pybind11::module_ &module);
+void register_settings(pybind11::module_ &module);
 pybind11::dict bind_calls(const std::shared_ptr<Port> &port, const pybind11::object &domain);
 void register_acceptor(pybind11::module_ &module);
 void register_emulated(pybind11::module_ &module);

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
                "command"_a = offsetof(pdlb_event, command));
   register_device(module);
   register_port(module);
+  register_settings(module);
   register_acceptor(module);
   register_emulated(module);
   register_poller(module);

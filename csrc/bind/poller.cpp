@@ -90,7 +90,7 @@ class Poller {
   int sleep(std::array<epoll_event, kMaxEvents> &ready, int milliseconds, bool offer) {
     const std::shared_ptr<PortHandle> handle = offer && !port_->closed() ? port_->pin() : nullptr;
     const int set = set_;
-    const Unlocked unlocked;
+    const Unlocked lock;
     if (handle) pdlb_port_parked(handle->port, true);
     const int count = epoll_wait(set, ready.data(), kMaxEvents, milliseconds);
     const int error = errno;

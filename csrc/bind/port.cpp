@@ -1,5 +1,6 @@
 // What any thread may ask of a port. The calls of its one user thread are in port_calls.cpp.
 #include "handles.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -8,18 +9,21 @@ namespace {
 
 void link_queue(const Port &port, uint32_t queue, uint32_t priority) {
   pdlb_error error{};
-  check(pdlb_port_link(port.pin()->port, queue, priority, &error), error);
+  const std::shared_ptr<PortHandle> handle = port.pin();
+  check(unlocked([&] { return pdlb_port_link(handle->port, queue, priority, &error); }), error);
 }
 
 void unlink_queue(const Port &port, uint32_t queue) {
   pdlb_error error{};
-  check(pdlb_port_unlink(port.pin()->port, queue, &error), error);
+  const std::shared_ptr<PortHandle> handle = port.pin();
+  check(unlocked([&] { return pdlb_port_unlink(handle->port, queue, &error); }), error);
 }
 
 void set_enabled(const Port &port, bool enabled) {
   pdlb_error error{};
   const std::shared_ptr<PortHandle> handle = port.pin();
-  check(enabled ? pdlb_port_enable(handle->port, &error) : pdlb_port_disable(handle->port, &error), error);
+  const auto set = enabled ? pdlb_port_enable : pdlb_port_disable;
+  check(unlocked([&] { return set(handle->port, &error); }), error);
 }
 
 int descriptor(const Port &port) {

@@ -122,7 +122,7 @@ int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline
   }
   while ((rc == 0 || rc == -EINTR) && deadline && max) {
     {
-      const Unlocked unlocked;
+      const Unlocked lock;
       rc = pdlb_port_recv(port, events, max, deadline);
     }
     if (rc != -EINTR) break;

@@ -23,3 +23,10 @@ class Unlocked {
  private:
   PyThreadState *const state_;
 };
+
+// What `call` returns, called without the interpreter lock.
+template <typename Call>
+auto unlocked(Call &&call) {
+  const Unlocked lock;
+  return call();
+}

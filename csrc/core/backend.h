@@ -7,8 +7,27 @@
 #define PDLB_BACKEND_H
 
 #include "pdlb.h"
+#include "pdlb_settings.h"
+
+/* What only hardware has. */
+struct pdlb_device_settings {
+  int (*sequence_group)(struct pdlb_device *device, uint32_t group, struct pdlb_sequence_group *result,
+                        struct pdlb_error *error);
+  int (*set_sequence_numbers)(struct pdlb_device *device, uint32_t group, uint32_t numbers, struct pdlb_error *error);
+  int (*bandwidth)(struct pdlb_device *device, uint32_t service_class, struct pdlb_error *error);
+  int (*set_bandwidth)(struct pdlb_device *device, uint32_t service_class, uint32_t percent, struct pdlb_error *error);
+  int (*polls_sparse)(const struct pdlb_device *device);
+  int (*read_register)(struct pdlb_device *device, uint32_t which, uint32_t id, uint32_t *value,
+                       struct pdlb_error *error);
+};
+
+struct pdlb_port_settings {
+  int (*set_weight)(struct pdlb_port *port, uint32_t weight, struct pdlb_error *error);
+  int (*set_inflight_threshold)(struct pdlb_port *port, uint32_t threshold, struct pdlb_error *error);
+};
 
 struct pdlb_device_ops {
+  const struct pdlb_device_settings *settings; /* NULL: there is no hardware */
   int (*close)(struct pdlb_device *device);
   int (*resources)(struct pdlb_device *device, struct pdlb_resources *total, struct pdlb_resources *available,
                    struct pdlb_error *error);
@@ -37,6 +56,7 @@ struct pdlb_domain_ops {
 };
 
 struct pdlb_port_ops {
+  const struct pdlb_port_settings *settings; /* NULL: there is no hardware */
   int (*close)(struct pdlb_port *port);
   int (*link)(struct pdlb_port *port, uint32_t queue, uint32_t priority, struct pdlb_error *error);
   int (*unlink)(struct pdlb_port *port, uint32_t queue, struct pdlb_error *error);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <string.h>
 #include <time.h>
 
 #include "backend.h"
@@ -40,6 +41,9 @@ int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_conf
         error, EINVAL, "create domain",
         "ldb_queues is %u but ldb_ports is 0: load-balanced queues need a load-balanced port to serve them",
         config->ldb_queues);
+  static const uint32_t none[PDLB_SERVICE_CLASSES];
+  if (!device->ops->settings && memcmp(config->class_ports, none, sizeof none) != 0)
+    return pdlb_fail(error, EOPNOTSUPP, "create domain", "classes of service are hardware's: this backend has none");
   if (config->shared && !device->ops->domain_join)
     return pdlb_fail(error, EOPNOTSUPP, "create domain",
                      "domains of this backend stay with the process that makes them; only software ones can be shared");
@@ -137,6 +141,9 @@ int pdlb_ldb_port_create(struct pdlb_domain *domain, const struct pdlb_port_conf
   *port = NULL;
   const int rc = check_port(config, "create load-balanced port", error);
   if (rc < 0) return rc;
+  if (config->service_class > PDLB_SERVICE_CLASSES)
+    return pdlb_fail(error, EINVAL, "create load-balanced port", "the class of service is %u: it is 0 to 3",
+                     config->service_class - 1);
   struct pdlb_port_config complete = *config;
   if (complete.history_entries == 0) complete.history_entries = 2 * complete.cq_depth;
   return domain->ops->port_create(domain, &complete, false, PDLB_NONE, port, error);
@@ -149,6 +156,7 @@ int pdlb_dir_port_create(struct pdlb_domain *domain, const struct pdlb_port_conf
   if (rc < 0) return rc;
   struct pdlb_port_config complete = *config;
   complete.history_entries = 0;
+  complete.service_class = 0;
   return domain->ops->port_create(domain, &complete, true, queue, port, error);
 }
 

@@ -87,6 +87,7 @@ static int device_resources(struct pdlb_device *base, struct pdlb_resources *tot
 }
 
 static const struct pdlb_device_ops device_ops = {
+    .settings = &device_settings,
     .close = device_close,
     .resources = device_resources,
     .domain_create = device_domain_create,

@@ -61,6 +61,7 @@ struct port {
   enum port_use use;
   struct counts before; /* at the beginning of this life */
   uint32_t history_entries;
+  uint32_t service_class;
   uint32_t queue; /* directed: of the pair, once there is one */
   uint8_t links[PDLB_MAX_LINKS], priorities[PDLB_MAX_LINKS];
   uint32_t num_links;
@@ -109,9 +110,16 @@ static inline uint32_t port_index(const struct port *port) {
  * answered. */
 int device_request(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error);
 int domain_request(struct domain *domain, uint32_t request, void *args, const char *op, struct pdlb_error *error);
+/* The same, for the few that the driver refuses with EINVAL and no status though the device is there. */
+int device_try(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error);
 /* A system call that is no request failed; `tried` completes "cannot". */
 int system_failed(struct pdlb_error *error, int rc, const char *op, const struct device *device, const char *tried);
 int device_gone(struct pdlb_error *error, const char *op, const struct device *device);
+
+/* ---- settings.c ---------------------------------------------------------------------------------------------- */
+
+extern const struct pdlb_device_settings device_settings;
+extern const struct pdlb_port_settings device_port_settings;
 
 /* ---- domain.c ------------------------------------------------------------------------------------------------ */
 

@@ -283,6 +283,9 @@ static int request_domain(struct domain *domain, struct pdlb_error *error) {
   struct pdlb_create_sched_domain_args args = {
       .num_ldb_queues = config->ldb_queues,
       .num_ldb_ports = config->ldb_ports,
+      .num_cos_ldb_ports = {config->class_ports[0], config->class_ports[1], config->class_ports[2],
+                            config->class_ports[3]},
+      .cos_strict = 1,
       .num_dir_ports = config->dir_ports,
       .num_atomic_inflights = config->atomic_inflights,
       .num_hist_list_entries = config->history_entries,

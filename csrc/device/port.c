@@ -25,7 +25,9 @@ static int request_port(struct domain *domain, const struct pdlb_port_config *co
   }
   struct pdlb_create_ldb_port_args args = {.cq_depth = (uint16_t)config->cq_depth,
                                            .cq_depth_threshold = 1,
-                                           .cq_history_list_size = (uint16_t)config->history_entries};
+                                           .cq_history_list_size = (uint16_t)config->history_entries,
+                                           .cos_id = config->service_class ? (uint8_t)(config->service_class - 1) : 0,
+                                           .cos_strict = config->service_class != 0};
   const int rc = domain_request(domain, (uint32_t)PDLB_IOC_CREATE_LDB_PORT, &args, creating[directed], error);
   return rc < 0 ? rc : (int)args.response.id;
 }
@@ -49,6 +51,7 @@ static struct port *make_port(struct domain *domain, const struct pdlb_port_conf
   port->context = domain->device->context;
   port->cq_depth = config->cq_depth;
   port->history_entries = config->history_entries;
+  port->service_class = config->service_class;
   port->queue = queue;
   port->generation = PDLB_QE_GEN;
   const uint32_t slots = config->cq_depth < PDLB_MIN_CQ_RING ? PDLB_MIN_CQ_RING : config->cq_depth;
@@ -221,7 +224,8 @@ static struct counts counts_of(const struct port *port) {
 
 static bool fits(const struct port *port, const struct pdlb_port_config *config, bool directed, uint32_t queue) {
   return port->use == PORT_RESTING && port->base.directed == directed && port->cq_depth == config->cq_depth &&
-         port->history_entries == config->history_entries && (!directed || port->queue == queue);
+         port->history_entries == config->history_entries && port->service_class == config->service_class &&
+         (!directed || port->queue == queue);
 }
 
 /* Whether nothing is left of its former life. */
@@ -248,10 +252,17 @@ static uint32_t count_ports(const struct domain *domain, bool directed) {
   return count;
 }
 
+static uint32_t most_ports(const struct domain *domain, bool directed) {
+  if (directed) return domain->config.dir_ports;
+  uint32_t most = domain->config.ldb_ports;
+  for (uint32_t class = 0; class < PDLB_SERVICE_CLASSES; class++) most += domain->config.class_ports[class];
+  return most;
+}
+
 static int check_config(const struct domain *domain, const struct pdlb_port_config *config, bool directed,
                         uint32_t queue, struct pdlb_error *error) {
   const char *op = creating[directed];
-  const uint32_t most = directed ? domain->config.dir_ports : domain->config.ldb_ports;
+  const uint32_t most = most_ports(domain, directed);
   if (count_ports(domain, directed) == most)
     return pdlb_fail(error, ENOSPC, op, "the domain has its %u %s ports; create it with more %s", most,
                      directed ? "directed" : "load-balanced", directed ? "dir_ports" : "ldb_ports");
@@ -363,6 +374,7 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
 }
 
 const struct pdlb_port_ops device_port_ops = {
+    .settings = &device_port_settings,
     .close = port_close,
     .link = port_link,
     .unlink = port_unlink,

@@ -62,6 +62,14 @@ int device_request(struct device *device, uint32_t request, void *args, const ch
   return refused(device, rc, response, op, error);
 }
 
+int device_try(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error) {
+  const int rc = request_on(device, device->fd, request, args);
+  if (rc >= 0) return rc;
+  struct pdlb_get_num_resources_args probe = {0};
+  const int there = request_on(device, device->fd, (uint32_t)PDLB_IOC_GET_NUM_RESOURCES, &probe);
+  return there < 0 ? device_gone(error, op, device) : refused(device, rc, args, op, error);
+}
+
 /* All that a domain's requests refuse has a status; without one, the domain is no more. */
 int domain_request(struct domain *domain, uint32_t request, void *args, const char *op, struct pdlb_error *error) {
   if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);

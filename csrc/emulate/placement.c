@@ -1,8 +1,9 @@
 /* Which ports the driver takes for near to which processor.
  *
  * With its module parameter `port_probe` the driver measures, when it is bound, how long each processor takes to reach
- * each producer port, and hands out the nearest first. What it measures is the silicon's secret: here each processor has
- * an order of its own, always the same. What a program can count on holds: which ids it is given depends on the masks.
+ * each producer port, and hands out the nearest first. What it measures is the silicon's secret: here each processor
+ * has an order of its own, always the same. What a program can count on holds: which ids it is given depends on the
+ * masks.
  */
 #include "internal.h"
 

@@ -77,6 +77,7 @@ int pdlb_device_resources(struct pdlb_device *device, struct pdlb_resources *tot
 struct pdlb_domain_config {
   uint32_t ldb_queues;
   uint32_t ldb_ports;
+  uint32_t class_ports[4]; /* devices only: further load-balanced ports, of one class of service each */
   uint32_t dir_ports;
   uint32_t ldb_credits; /* with combined credits: the pool */
   uint32_t dir_credits; /* with combined credits: added to the pool; else how many of the pool may be directed, 0 for
@@ -165,6 +166,7 @@ struct pdlb_port_config {
   uint32_t cq_depth;        /* a power of two, 1 to 1024: the most that one recv returns */
   uint32_t history_entries; /* load-balanced only: elements received and not released; 0: 2 x cq_depth */
   bool release_on_recv;     /* each recv first releases all that the one before returned */
+  uint32_t service_class;   /* load-balanced, devices only: 1 to 4 for a port of that class alone, 0 for any */
 };
 
 int pdlb_ldb_port_create(struct pdlb_domain *domain, const struct pdlb_port_config *config, struct pdlb_port **port,

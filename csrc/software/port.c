@@ -134,6 +134,8 @@ int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config
                          struct pdlb_port **result, struct pdlb_error *error) {
   struct software_domain *domain = (struct software_domain *)base;
   if (domain->joined) return software_not_ours(error, "create port");
+  if (config->service_class)
+    return pdlb_fail(error, EOPNOTSUPP, "create port", "classes of service are hardware's: this backend has none");
   struct software_port *port = calloc(1, sizeof *port);
   if (!port) return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");
   pthread_mutex_lock(&domain->mutex);

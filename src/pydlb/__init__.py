@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .balancer import Balancer
     from .server import Server, serve, start_server
+    from .settings import HardwareSettings, Register, SequenceGroup
     from .sharing import SharedPort, Sharing
     from .stats import BalancerStats, WorkerStats
     from .workers import Connection, Ticket, Worker
@@ -58,14 +59,17 @@ __all__ = [
     "Domain",
     "DomainStats",
     "DriverStatus",
+    "HardwareSettings",
     "LDBPort",
     "LDBQueue",
     "Port",
     "PortStats",
     "Queue",
+    "Register",
     "ResourceExhausted",
     "Resources",
     "Sched",
+    "SequenceGroup",
     "Server",
     "SharedPort",
     "Sharing",
@@ -86,6 +90,9 @@ _LAZY = {
     "Balancer": "balancer",
     "BalancerStats": "stats",
     "Connection": "workers",
+    "HardwareSettings": "settings",
+    "Register": "settings",
+    "SequenceGroup": "settings",
     "Server": "server",
     "SharedPort": "sharing",
     "Sharing": "sharing",

@@ -53,6 +53,7 @@ class BackendDevice(Protocol):
         atomic_inflights: int,
         sequence_slots: tuple[int, int],
         shared: bool = False,
+        class_ports: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> BackendDomain: ...
     def close(self) -> None: ...
 
@@ -70,8 +71,16 @@ class BackendDomain(Protocol):
     def create_dir_queue(self, port: int | None) -> int: ...
     def queue_depth(self, queue: int, directed: bool) -> int: ...
     def create_port(
-        self, directed: bool, cq_depth: int, history_entries: int, release_on_recv: bool, queue: int | None
-    ) -> BackendPort: ...
+        self,
+        directed: bool,
+        cq_depth: int,
+        history_entries: int,
+        release_on_recv: bool,
+        queue: int | None,
+        service_class: int = 0,
+    ) -> BackendPort:
+        """A `service_class` of 0 is any, else one more than the class."""
+
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def stats(self) -> dict[str, int]:

@@ -137,6 +137,7 @@ class Device(_Owner):
         atomic_inflights: int = 1024,
         sequence_slots: tuple[int, int] = (4, 0),
         shared: bool = False,
+        class_ports: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> Domain:
         """Create a scheduling domain. It takes what it is given from the device until it is closed.
 
@@ -148,14 +149,18 @@ class Device(_Owner):
             history_entries: How many received events its load-balanced ports may hold, all together.
             atomic_inflights: For atomic queues, events; shared out when they are created.
             sequence_slots: For ordered queues, slots of 64 sequence numbers, in two groups.
-            shared: Software only: its ports can be used by other processes, see :class:`pydlb.SharedDomain`.
+            shared: Software only: its ports can be used by other processes, see :class:`pydlb.Sharing`.
+            class_ports: Devices only: further load-balanced ports, of the classes of service 0 to 3.
 
         Raises:
-            ConfigError: An amount is not a number of things; or `shared` where the backend cannot share.
+            ConfigError: An amount is not a number of things; or `shared` or `class_ports` where the backend has no such
+                thing.
             ResourceExhausted: The device has less left.
         """
         if len(sequence_slots) != 2:
             raise ConfigError(f"sequence_slots is {sequence_slots!r}: it is a pair, one amount for each group")
+        if len(class_ports) != 4:
+            raise ConfigError(f"class_ports is {class_ports!r}: it is four amounts, one for each class of service")
         _check_amounts(
             ldb_queues=ldb_queues,
             ldb_ports=ldb_ports,
@@ -164,6 +169,7 @@ class Device(_Owner):
             history_entries=history_entries,
             atomic_inflights=atomic_inflights,
             **{f"sequence_slots[{i}]": slots for i, slots in enumerate(sequence_slots)},
+            **{f"class_ports[{i}]": ports for i, ports in enumerate(class_ports)},
         )
         native = self._native.create_domain(
             ldb_queues=ldb_queues,
@@ -174,6 +180,7 @@ class Device(_Owner):
             atomic_inflights=atomic_inflights,
             sequence_slots=(sequence_slots[0], sequence_slots[1]),
             shared=shared,
+            class_ports=class_ports,
         )
         domain = Domain(self, native)
         self._adopt(domain)
@@ -265,6 +272,7 @@ class Domain(_Owner):
         cq_depth: int = 32,
         history_entries: int | None = None,
         release: Literal["explicit", "on_recv"] = "explicit",
+        class_of_service: int | None = None,
     ) -> LDBPort:
         """Create a load-balanced port. Link it to queues next.
 
@@ -272,6 +280,7 @@ class Domain(_Owner):
             cq_depth: The most events that one receive returns: a power of two, 1 to 1024.
             history_entries: How many events it may hold at a time; None for twice `cq_depth`.
             release: ``"explicit"``, or ``"on_recv"``: each receive first releases what the one before returned.
+            class_of_service: Devices only: 0 to 3 for one of that class's ports; None for any that is left.
 
         Raises:
             ConfigError: An argument is out of range.
@@ -281,7 +290,15 @@ class Domain(_Owner):
             _check_amounts(history_entries=history_entries)
             if history_entries == 0:
                 raise ConfigError("history_entries is 0: the port must be able to hold at least 1 event")
-        native = self._create_port(directed=False, cq_depth=cq_depth, entries=history_entries, release=release)
+        if class_of_service not in (None, 0, 1, 2, 3):
+            raise ConfigError(f"class_of_service is {class_of_service!r}: it is 0 to 3, or None for any")
+        native = self._create_port(
+            directed=False,
+            cq_depth=cq_depth,
+            entries=history_entries,
+            release=release,
+            service_class=0 if class_of_service is None else class_of_service + 1,
+        )
         port = LDBPort(self, native, self._native, cq_depth, releases_on_recv=release == "on_recv")
         self._adopt(port)
         return port
@@ -313,6 +330,7 @@ class Domain(_Owner):
         entries: int | None = None,
         release: str = "explicit",
         queue: int | None = None,
+        service_class: int = 0,
     ) -> BackendPort:
         _check_amounts(cq_depth=cq_depth)
         if release not in ("explicit", "on_recv"):
@@ -323,6 +341,7 @@ class Domain(_Owner):
             history_entries=entries or 0,
             release_on_recv=release == "on_recv",
             queue=queue,
+            service_class=service_class,
         )
 
     def start(self) -> None:

@@ -151,7 +151,10 @@ class VendorDevice(_Shared):
         atomic_inflights: int,
         sequence_slots: tuple[int, int],
         shared: bool = False,
+        class_ports: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> VendorDomain:
+        if any(class_ports):
+            raise ConfigError(f"create domain: class_ports is {class_ports}: open the device itself for that")
         if shared:
             raise ConfigError("create domain: shared is True: only software's domains can be used by other processes")
         left = self.resources()[1]
@@ -357,13 +360,21 @@ class VendorDomain(_Shared):
     # ---- ports -----------------------------------------------------------------------------------------------------
 
     def create_port(
-        self, directed: bool, cq_depth: int, history_entries: int, release_on_recv: bool, queue: int | None
+        self,
+        directed: bool,
+        cq_depth: int,
+        history_entries: int,
+        release_on_recv: bool,
+        queue: int | None,
+        service_class: int = 0,
     ) -> VendorPort:
         op = f"create {'directed' if directed else 'load-balanced'} port"
         if not 1 <= cq_depth <= 1024 or cq_depth & cq_depth - 1:
             raise ConfigError(
                 f"{op}: cq_depth is {cq_depth}: a consumer queue holds a power of two from 1 to 1024 events"
             )
+        if service_class:
+            raise ConfigError(f"{op}: a class of service was asked for: open the device itself for that")
         history_entries = 0 if directed else history_entries or 2 * cq_depth
         shape = (directed, cq_depth, history_entries, queue)
         with self._lock:

@@ -193,7 +193,7 @@ def domain_takes_its_amounts_and_gives_them_back(device: pydlb.Device) -> None:
     """Nothing more than what was asked for is taken; all of it is had again after close."""
     whole = device.resources()
     amounts = {"ldb_queues": 3, "ldb_ports": 5, "dir_ports": 7, "history_entries": 128, "atomic_inflights": 32}
-    with device.create_domain(**amounts, credits=64, sequence_slots=(1, 2), shared=False):
+    with device.create_domain(**amounts, credits=64, sequence_slots=(1, 2), shared=False, class_ports=(0, 0, 0, 0)):
         left = device.resources()
         _same(left.domains, whole.domains - 1, "domains left")
         for name, amount in amounts.items():
