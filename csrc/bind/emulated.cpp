@@ -99,6 +99,7 @@ void register_emulated(py::module_ &module) {
       .def("open", &open)
       .def("limit", &limit, "amounts"_a)
       .def("fail", &fail, "call"_a, "nth"_a, "errno"_a, "status"_a)
+      .def("watches", [](const Emulated &emulated) { return pdlb_emulated_watches(emulated.raw()); })
       .def("calls", [](const Emulated &emulated) { return pdlb_emulated_calls(emulated.raw()); })
       .def("failed_call", [](const Emulated &emulated) { return pdlb_emulated_failed_call(emulated.raw()); })
       .def("failure_waits", [](const Emulated &emulated) { return pdlb_emulated_failure_waits(emulated.raw()); })

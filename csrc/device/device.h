@@ -46,6 +46,7 @@ struct port {
   uint32_t at, end;   /* the next slot and the ring's end, in bytes */
   uint8_t generation; /* of slots that are full */
   bool release_on_recv;
+  uint64_t watch_ns;
   bool hold_tokens; /* they go back when the port comes for more, not when it takes */
   bool armed;
   uint32_t tokens;       /* taken, and not given back */

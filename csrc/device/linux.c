@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -17,6 +18,7 @@
 
 #include "store.h"
 #include "system.h"
+#include "watch.h"
 
 static int linux_open(void *context, const char *path, uint32_t *number) {
   (void)context;
@@ -92,19 +94,29 @@ static int linux_event(void *context) {
   return fd < 0 ? -errno : fd;
 }
 
-#define CALLS                                                                                               \
-  .open = linux_open, .close = linux_close, .close_on_exec = linux_close_on_exec, .request = linux_request, \
-  .map = linux_map, .unmap = linux_unmap, .read_alert = linux_read_alert, .attribute = linux_attribute,     \
-  .event = linux_event
+static struct pdlb_system kernel = {
+    .open = linux_open,
+    .close = linux_close,
+    .close_on_exec = linux_close_on_exec,
+    .request = linux_request,
+    .map = linux_map,
+    .unmap = linux_unmap,
+    .read_alert = linux_read_alert,
+    .attribute = linux_attribute,
+    .event = linux_event,
+};
 
-static const struct pdlb_system with_movdir64b = {CALLS, .store = pdlb_store_movdir64b};
-static const struct pdlb_system with_streaming = {CALLS, .store = pdlb_store_streaming};
-static const struct pdlb_system without_store = {CALLS, .store = NULL};
+static void ask_processor(void) {
+  switch (pdlb_store_best()) {
+    case PDLB_STORE_MOVDIR64B: kernel.store = pdlb_store_movdir64b; break;
+    case PDLB_STORE_STREAMING: kernel.store = pdlb_store_streaming; break;
+    default: kernel.store = NULL;
+  }
+  if (pdlb_watch_available()) kernel.watch = pdlb_watch_umwait;
+}
 
 const struct pdlb_system *pdlb_system_linux(void) {
-  switch (pdlb_store_best()) {
-    case PDLB_STORE_MOVDIR64B: return &with_movdir64b;
-    case PDLB_STORE_STREAMING: return &with_streaming;
-    default: return &without_store;
-  }
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, ask_processor);
+  return &kernel;
 }

@@ -304,6 +304,7 @@ static int open_port(struct domain *domain, const struct pdlb_port_config *confi
   const int rc = map_port(port, error);
   if (rc < 0) return rc;
   port->release_on_recv = config->release_on_recv;
+  port->watch_ns = port->domain->device->system->watch ? config->watch_ns : 0;
   /* More are not given to a port that releases when it comes for more. */
   port->most = config->cq_depth;
   if (config->release_on_recv && !directed && config->history_entries < port->most)

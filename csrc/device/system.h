@@ -32,6 +32,9 @@ struct pdlb_system {
   int (*event)(void *context);
   /* Four elements to a mapped producer port, at once. */
   void (*store)(void *context, void *producer, const struct pdlb_qe *line);
+  /* Wait until an element is written whose last byte `command` is, or some microseconds. `generation`: what its
+   * generation bit is then. NULL where the processor cannot. */
+  void (*watch)(void *context, const uint8_t *command, uint8_t generation);
 };
 
 /* The kernel's. `store` is NULL where the processor has no way to write a line. */

@@ -91,14 +91,25 @@ static uint32_t rearm(struct port *port, struct pdlb_event *events, uint32_t max
 #endif
 }
 
-/* One look. The caller says whether it is going to wait if there is nothing. */
-static uint32_t look(struct port *port, struct pdlb_event *events, uint32_t max) {
+/* One look. Whoever is going to watch if there is nothing has no need for the interrupt. */
+static uint32_t look(struct port *port, struct pdlb_event *events, uint32_t max, bool watching) {
   port_enter(port);
   if (port->release_on_recv) port_complete(port, UINT32_MAX);
   uint32_t taken = port_take(port, events, max);
-  if (taken < max && event_of(port) >= 0) taken += rearm(port, events + taken, max - taken);
+  if (taken < max && event_of(port) >= 0 && (taken || !watching)) taken += rearm(port, events + taken, max - taken);
   port_leave(port);
   return taken;
+}
+
+static void watch(const struct port *port) {
+  const unsigned char *slot = port->consumer + port->at;
+  port->domain->device->system->watch(port->context, &slot[PDLB_QE_SIZE - 1], port->generation);
+}
+
+static uint64_t end_of_watch(const struct port *port, uint64_t deadline) {
+  if (!port->watch_ns || deadline == 0) return 0;
+  const uint64_t end = pdlb_now() + port->watch_ns;
+  return end < deadline ? end : deadline;
 }
 
 /* Until the eventfd is readable or the time is over. */
@@ -112,12 +123,17 @@ static int sleep_on(int fd, uint64_t deadline) {
 int port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   struct port *port = port_of(base);
   if (max > port->most) max = port->most;
+  const uint64_t watched = end_of_watch(port, deadline);
   for (;;) {
     int rc = ended(port);
     if (rc < 0) return rc;
-    const bool has_event = event_of(port) >= 0;
-    const uint32_t taken = look(port, events, max);
+    const bool has_event = event_of(port) >= 0, watching = watched && pdlb_now() < watched;
+    const uint32_t taken = look(port, events, max, watching);
     if (taken || max == 0 || deadline == 0 || pdlb_now() >= deadline) return (int)taken;
+    if (watching) {
+      watch(port);
+      continue;
+    }
     /* Without an eventfd the look did not arm: look again with one. */
     rc = has_event ? sleep_on(event_of(port), deadline) : need_event(port, NULL);
     if (rc < 0) return rc == -EINVAL ? -EIO : rc;

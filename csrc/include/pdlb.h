@@ -166,6 +166,8 @@ struct pdlb_port_config {
   uint32_t cq_depth;        /* a power of two, 1 to 1024: the most that one recv returns */
   uint32_t history_entries; /* load-balanced only: elements received and not released; 0: 2 x cq_depth */
   bool release_on_recv;     /* each recv first releases all that the one before returned */
+  uint64_t watch_ns;        /* devices only: a wait watches the consumer queue's memory for so long before it sleeps, if
+                               the processor can (UMWAIT) */
   uint32_t service_class;   /* load-balanced, devices only: 1 to 4 for a port of that class alone, 0 for any */
 };
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "emulate/emulate.h"
@@ -65,7 +66,7 @@ struct pdlb_emulated {
     uint64_t serial;
     unsigned count; /* descriptors and mappings that keep the domain alive */
   } references[2 * PDLB_NUM_DOMAINS];
-  _Atomic uint64_t calls;
+  _Atomic uint64_t calls, watches;
   uint32_t num_misuses;
   char misuses[MAX_MISUSES][160];
   /* What others have, so that only the limits are left. */
@@ -228,6 +229,9 @@ int pdlb_emulated_fail(struct pdlb_emulated *emulated, const char *call, uint32_
 
 uint64_t pdlb_emulated_calls(const struct pdlb_emulated *emulated) {
   return atomic_load_explicit(&emulated->calls, memory_order_relaxed);
+}
+uint64_t pdlb_emulated_watches(const struct pdlb_emulated *emulated) {
+  return atomic_load_explicit(&emulated->watches, memory_order_relaxed);
 }
 
 const char *pdlb_emulated_failed_call(struct pdlb_emulated *emulated) {
@@ -472,6 +476,14 @@ static void call_store(void *context, void *address, const struct pdlb_qe *line)
   emulate_store(&emulated->emulation, ONLY_DEVICE, producer->port, producer->serial, line, PDLB_QES_PER_LINE, true);
 }
 
+/* Stands for UMWAIT: others get the processor, for as long as that would wait. */
+static void call_watch(void *context, const uint8_t *command, uint8_t generation) {
+  struct pdlb_emulated *emulated = context;
+  atomic_fetch_add_explicit(&emulated->watches, 1, memory_order_relaxed);
+  const struct timespec moment = {.tv_nsec = 20000};
+  if ((__atomic_load_n(command, __ATOMIC_ACQUIRE) & PDLB_QE_GEN) != generation) nanosleep(&moment, NULL);
+}
+
 static const struct pdlb_system system_calls = {
     .open = call_open,
     .close = call_close,
@@ -483,6 +495,7 @@ static const struct pdlb_system system_calls = {
     .attribute = call_attribute,
     .event = call_event,
     .store = call_store,
+    .watch = call_watch,
 };
 
 /* ---- the device ------------------------------------------------------------------------------------------------ */

@@ -33,6 +33,8 @@ int pdlb_emulated_limit(struct pdlb_emulated *emulated, const struct pdlb_resour
 int pdlb_emulated_fail(struct pdlb_emulated *emulated, const char *call, uint32_t nth, int err, uint32_t status);
 /* System calls made until now. */
 uint64_t pdlb_emulated_calls(const struct pdlb_emulated *emulated);
+/* How often a port watched the memory of its consumer queue. */
+uint64_t pdlb_emulated_watches(const struct pdlb_emulated *emulated);
 /* The last call that failed because it was asked to; NULL if none has. */
 const char *pdlb_emulated_failed_call(struct pdlb_emulated *emulated);
 /* Whether a failure that was asked for is still to come. */

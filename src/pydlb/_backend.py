@@ -78,8 +78,9 @@ class BackendDomain(Protocol):
         release_on_recv: bool,
         queue: int | None,
         service_class: int = 0,
+        watch_ns: int = 0,
     ) -> BackendPort:
-        """A `service_class` of 0 is any, else one more than the class."""
+        """A `service_class` of 0 is any, else one more than the class. What has no use for `watch_ns` ignores it."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...

@@ -273,6 +273,7 @@ class Domain(_Owner):
         history_entries: int | None = None,
         release: Literal["explicit", "on_recv"] = "explicit",
         class_of_service: int | None = None,
+        watch: float = 0,
     ) -> LDBPort:
         """Create a load-balanced port. Link it to queues next.
 
@@ -281,6 +282,9 @@ class Domain(_Owner):
             history_entries: How many events it may hold at a time; None for twice `cq_depth`.
             release: ``"explicit"``, or ``"on_recv"``: each receive first releases what the one before returned.
             class_of_service: Devices only: 0 to 3 for one of that class's ports; None for any that is left.
+            watch: Seconds that a wait watches the consumer queue's memory (UMWAIT) before it sleeps until the device's
+                interrupt: sooner awake, at the price of a processor. Ignored where there is no device, or the processor
+                cannot.
 
         Raises:
             ConfigError: An argument is out of range.
@@ -298,18 +302,20 @@ class Domain(_Owner):
             entries=history_entries,
             release=release,
             service_class=0 if class_of_service is None else class_of_service + 1,
+            watch=watch,
         )
         port = LDBPort(self, native, self._native, cq_depth, releases_on_recv=release == "on_recv")
         self._adopt(port)
         return port
 
-    def create_dir_port(self, queue: DirQueue | None = None, *, cq_depth: int = 32) -> DirPort:
+    def create_dir_port(self, queue: DirQueue | None = None, *, cq_depth: int = 32, watch: float = 0) -> DirPort:
         """Create a directed port.
 
         Args:
             queue: A directed queue without a port, to be fed by; None for a port that only sends, until a queue is
                 created for it.
             cq_depth: The most events that one receive returns: a power of two, 1 to 1024.
+            watch: As for load-balanced ports.
 
         Raises:
             ConfigError: The queue has a port already, or is no directed queue of this domain.
@@ -317,7 +323,8 @@ class Domain(_Owner):
         """
         if queue is not None and (not isinstance(queue, DirQueue) or queue.domain is not self):
             raise ConfigError(f"queue is {queue!r}: it must be a directed queue of this domain")
-        native = self._create_port(directed=True, cq_depth=cq_depth, queue=None if queue is None else queue.id)
+        number = None if queue is None else queue.id
+        native = self._create_port(directed=True, cq_depth=cq_depth, queue=number, watch=watch)
         port = DirPort(self, native, self._native, cq_depth)
         self._adopt(port)
         return port
@@ -331,8 +338,11 @@ class Domain(_Owner):
         release: str = "explicit",
         queue: int | None = None,
         service_class: int = 0,
+        watch: float = 0,
     ) -> BackendPort:
         _check_amounts(cq_depth=cq_depth)
+        if not 0 <= watch <= 3600:
+            raise ConfigError(f"watch is {watch}: it is a time in seconds, 0 or more and at most 3600")
         if release not in ("explicit", "on_recv"):
             raise ConfigError(f"release is {release!r}: it is 'explicit' or 'on_recv'")
         return self._native.create_port(
@@ -342,6 +352,7 @@ class Domain(_Owner):
             release_on_recv=release == "on_recv",
             queue=queue,
             service_class=service_class,
+            watch_ns=round(watch * 1e9),
         )
 
     def start(self) -> None:

@@ -213,3 +213,47 @@ def test_a_forked_child_has_nothing(device: pydlb.Device, line: Line) -> None:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert line.sender.send(line.events(2)) == 2
+
+
+def test_a_port_watches_before_it_sleeps() -> None:
+    """UMWAIT, or here what stands for it: events that come meanwhile need no interrupt; the wait ends as any other."""
+    with EmulatedDevice() as emulated, emulated.open() as device, device.create_domain(credits=32) as domain:
+        queue, sender = domain.create_ldb_queue(), domain.create_dir_port()
+        port = domain.create_ldb_port(cq_depth=8, watch=60)
+        port.link(queue)
+        domain.start()
+        assert port.recv_one(timeout=0.01) is None
+        watched = emulated.watches
+        assert watched > 0
+        received: list[int | None] = []
+        thread = threading.Thread(target=lambda: received.append(port.recv_one(timeout=60)))
+        thread.start()
+        while emulated.watches == watched:
+            thread.join(0.001)
+        assert sender.send_one(7, queue)
+        thread.join(60)
+        assert received == [7]
+        with pytest.raises(pydlb.ConfigError, match="watch is -1"):
+            domain.create_ldb_port(watch=-1)
+
+
+def test_a_short_watch_ends_in_sleep() -> None:
+    with EmulatedDevice() as emulated, emulated.open() as device, device.create_domain(credits=32) as domain:
+        queue, sender = domain.create_ldb_queue(), domain.create_dir_port()
+        port = domain.create_ldb_port(cq_depth=8, watch=1e-6)
+        port.link(queue)
+        domain.start()
+        timer = threading.Timer(0.05, sender.send_one, (8, queue))
+        timer.start()
+        assert port.recv_one(timeout=60) == 8
+        timer.join()
+        port.close()
+        waiting = domain.create_ldb_port(cq_depth=8, watch=60)
+        watched = emulated.watches
+        thread = threading.Thread(target=pytest.raises, args=(pydlb.ClosedError, waiting.recv_one))
+        thread.start()
+        while emulated.watches == watched:
+            thread.join(0.001)
+        waiting.close()
+        thread.join(60)
+        assert not thread.is_alive()

@@ -155,6 +155,11 @@ class EmulatedDevice:
         """What was done that hardware would have punished: credits overrun, tokens returned that were not owed."""
         return [text for text in self._native.misuses() if "as was asked for" not in text]
 
+    @property
+    def watches(self) -> int:
+        """How often a port that waited watched the memory of its consumer queue, by what stands for UMWAIT here."""
+        return self._native.watches()
+
     def __enter__(self) -> Self:
         """The device itself."""
         return self
