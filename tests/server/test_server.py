@@ -37,9 +37,8 @@ def test_handlers_run_on_the_workers_loops(run: Callable[..., Any], loop_factory
         server = await pydlb.start_server(handler, "127.0.0.1", 0, workers=3, loop_factory=loop_factory)
         async with server, connecting(server) as clients:
             assert server.get_loop() is asyncio.get_running_loop()
-            for _ in range(6):
+            while len(seen) < 3:  # one that is busy when it is its turn may be passed over
                 assert await clients.ask() == "done"
-            assert len(seen) == 3
             assert not {loop for _, loop in seen} & {id(asyncio.get_running_loop())}
             assert threading.current_thread().name not in {name for name, _ in seen}
 
