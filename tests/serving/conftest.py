@@ -43,6 +43,10 @@ APPLICATION = """
         body = f"{VERSION} {os.getpid()} {threading.current_thread().name}".encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
+        if scope["path"] == "/afterwards":
+            print("begun", flush=True)
+            await asyncio.sleep(0.5)
+            print("done afterwards", flush=True)
 """
 
 

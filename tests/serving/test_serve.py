@@ -81,6 +81,13 @@ def test_the_graceful_timeout_is_kept(serve: Callable[..., Any]) -> None:
         assert "1 connections did not end in order" in served.stop(errors=True)
 
 
+def test_what_a_request_does_afterwards_is_done(serve: Callable[..., Any]) -> None:
+    served = serve("site_app:app")
+    assert served.get("/afterwards")
+    served.wait_for("begun")
+    assert "done afterwards" in served.stop()
+
+
 def test_tls(serve: Callable[..., Any]) -> None:
     served = serve("site_app:app", "--ssl-certfile", str(CERTIFICATE))
     served.wait_for("https://")

@@ -62,6 +62,7 @@ class Link:
     def abort(self) -> None:
         """End it now; it is counted as aborted."""
         self.failed = True
+        self._adapter.cut = True
         if self.transport is not None:
             self.transport.abort()
         elif self.task is not None:
@@ -118,6 +119,7 @@ class ProtocolAdapter:
         if ssl is not None:
             self._options["ssl_handshake_timeout"] = ssl_handshake_timeout
             self._options["ssl_shutdown_timeout"] = ssl_shutdown_timeout
+        self.cut = False  # connections were ended that would have gone on
         self._links: set[Link] = set()
         self.by_transport: dict[Any, Link] = {}
         self._empty = asyncio.Event()

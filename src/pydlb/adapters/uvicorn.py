@@ -20,7 +20,9 @@ logger = logging.getLogger("uvicorn.error")
 
 _CLOSE: Final = (b"connection", b"close")
 
-# How long requests whose clients are gone may take to end, once cancelled, in seconds.
+# How long requests that were answered may take for what they do afterwards, and others to end once cancelled, in
+# seconds.
+_AFTERWARDS: Final = 5.0
 _CANCELLED: Final = 1.0
 
 
@@ -105,17 +107,23 @@ class UvicornAdapter(ProtocolAdapter):
                 connection.shutdown()
 
     async def stop(self) -> None:
-        """End what is still open, cancel what its requests still do, and shut the application down."""
+        """End what is still open, let answered requests finish what they do, and shut the application down."""
         await super().stop()
         self._server.should_exit = True
-        tasks = list(self._server.server_state.tasks)
-        for task in tasks:
-            task.cancel("Task cancelled, timeout graceful shutdown exceeded")  # uvicorn's words
-        if tasks:
-            logger.error("Cancel %s running task(s), timeout graceful shutdown exceeded", len(tasks))
-            await asyncio.wait(tasks, timeout=_CANCELLED)
+        await self._end_tasks()
         if self._ticks is not None:
             self._ticks.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticks
             await self._server.lifespan.shutdown()
+
+    async def _end_tasks(self) -> None:
+        """Wait for what requests do once they are answered; cancel what takes too long, or was cut off."""
+        tasks = set(self._server.server_state.tasks)
+        if tasks and not self.cut:
+            _, tasks = await asyncio.wait(tasks, timeout=_AFTERWARDS)
+        for task in tasks:
+            task.cancel("Task cancelled, timeout graceful shutdown exceeded")  # uvicorn's words
+        if tasks:
+            logger.error("Cancel %s running task(s), timeout graceful shutdown exceeded", len(tasks))
+            await asyncio.wait(tasks, timeout=_CANCELLED)

@@ -268,8 +268,12 @@ class Supervisor:
         systemd.notify("STOPPING=1")
         for sock in self._sockets:
             _native.shut_listener(sock.fileno())
-        if self._successor is not None:
+        if self._current is not None and self._successor is not None:
+            self._leaving.add(self._successor)
             self._successor.kill()
+        elif self._successor is not None:  # it may serve already, though its word has not come yet
+            self._current = self._successor
+        self._successor = None
         if self._current is not None:
             self._retire(self._current, final=True)
             self._current = None
