@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""What pydlb takes before it does anything: memory of a balancer that idles, and time until a server listens.
+
+python benchmarks/start.py [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+
+from results import Result, show
+
+IMPORT = """
+import time
+before = time.perf_counter()
+import pydlb
+print((time.perf_counter() - before) * 1000)
+"""
+
+SERVER = """
+import time
+before = time.perf_counter()
+import asyncio, pydlb
+async def main():
+    server = await pydlb.start_server(lambda reader, writer: None, "127.0.0.1", 0, workers=4)
+    print((time.perf_counter() - before) * 1000)
+    server.close()
+    await server.wait_closed()
+asyncio.run(main())
+"""
+
+MEMORY = """
+import pathlib, pydlb
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+pydlb.Balancer  # the modules are not its own
+before = resident()
+with pydlb.Balancer(handler=print) as balancer:
+    balancer.listen()
+    print(resident() - before)
+"""
+
+ROWS = [
+    ("import pydlb", IMPORT, "ms", 60.0),
+    ("first start_server, imports included", SERVER, "ms", 300.0),
+    ("a default balancer, idle", MEMORY, "MB", 4.0),
+]
+
+
+def measure(rounds: int = 7) -> list[Result]:
+    """The rows that this program fills; the first round warms the file cache and does not count."""
+    results = []
+    for what, source, unit, bar in ROWS:
+        command = [sys.executable, "-c", source]
+        figures = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds + 1)
+        ][1:]
+        results.append(
+            Result(
+                row="15",
+                what=what,
+                value=statistics.median(figures),
+                least=min(figures),
+                most=max(figures),
+                unit=unit,
+                bar=bar,
+                better="less",
+            )
+        )
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What pydlb takes before it does anything.")
+    parser.add_argument("--rounds", type=int, default=7)
+    show(measure(parser.parse_args().rounds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
