@@ -15,7 +15,7 @@
 #include "backend.h"
 #include "internal.h"
 
-static void call(struct pdlb_acceptor *acceptor) {
+void acceptor_call(struct pdlb_acceptor *acceptor) {
   const uint64_t one = 1;
   pthread_mutex_lock(&acceptor->call_mutex);
   if (acceptor->call_fd >= 0)
@@ -51,6 +51,8 @@ static void close_descriptors(struct pdlb_acceptor *acceptor) {
 static void discard(struct pdlb_acceptor *acceptor) {
   close_descriptors(acceptor);
   slots_free(&acceptor->slots);
+  workers_free(&acceptor->workers);
+  pthread_mutex_destroy(&acceptor->workers.mutex);
   pthread_cond_destroy(&acceptor->has_stopped);
   pthread_mutex_destroy(&acceptor->call_mutex);
   pthread_mutex_destroy(&acceptor->mutex);
@@ -65,6 +67,7 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
   pthread_condattr_destroy(&attributes);
   pthread_mutex_init(&acceptor->mutex, NULL);
   pthread_mutex_init(&acceptor->call_mutex, NULL);
+  pthread_mutex_init(&acceptor->workers.mutex, NULL);
 }
 
 static int open_descriptors(struct pdlb_acceptor *acceptor) {
@@ -95,6 +98,8 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->config = *config;
   acceptor->listeners.epoll_fd = acceptor->call_fd = -1;
   acceptor->listeners.arrivals_only = config->permits;
+  acceptor->workers.last = UINT32_MAX; /* so that the first is first */
+  acceptor->workers.policy = (struct pdlb_policy_config){.queue = config->queue, .grace_ns = PDLB_FOREVER / 2};
   acceptor->drain_until = PDLB_FOREVER;
   int rc = slots_init(&acceptor->slots, config->slots);
   if (rc == 0) rc = open_descriptors(acceptor);
@@ -128,7 +133,7 @@ int pdlb_acceptor_add(struct pdlb_acceptor *acceptor, int fd, struct pdlb_error 
   rc = acceptor->stopping ? -EPIPE : listeners_add(&acceptor->listeners, fd);
   pthread_mutex_unlock(&acceptor->mutex);
   if (rc < 0) return pdlb_fail(error, -rc, "add listener", "%s", strerror(-rc));
-  call(acceptor);
+  acceptor_call(acceptor);
   return rc;
 }
 
@@ -139,7 +144,7 @@ int pdlb_acceptor_remove(struct pdlb_acceptor *acceptor, uint32_t id, bool drain
   if (listener && !drain) listeners_drop(&acceptor->listeners, listener);
   pthread_mutex_unlock(&acceptor->mutex);
   if (!listener) return pdlb_fail(error, EINVAL, "remove listener", "there is no listener %u", id);
-  call(acceptor);
+  acceptor_call(acceptor);
   return 0;
 }
 
@@ -154,7 +159,7 @@ void pdlb_acceptor_pause(struct pdlb_acceptor *acceptor, bool paused) {
   pthread_mutex_lock(&acceptor->mutex);
   acceptor->paused = paused;
   pthread_mutex_unlock(&acceptor->mutex);
-  call(acceptor);
+  acceptor_call(acceptor);
 }
 
 /* ---- connections ------------------------------------------------------------------------------------------------- */
@@ -167,21 +172,26 @@ static void note_handoff(struct pdlb_acceptor *acceptor, uint64_t accepted_at) {
 }
 
 /* A take makes room for a slot; the receive before it, for a credit. */
-static void note_take(struct pdlb_acceptor *acceptor, const struct pdlb_accepted *accepted) {
+static void note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted) {
+  handoff_note_take(acceptor, worker, accepted);
   acceptor_count(&acceptor->taken);
   note_handoff(acceptor, accepted->accepted_at);
-  if (atomic_load_explicit(&acceptor->held_up, memory_order_seq_cst)) call(acceptor);
+  if (atomic_load_explicit(&acceptor->held_up, memory_order_seq_cst)) acceptor_call(acceptor);
 }
 
-int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_accepted *accepted) {
-  if (!slots_take(&acceptor->slots, token, accepted)) return -ESTALE;
-  note_take(acceptor, accepted);
+int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token,
+                       struct pdlb_accepted *accepted) {
+  if (!slots_take(&acceptor->slots, token, accepted)) {
+    if (worker != PDLB_NONE) pdlb_acceptor_came(acceptor, worker);
+    return -ESTALE;
+  }
+  note_take(acceptor, worker, accepted);
   return 0;
 }
 
 int pdlb_acceptor_take_left(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted) {
   if (!slots_take_any(&acceptor->slots, accepted)) return -ENOENT;
-  note_take(acceptor, accepted);
+  note_take(acceptor, PDLB_NONE, accepted);
   return 0;
 }
 
@@ -193,7 +203,7 @@ void pdlb_acceptor_stop(struct pdlb_acceptor *acceptor, uint64_t drain_until) {
   if (drain_until < acceptor->drain_until) acceptor->drain_until = drain_until;
   listeners_drain_all(&acceptor->listeners);
   pthread_mutex_unlock(&acceptor->mutex);
-  call(acceptor);
+  acceptor_call(acceptor);
 }
 
 bool pdlb_acceptor_wait(struct pdlb_acceptor *acceptor, uint64_t deadline) {
@@ -214,7 +224,7 @@ void pdlb_acceptor_end(struct pdlb_acceptor *acceptor) {
   pthread_mutex_lock(&acceptor->mutex);
   acceptor->ending = true;
   pthread_mutex_unlock(&acceptor->mutex);
-  call(acceptor);
+  acceptor_call(acceptor);
   pthread_join(acceptor->thread, NULL);
   close_descriptors(acceptor);
 }
@@ -233,6 +243,7 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   stats->accepted = atomic_load_explicit(&acceptor->accepted, memory_order_seq_cst);
   stats->drained = atomic_load_explicit(&acceptor->drained, memory_order_relaxed);
   stats->aborted = atomic_load_explicit(&acceptor->aborted, memory_order_relaxed);
+  stats->taken_back = atomic_load_explicit(&acceptor->taken_back, memory_order_relaxed);
   stats->held_up = atomic_load_explicit(&acceptor->times_held_up, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);
   stats->last_errno = atomic_load_explicit(&acceptor->last_errno, memory_order_relaxed);

@@ -4,10 +4,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 #include "listeners.h"
 #include "pdlb_acceptor.h"
 #include "slots.h"
+#include "workers.h"
 
 #define MAX_BATCH 64u
 #define SECOND 1000000000u
@@ -17,11 +19,20 @@
 /* And that of the domain's bell: pdlb_domain_tick, called at each turn, answers it. */
 #define BELL (UINT64_MAX - 1)
 
+/* A connection that was accepted a moment ago, and its client. */
+struct fresh {
+  uint64_t token; /* reserved for it */
+  struct pdlb_accepted accepted;
+  socklen_t address_size;
+  struct sockaddr_storage address;
+};
+
 struct pdlb_acceptor {
   struct pdlb_domain *domain;
   struct pdlb_port *port;
   struct pdlb_acceptor_config config;
   struct slots slots;
+  struct workers workers; /* with a lock of its own, the innermost */
   pthread_t thread;
   pthread_mutex_t call_mutex;
   int call_fd; /* guarded by it; -1 after the end */
@@ -34,17 +45,34 @@ struct pdlb_acceptor {
 
   /* The thread's own. */
   uint64_t backoff, accept_again_at;
-  struct pdlb_event unsent[MAX_BATCH]; /* accepted, but there was no credit for them */
+  bool has_reserved;             /* a slot for the connection that is accepted next: */
+  uint64_t reserved;             /* its token */
+  struct fresh fresh[MAX_BATCH]; /* nobody is picked for them yet */
+  uint32_t fresh_count;
+  struct pdlb_event unsent[MAX_BATCH]; /* to be sent, perhaps once there is credit for them */
   uint32_t unsent_count;
 
   _Atomic bool held_up; /* the thread waits for a slot or a credit: call it after a take */
-  _Atomic uint64_t accepted, taken, drained, aborted, times_held_up, backoffs;
+  _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };
 
 /* Under the mutex: as many permits as connections wait. Returns when to look again. */
 uint64_t permits_issue(struct pdlb_acceptor *acceptor);
+
+/* Any thread: wake the accepting thread. */
+void acceptor_call(struct pdlb_acceptor *acceptor);
+
+/* The thread, without its mutex: pick workers for what is fresh, and send. There must be nothing unsent. */
+void handoff_fresh(struct pdlb_acceptor *acceptor);
+/* The thread: send what has no credit yet. True if nothing is left of it. */
+bool handoff_send(struct pdlb_acceptor *acceptor);
+/* The thread, without its mutex: give to others what waits for workers that do not come. Returns when to look again. */
+uint64_t handoff_look(struct pdlb_acceptor *acceptor);
+/* Under the lock of the workers, which may be left for a moment. NULL for none. */
+struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival);
+void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted);
 
 /* The thread: accepts until it is told to end. */
 void *acceptor_run(void *acceptor);

@@ -15,14 +15,17 @@ static void push_free(struct slots *slots, uint32_t index) {
       !atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_release, memory_order_relaxed));
 }
 
-static uint32_t pop_free(struct slots *slots) {
+/* False if there is none. */
+static bool pop_free(struct slots *slots, uint32_t *index) {
   uint64_t head = atomic_load_explicit(&slots->free, memory_order_acquire), next;
   do {
+    if (HEAD(head) == 0) return false;
     const uint32_t after = atomic_load_explicit(&slots->slot[HEAD(head) - 1].next_free, memory_order_relaxed);
     next = ((head >> 32) + 1) << 32 | after;
   } while (
       !atomic_compare_exchange_weak_explicit(&slots->free, &head, next, memory_order_acquire, memory_order_acquire));
-  return HEAD(head) - 1;
+  *index = HEAD(head) - 1;
+  return true;
 }
 
 int slots_init(struct slots *slots, uint32_t count) {
@@ -36,20 +39,25 @@ int slots_init(struct slots *slots, uint32_t count) {
 
 void slots_free(struct slots *slots) { free(slots->slot); }
 
-bool slots_full(const struct slots *slots) {
-  return HEAD(atomic_load_explicit(&slots->free, memory_order_seq_cst)) == 0;
+bool slots_reserve(struct slots *slots, uint64_t *token) {
+  uint32_t index;
+  if (!pop_free(slots, &index)) return false;
+  *token = (uint64_t)atomic_load_explicit(&slots->slot[index].word, memory_order_relaxed) << 32 | index;
+  return true;
 }
 
-uint64_t slots_put(struct slots *slots, const struct pdlb_accepted *accepted) {
-  const uint32_t index = pop_free(slots);
-  struct slot *slot = &slots->slot[index];
-  const uint32_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
+void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted) {
+  struct slot *slot = &slots->slot[(uint32_t)token];
   slot->accepted = *accepted;
-  atomic_store_explicit(&slot->word, word + 1, memory_order_release);
-  return (uint64_t)word << 32 | index;
+  atomic_store_explicit(&slot->word, (uint32_t)(token >> 32) + 1, memory_order_release);
 }
 
-/* Whoever moves the word on owns the connection. */
+bool slots_waits(const struct slots *slots, uint64_t token) {
+  const uint32_t word = (uint32_t)(token >> 32);
+  return atomic_load_explicit(&slots->slot[(uint32_t)token].word, memory_order_relaxed) == (word | 1);
+}
+
+/* Whoever moves the word on owns the connection, and the slot. */
 static bool take_word(struct slots *slots, uint32_t index, uint32_t word, struct pdlb_accepted *accepted) {
   struct slot *slot = &slots->slot[index];
   uint32_t waiting = word | 1;
@@ -57,19 +65,28 @@ static bool take_word(struct slots *slots, uint32_t index, uint32_t word, struct
                                                memory_order_relaxed))
     return false;
   *accepted = slot->accepted;
-  push_free(slots, index);
   return true;
+}
+
+bool slots_withdraw(struct slots *slots, uint64_t old, uint64_t *token, struct pdlb_accepted *accepted) {
+  const uint32_t index = (uint32_t)old, word = (uint32_t)(old >> 32);
+  *token = (uint64_t)(word + 2) << 32 | index;
+  return take_word(slots, index, word, accepted);
 }
 
 bool slots_take(struct slots *slots, uint64_t token, struct pdlb_accepted *accepted) {
   const uint32_t index = (uint32_t)token, word = (uint32_t)(token >> 32);
-  return index < slots->count && !(word & 1) && take_word(slots, index, word, accepted);
+  if (index >= slots->count || (word & 1) || !take_word(slots, index, word, accepted)) return false;
+  push_free(slots, index);
+  return true;
 }
 
 bool slots_take_any(struct slots *slots, struct pdlb_accepted *accepted) {
   for (uint32_t index = 0; index < slots->count; index++) {
     const uint32_t word = atomic_load_explicit(&slots->slot[index].word, memory_order_acquire);
-    if ((word & 1) && take_word(slots, index, word & ~1u, accepted)) return true;
+    if (!(word & 1) || !take_word(slots, index, word & ~1u, accepted)) continue;
+    push_free(slots, index);
+    return true;
   }
   return false;
 }

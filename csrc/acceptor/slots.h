@@ -12,7 +12,7 @@ struct slot {
   struct pdlb_accepted accepted;
 };
 
-/* One thread puts, many take. */
+/* Any thread puts, any takes. */
 struct slots {
   struct slot *slot;
   uint32_t count;
@@ -21,9 +21,14 @@ struct slots {
 
 int slots_init(struct slots *slots, uint32_t count);
 void slots_free(struct slots *slots);
-bool slots_full(const struct slots *slots);
-/* There must be a free slot. Returns the token. */
-uint64_t slots_put(struct slots *slots, const struct pdlb_accepted *accepted);
+/* Get a slot to put a connection into, and the token that will name it; false if there is none. */
+bool slots_reserve(struct slots *slots, uint64_t *token);
+/* From now on whoever has the token can take it. */
+void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted);
+/* Take a connection, but keep its slot, to put it there again under the new token; false if it does not wait. */
+bool slots_withdraw(struct slots *slots, uint64_t old, uint64_t *token, struct pdlb_accepted *accepted);
+/* Whether the connection that the token names still waits. */
+bool slots_waits(const struct slots *slots, uint64_t token);
 bool slots_take(struct slots *slots, uint64_t token, struct pdlb_accepted *accepted);
 bool slots_take_any(struct slots *slots, struct pdlb_accepted *accepted);
 

@@ -18,22 +18,18 @@
 
 /* ---- accepting ------------------------------------------------------------------------------------------------- */
 
-/* Send what has no credit yet. True if nothing is left of it. */
-static bool send_unsent(struct pdlb_acceptor *acceptor) {
-  if (acceptor->unsent_count == 0) return true;
-  enum pdlb_refusal why;
-  const uint32_t sent = pdlb_port_send(acceptor->port, acceptor->unsent, acceptor->unsent_count, &why);
-  acceptor->unsent_count -= sent;
-  memmove(acceptor->unsent, acceptor->unsent + sent, acceptor->unsent_count * sizeof *acceptor->unsent);
-  return acceptor->unsent_count == 0;
+/* The slot of the connection that is accepted next is reserved before. */
+static bool has_slot(struct pdlb_acceptor *acceptor) {
+  acceptor->has_reserved = acceptor->has_reserved || slots_reserve(&acceptor->slots, &acceptor->reserved);
+  return acceptor->has_reserved;
 }
 
 /* False, and to be called after the next take, if there is no slot or no credit. */
 static bool has_room(struct pdlb_acceptor *acceptor) {
-  if (send_unsent(acceptor) && !slots_full(&acceptor->slots)) return true;
+  if (handoff_send(acceptor) && has_slot(acceptor)) return true;
   if (!atomic_exchange_explicit(&acceptor->held_up, true, memory_order_seq_cst))
     acceptor_count(&acceptor->times_held_up);
-  return send_unsent(acceptor) && !slots_full(&acceptor->slots);
+  return handoff_send(acceptor) && has_slot(acceptor);
 }
 
 static void back_off(struct pdlb_acceptor *acceptor, int error) {
@@ -74,38 +70,39 @@ static bool is_shut_down(const struct listener *listener) {
 
 static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener) {
   const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
-  const int fd = accept4(listener->fd, NULL, NULL, flags);
+  struct fresh *fresh = &acceptor->fresh[acceptor->fresh_count];
+  fresh->address_size = sizeof fresh->address;
+  const int fd = accept4(listener->fd, (struct sockaddr *)&fresh->address, &fresh->address_size, flags);
   if (fd < 0) {
     const enum outcome outcome = judge(acceptor, errno);
     return outcome == NOTHING_THERE && is_shut_down(listener) ? UNUSABLE : outcome;
   }
   acceptor->backoff = 0;
-  const struct pdlb_accepted accepted = {
+  fresh->token = acceptor->reserved;
+  acceptor->has_reserved = false;
+  fresh->accepted = (struct pdlb_accepted){
       .fd = fd,
       .listener = listener->id,
       .family = listener->family,
       .protocol = listener->protocol,
+      .worker = PDLB_NONE,
       .accepted_at = pdlb_now(),
   };
   /* Before the slot is filled: nobody may be seen to take what was not accepted. */
   acceptor_count(&acceptor->accepted);
   if (listener->state == LISTENER_DRAINING) acceptor_count(&acceptor->drained);
-  acceptor->unsent[acceptor->unsent_count++] = (struct pdlb_event){
-      .data = slots_put(&acceptor->slots, &accepted),
-      .queue = (uint8_t)acceptor->config.queue,
-      .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0),
-  };
+  acceptor->fresh_count++;
   return ACCEPTED;
 }
 
 /* One listener's turn. */
 static enum outcome accept_batch(struct pdlb_acceptor *acceptor, const struct listener *listener) {
   enum outcome outcome = ACCEPTED;
-  for (uint32_t i = 0; i < acceptor->config.batch && !slots_full(&acceptor->slots); i++) {
+  for (uint32_t i = 0; i < acceptor->config.batch; i++) {
+    if (acceptor->fresh_count == MAX_BATCH || !has_slot(acceptor)) break;
     outcome = accept_one(acceptor, listener);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
   }
-  send_unsent(acceptor);
   return outcome;
 }
 
@@ -178,10 +175,14 @@ void *acceptor_run(void *argument) {
   pthread_mutex_lock(&acceptor->mutex);
   while (!acceptor->ending) {
     uint64_t next = step(acceptor);
+    pthread_mutex_unlock(&acceptor->mutex);
+    handoff_fresh(acceptor);
+    const uint64_t look = handoff_look(acceptor), tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
+    pthread_mutex_lock(&acceptor->mutex);
     stop_if_done(acceptor);
     if (acceptor->stopping && !acceptor->stopped && acceptor->drain_until < next) next = acceptor->drain_until;
     pthread_mutex_unlock(&acceptor->mutex);
-    const uint64_t tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
+    if (look < next) next = look;
     wait_until(acceptor, tick < next ? tick : next);
     pthread_mutex_lock(&acceptor->mutex);
   }

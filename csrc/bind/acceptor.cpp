@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <mutex>
 
 #include "handles.hpp"
 #include "pdlb_acceptor.h"
@@ -73,6 +74,36 @@ class Acceptor {
   Acceptor(const Acceptor &) = delete;
   Acceptor &operator=(const Acceptor &) = delete;
 
+  // Whom the policy's function names: called on the accepting thread. An exception is reported, and nobody picked.
+  static uint32_t ask(void *self, const pdlb_arrival *arrival) {
+    const py::gil_scoped_acquire locked;
+    py::object function;
+    {
+      auto *acceptor = static_cast<Acceptor *>(self);
+      const std::lock_guard<std::mutex> lock(acceptor->function_mutex_);
+      function = acceptor->function_;
+    }
+    try {
+      const py::bytes address(static_cast<const char *>(arrival->address), arrival->address_size);
+      return function(arrival->listener, arrival->current, arrival->family, address).cast<uint32_t>();
+    } catch (py::error_already_set &error) {
+      error.discard_as_unraisable("a policy");
+    } catch (const py::cast_error &) {
+    }
+    return PDLB_NONE;
+  }
+
+  void set_policy(pdlb_policy_config config, py::object function) {
+    config.pick = &Acceptor::ask;
+    config.context = this;
+    {
+      const std::lock_guard<std::mutex> lock(function_mutex_);
+      if (!function.is_none()) std::swap(function_, function);
+    }
+    pdlb_error error{};
+    check(pdlb_acceptor_set_policy(raw(), &config, &error), error);
+  }
+
   pdlb_acceptor *raw() const {
     if (born_ != fork_count()) throw_closed("acceptor");
     return acceptor_;
@@ -83,6 +114,8 @@ class Acceptor {
   const std::shared_ptr<Port> port_;
   pdlb_acceptor *acceptor_ = nullptr;
   std::atomic<bool> ended_{false};
+  std::mutex function_mutex_;
+  py::object function_;
   const uint32_t born_ = fork_count();
 };
 
@@ -103,9 +136,9 @@ Taken taken(const pdlb_accepted &accepted) {
   return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol);
 }
 
-Taken take(const Acceptor &acceptor, uint64_t token) {
+Taken take(const Acceptor &acceptor, uint32_t worker, uint64_t token) {
   pdlb_accepted accepted;
-  if (pdlb_acceptor_take(acceptor.raw(), token, &accepted) < 0) return std::nullopt;
+  if (pdlb_acceptor_take(acceptor.raw(), worker, token, &accepted) < 0) return std::nullopt;
   return taken(accepted);
 }
 
@@ -117,7 +150,7 @@ Taken take_left(const Acceptor &acceptor) {
 
 // Take what the port is given now, up to `max` connections: those, and whether there may be more (the port is then not
 // armed). Tokens that name no connection any more are given back.
-py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t max) {
+py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max) {
   std::array<pdlb_event, kMostAtOnce> events;
   pdlb_acceptor *raw = acceptor.raw();
   if (max > kMostAtOnce) max = kMostAtOnce;
@@ -130,10 +163,11 @@ py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t max) {
     error.op = "recv";
     throw_error(error);
   }
+  pdlb_acceptor_came(raw, worker);
   py::list connections;
   for (int i = 0; i < count; i++) {
     pdlb_accepted accepted;
-    if (pdlb_acceptor_take(raw, events[static_cast<size_t>(i)].data, &accepted) < 0)
+    if (pdlb_acceptor_take(raw, worker, events[static_cast<size_t>(i)].data, &accepted) < 0)
       pdlb_port_release(port.raw(), 1);
     else
       connections.append(taken(accepted));
@@ -158,12 +192,40 @@ void end(Acceptor &acceptor) {
   acceptor.end();
 }
 
+uint32_t add_worker(const Acceptor &acceptor, uint32_t queue) {
+  pdlb_error error{};
+  uint32_t worker = PDLB_NONE;
+  check(pdlb_acceptor_worker_add(acceptor.raw(), queue, &worker, &error), error);
+  return worker;
+}
+
+// Connections, those of them that wait, and whether it stalls.
+std::tuple<uint32_t, uint32_t, bool> worker_stats(const Acceptor &acceptor, uint32_t worker) {
+  pdlb_worker_stats stats;
+  pdlb_acceptor_worker_stats(acceptor.raw(), worker, &stats);
+  return {stats.open, stats.waiting, stats.stalled};
+}
+
+void set_policy(Acceptor &acceptor, int policy, uint32_t queue, int tie, uint32_t choices, double bound,
+                bool per_listener, uint64_t seed, uint64_t grace_ns, py::object function) {
+  pdlb_policy_config config{};
+  config.policy = static_cast<pdlb_policy>(policy);
+  config.queue = queue;
+  config.tie = static_cast<pdlb_tie>(tie);
+  config.choices = choices;
+  config.bound = bound;
+  config.per_listener = per_listener;
+  config.seed = seed;
+  config.grace_ns = grace_ns;
+  acceptor.set_policy(config, std::move(function));
+}
+
 py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
   return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "drained"_a = stats.drained,
-                  "aborted"_a = stats.aborted, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
-                  "last_errno"_a = stats.last_errno,
+                  "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "held_up"_a = stats.held_up,
+                  "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
                   "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
@@ -181,9 +243,41 @@ void register_acceptor(py::module_ &module) {
       .def(
           "pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); },
           "paused"_a)
-      .def("take", &take, "token"_a)
+      .def("take", &take, "worker"_a, "token"_a)
       .def("take_left", &take_left)
-      .def("receive", &receive, "port"_a, "max"_a)
+      .def("receive", &receive, "port"_a, "worker"_a, "max"_a)
+      .def(
+          "closed",
+          [](const Acceptor &acceptor, uint32_t worker, uint32_t listener) {
+            pdlb_acceptor_closed(acceptor.raw(), worker, listener);
+          },
+          "worker"_a, "listener"_a)
+      .def("add_worker", &add_worker, "queue"_a)
+      .def(
+          "remove_worker",
+          [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_worker_remove(acceptor.raw(), worker); },
+          "worker"_a)
+      .def(
+          "pause_worker",
+          [](const Acceptor &acceptor, uint32_t worker, bool paused) {
+            pdlb_acceptor_worker_pause(acceptor.raw(), worker, paused);
+          },
+          "worker"_a, "paused"_a)
+      .def(
+          "set_queue",
+          [](const Acceptor &acceptor, uint32_t worker, uint32_t queue) {
+            pdlb_acceptor_worker_queue(acceptor.raw(), worker, queue);
+          },
+          "worker"_a, "queue"_a)
+      .def(
+          "set_weight",
+          [](const Acceptor &acceptor, uint32_t worker, uint32_t weight) {
+            pdlb_acceptor_worker_weigh(acceptor.raw(), worker, weight);
+          },
+          "worker"_a, "weight"_a)
+      .def("worker_stats", &worker_stats, "worker"_a)
+      .def("set_policy", &set_policy, "policy"_a, "queue"_a, "tie"_a, "choices"_a, "bound"_a, "per_listener"_a,
+           "seed"_a, "grace_ns"_a, "function"_a)
       .def(
           "stop", [](const Acceptor &acceptor, double drain) { pdlb_acceptor_stop(acceptor.raw(), after(drain)); },
           "drain"_a)

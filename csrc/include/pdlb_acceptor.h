@@ -1,4 +1,5 @@
-/* A thread that accepts connections and sends them through a load-balanced queue to whoever has room.
+/* A thread that accepts connections and sends them to workers: through one load-balanced queue to whoever has room, or
+ * to the worker that a policy picks, through that worker's own queue.
  *
  * A connection has one owner at each instant: the kernel's backlog, a slot of the acceptor, or whoever took it from
  * there. What travels through the queue is a token that names the slot and its generation, never a descriptor: a
@@ -18,7 +19,7 @@ extern "C" {
 struct pdlb_acceptor;
 
 struct pdlb_acceptor_config {
-  uint32_t queue; /* id of the load-balanced queue to send to */
+  uint32_t queue; /* id of the load-balanced queue for what no worker is picked for */
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
   bool blocking;  /* what the accepted descriptors are */
@@ -41,6 +42,75 @@ bool pdlb_acceptor_listens(struct pdlb_acceptor *acceptor, uint32_t listener);
 /* Any thread. Leave connections in all backlogs (true), or go on (false). */
 void pdlb_acceptor_pause(struct pdlb_acceptor *acceptor, bool paused);
 
+/* ---- workers, and who is picked ------------------------------------------------------------------------------------
+ * A worker is known by a handle, which is never given twice. Its connections are counted from the moment at which it
+ * is picked for them, or takes them from the queue that all share, until pdlb_acceptor_closed. */
+
+/* Any thread. `queue`: a load-balanced queue that feeds this worker's port alone, for what it is picked for; PDLB_NONE
+ * if it has none, and is not picked. Result 0 or -ENOSPC, -ENOMEM. */
+int pdlb_acceptor_worker_add(struct pdlb_acceptor *acceptor, uint32_t queue, uint32_t *worker,
+                             struct pdlb_error *error);
+/* Any thread. It is not picked any more; what waits for it goes to others. */
+void pdlb_acceptor_worker_remove(struct pdlb_acceptor *acceptor, uint32_t worker);
+/* Any thread. The same until it is over. */
+void pdlb_acceptor_worker_pause(struct pdlb_acceptor *acceptor, uint32_t worker, bool paused);
+/* Any thread. As in worker_add. */
+void pdlb_acceptor_worker_queue(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t queue);
+/* Any thread. Its share: twice the weight, twice the connections; 0 for none. A new worker has PDLB_WEIGHT. */
+void pdlb_acceptor_worker_weigh(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t weight);
+#define PDLB_WEIGHT 1000u
+#define PDLB_MAX_WEIGHT 1000000u
+
+struct pdlb_worker_stats {
+  uint32_t open;    /* picked for it or taken by it, and not closed */
+  uint32_t waiting; /* of these, not taken yet */
+  bool stalled;     /* it did not come in time for what waited for it */
+};
+/* Any thread; waits for nobody. */
+void pdlb_acceptor_worker_stats(struct pdlb_acceptor *acceptor, uint32_t worker, struct pdlb_worker_stats *stats);
+
+enum pdlb_policy {
+  PDLB_POLICY_QUEUE = 0, /* nobody is picked: the queue that all share gives it to who comes */
+  PDLB_POLICY_EXACT,     /* the fewest connections */
+  PDLB_POLICY_ROUND_ROBIN,
+  PDLB_POLICY_RANDOM,
+  PDLB_POLICY_LEAST,  /* the fewest connections of a few that are drawn */
+  PDLB_POLICY_HASH,   /* by the client's address, as long as that worker has not much more than its share */
+  PDLB_POLICY_CALLER, /* whom `pick` names */
+};
+
+/* Who is picked of several with as few connections. */
+enum pdlb_tie {
+  PDLB_TIE_ROTATE = 0, /* the next one in turn */
+  PDLB_TIE_FIRST,      /* the one that was added first */
+  PDLB_TIE_LOCAL,      /* the one that accepted it, else the first */
+};
+
+struct pdlb_arrival {
+  uint32_t listener;
+  uint32_t current; /* the worker that accepted it, PDLB_NONE if none did */
+  int family;
+  uint32_t address_size;
+  const void *address; /* the client's, a struct sockaddr */
+};
+
+struct pdlb_policy_config {
+  enum pdlb_policy policy;
+  uint32_t queue; /* the load-balanced queue for what no worker is picked for */
+  enum pdlb_tie tie;
+  uint32_t choices;  /* LEAST: how many are drawn */
+  double bound;      /* HASH: a worker has at most so many times its share, more than 1 */
+  bool per_listener; /* EXACT, LEAST, HASH: count connections of the same listener only */
+  uint64_t seed;     /* RANDOM, LEAST */
+  uint64_t grace_ns; /* a worker that does not come for so long loses what waits for it, if another one is idle */
+  /* CALLER: a worker, or PDLB_NONE. Called on the accepting thread, with no lock held. */
+  uint32_t (*pick)(void *context, const struct pdlb_arrival *arrival);
+  void *context;
+};
+/* Any thread. From the next connection on. */
+int pdlb_acceptor_set_policy(struct pdlb_acceptor *acceptor, const struct pdlb_policy_config *config,
+                             struct pdlb_error *error);
+
 /* Keep new clients from connecting to a listening socket that is about to be closed, so that its backlog can be
  * emptied for good: closing resets what is in it. A client that comes now is refused once the socket is closed. */
 int pdlb_listener_shut(int fd);
@@ -50,11 +120,17 @@ struct pdlb_accepted {
   int fd; /* close-on-exec; the taker's from now on */
   uint32_t listener;
   int family, protocol; /* of the listener's socket, and so of this one */
+  uint32_t worker;      /* that was picked for it, PDLB_NONE if none was */
   uint64_t accepted_at; /* ns */
 };
 
-/* Any thread. Take the connection that a received element's data names: 0, or -ESTALE. */
-int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_accepted *accepted);
+/* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
+ * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */
+int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token, struct pdlb_accepted *accepted);
+/* Any thread. The worker looked for connections, and perhaps there were none. */
+void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t worker);
+/* Any thread. A connection that the worker took is closed. */
+void pdlb_acceptor_closed(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t listener);
 /* Any thread, once nobody receives any more: take any connection that still waits: 0, or -ENOENT. */
 int pdlb_acceptor_take_left(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted);
 
@@ -75,6 +151,7 @@ struct pdlb_acceptor_stats {
   uint64_t taken;
   uint64_t drained;                       /* of those accepted, after the order to stop or to drain the listener */
   uint64_t aborted;                       /* given up by the client before they could be accepted */
+  uint64_t taken_back;                    /* times that what waited for one worker went to another */
   uint64_t held_up;                       /* times that all slots were taken, or no credit was left */
   uint64_t backoffs;                      /* times that accept failed for want of descriptors or memory */
   uint32_t last_errno;                    /* of the last of these, or of a listener that failed for good */

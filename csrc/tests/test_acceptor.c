@@ -107,20 +107,20 @@ static void token_is_good_for_one_take(void) {
     const int client = connect_to(&place.address);
     tokens[i] = receive_token(place.workers[0]);
     struct pdlb_accepted accepted;
-    CHECK_EQ(pdlb_acceptor_take(place.acceptor, tokens[i], &accepted), 0);
+    CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, tokens[i], &accepted), 0);
     CHECK_EQ(accepted.listener, place.listener);
     CHECK_EQ(accepted.family, AF_INET);
     CHECK(accepted.accepted_at <= pdlb_now());
     CHECK_EQ(fcntl(accepted.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     for (int earlier = 0; earlier <= i; earlier++)
-      CHECK_EQ(pdlb_acceptor_take(place.acceptor, tokens[earlier], &accepted), -ESTALE);
+      CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, tokens[earlier], &accepted), -ESTALE);
     close(accepted.fd);
     close_at_once(client);
     CHECK_EQ(pdlb_port_release(place.workers[0], 1), 1);
   }
   struct pdlb_accepted accepted;
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, 0, &accepted), -ESTALE);
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, UINT64_MAX, &accepted), -ESTALE);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, 0, &accepted), -ESTALE);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, UINT64_MAX, &accepted), -ESTALE);
   CHECK_EQ(stats_of(&place).taken, 64);
   close_place(&place);
 }
@@ -168,7 +168,7 @@ static void *serve(void *argument) {
     if (count == -ECANCELED) return NULL;
     for (int i = 0; i < count; i++) {
       struct pdlb_accepted accepted;
-      CHECK_EQ(pdlb_acceptor_take(crowd->place.acceptor, events[i].data, &accepted), 0);
+      CHECK_EQ(pdlb_acceptor_take(crowd->place.acceptor, PDLB_NONE, events[i].data, &accepted), 0);
       CHECK_EQ(send(accepted.fd, "x", 1, MSG_NOSIGNAL), 1);
       atomic_fetch_add(&crowd->served, 1);
       close(accepted.fd);
@@ -274,7 +274,7 @@ static void beyond_the_slots_clients_stay_in_the_backlog(void) {
   for (uint64_t i = 0; i < 10; i++) {
     CHECK_LE(stats_of(&place).accepted, i + 3);
     struct pdlb_accepted accepted;
-    CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[0]), &accepted), 0);
+    CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[0]), &accepted), 0);
     close(accepted.fd);
     close_at_once(clients[i]);
   }
@@ -288,12 +288,12 @@ static void without_descriptors_it_waits_and_goes_on(void) {
   const int clients[2] = {connect_to(&place.address), connect_to(&place.address)};
   struct pdlb_accepted accepted;
   for (int i = 0; i < 2; i++) {
-    CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[0]), &accepted), 0);
+    CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[0]), &accepted), 0);
     close(accepted.fd);
     CHECK_EQ(pdlb_port_release(place.workers[0], 1), 1);
   }
   const int late = connect_to(&place.address);
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[0]), &accepted), 0);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[0]), &accepted), 0);
   close(accepted.fd);
 
   const int last = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -306,7 +306,7 @@ static void without_descriptors_it_waits_and_goes_on(void) {
   while (stats_of(&place).backoffs < 3) sched_yield();
   CHECK_EQ(stats_of(&place).last_errno, EMFILE);
   CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[1]), &accepted), 0);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[1]), &accepted), 0);
   close(accepted.fd);
   close_at_once(last);
   close_at_once(late);
@@ -327,7 +327,7 @@ static void what_a_busy_worker_leaves_goes_to_another(void) {
   wait_for_accepted(&place, 1);
   rig_link(place.workers[1], place.queue, 0);
   struct pdlb_accepted accepted;
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[1]), &accepted), 0);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[1]), &accepted), 0);
   close(accepted.fd);
   close_at_once(client);
   close_place(&place);
@@ -342,6 +342,7 @@ static void what_waits_at_the_end_can_be_taken_or_is_closed(void) {
   for (int i = 0; i < 3; i++) clients[i] = connect_to(&place.address);
   wait_for_accepted(&place, 3);
   pdlb_acceptor_stop(place.acceptor, 0);
+  CHECK(pdlb_acceptor_wait(place.acceptor, PDLB_FOREVER));
   struct pdlb_error error = {0};
   CHECK_ERROR(pdlb_acceptor_add(place.acceptor, place.listener_fd, &error), -EPIPE, error);
   struct pdlb_accepted accepted;
@@ -388,7 +389,7 @@ static void unix_sockets_are_shut_too(void) {
   const int id = pdlb_acceptor_add(place.acceptor, fd, &error);
   CHECK_OK(id, error);
   struct pdlb_accepted accepted;
-  CHECK_EQ(pdlb_acceptor_take(place.acceptor, receive_token(place.workers[0]), &accepted), 0);
+  CHECK_EQ(pdlb_acceptor_take(place.acceptor, PDLB_NONE, receive_token(place.workers[0]), &accepted), 0);
   CHECK_EQ(accepted.family, AF_UNIX);
   CHECK_EQ(accepted.listener, (uint32_t)id);
   while (pdlb_acceptor_listens(place.acceptor, (uint32_t)id)) sched_yield();

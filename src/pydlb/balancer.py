@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias
 from . import _native
 from .device import open_with as open_device_with
 from .errors import BackendUnavailable, ClosedError, ConfigError
-from .policies import PolicyName, check_policy, make_policy
+from .policies import make_policy
 from .stats import BalancerStats
+from .steering import Queues, Steering
 from .workers import Connection, ThreadWorker, Worker
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from .device import Device
     from .metrics import MetricsServer
+    from .policies import Policy, PolicyLike
     from .port import LDBPort
 
 __all__ = ["Balancer"]
@@ -42,6 +44,8 @@ Address: TypeAlias = Any
 _HISTORY: Final = 1 << 20
 _MOST_WORKERS: Final = 1024
 _FEW_WORKERS: Final = 16
+# An event names its queue by 8 bits; two queues are shared by all workers.
+_OWN_QUEUES: Final = 253
 
 # The workers' ports, on a device and in software.
 _DEVICE_PORT: Final[PortShape] = {"cq_depth": 8, "history_entries": 1, "release": "on_recv"}
@@ -109,6 +113,8 @@ class Balancer:
         workers: Threads to start, for `handler`. 0 starts none.
         handler: Called with a :class:`Connection` for each connection, on a worker's thread.
         policy: Which worker gets a connection; ``"dlb"``: the one with the fewest open among those that are not busy.
+            Others are in :mod:`pydlb.policies`: ``"exact"``, ``"nop"``, ``"random"``, ``"round_robin"``, ``"least"``,
+            ``"hash"``, one with options, or a function of the workers and the :class:`pydlb.policies.Arrival`.
         backend: As `device` of :func:`pydlb.open`.
         grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 20 ms.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
@@ -138,7 +144,7 @@ class Balancer:
         workers: int = 4,
         *,
         handler: Callable[[Connection], object] | None = None,
-        policy: PolicyName = "dlb",
+        policy: PolicyLike = "dlb",
         backend: str | int | os.PathLike[str] = "auto",
         grace: float | None = None,
         batch: int = 16,
@@ -148,7 +154,7 @@ class Balancer:
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
     ) -> None:
-        check_policy(policy)
+        steered = make_policy(policy)
         check_range(workers=(workers, 0, _MOST_WORKERS), batch=(batch, 1, 64), max_waiting=(max_waiting, 1, 1 << 16))
         if max_workers is None:
             max_workers = min(_MOST_WORKERS, max(_FEW_WORKERS, 2 * workers))
@@ -157,7 +163,6 @@ class Balancer:
             raise ConfigError(f"{workers} workers need a handler to call; workers=0 starts none")
         if handler is not None and not callable(handler):
             raise ConfigError(f"handler is {handler!r}: it is a function of one connection")
-        self.policy: Final = policy
         self._name = name
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
@@ -176,7 +181,7 @@ class Balancer:
         self._end_lock = threading.Lock()
         self._blocking = workers > 0  # plain threads want blocking sockets
         self._capacity = _HISTORY // max_workers
-        self._open_engine(backend, _GRACE if grace is None else grace, batch, max_waiting, max_workers)
+        self._open_engine(backend, steered, _GRACE if grace is None else grace, batch, max_waiting, max_workers)
         self._closed = False
         _open_balancers.add(self)
         try:
@@ -190,7 +195,13 @@ class Balancer:
             raise
 
     def _open_engine(
-        self, backend: str | int | os.PathLike[str], grace: float, batch: int, max_waiting: int, max_workers: int
+        self,
+        backend: str | int | os.PathLike[str],
+        policy: Policy,
+        grace: float,
+        batch: int,
+        max_waiting: int,
+        max_workers: int,
     ) -> None:
         def build(device: Device) -> None:
             if device.backend == "libdlb":
@@ -200,16 +211,20 @@ class Balancer:
             # Software holds each connection until it is closed, and levels what is held. A device has no room for that:
             # a port is given one connection, and the next one when its worker comes for it.
             self._shape = _SOFTWARE_PORT | {"history_entries": self._capacity} if device.is_software else _DEVICE_PORT
+            own = min(ports, _OWN_QUEUES) if device.is_software else ports if policy.picks else 0
             self._domain = device.create_domain(
-                ldb_queues=1,
+                ldb_queues=(2 if device.is_software else 1) + own,
                 ldb_ports=ports,
                 dir_ports=1,
-                credits=max_waiting,
+                # What was sent to a worker that did not come holds its credit until it does.
+                credits=2 * max_waiting if device.is_software else max_waiting,
                 history_entries=_HISTORY if device.is_software else ports,
                 atomic_inflights=0,
                 sequence_slots=(0, 0),
             )
-            self._queue = self._domain.create_ldb_queue(atomic_inflights=0, sharing="even", grace=grace)
+            self._queues = (
+                Queues.in_software(self._domain, grace) if device.is_software else Queues.on_device(self._domain, own)
+            )
             self._sender = self._domain.create_dir_port()
             # A device makes no ports once it is started.
             self._spare = (
@@ -219,15 +234,15 @@ class Balancer:
 
         self._device, self._fallback_reason = open_device_with(backend, build)
         try:
-            self._assign = make_policy(self.policy, self._queue)
             self._acceptor = _native.Acceptor(
                 self._domain._native,
                 self._sender._native,
-                queue=self._queue.id,
+                queue=self._queues.shared.id,
                 slots=max_waiting,
                 batch=batch,
                 blocking=self._blocking,
             )
+            self._steering = Steering(self._acceptor, self._queues, grace, policy)
         except BaseException:
             self._device.close()
             raise
@@ -242,7 +257,27 @@ class Balancer:
         """Why it is not the hardware, where that was left open."""
         return self._fallback_reason
 
+    @property
+    def policy(self) -> Policy:
+        """Which worker gets a connection. May be set at any time, as `policy` of the constructor.
+
+        Raises:
+            ConfigError: There is no such policy.
+            ResourceExhausted: It needs queues that the device does not have; the old one goes on.
+        """
+        return self._steering.policy
+
+    @policy.setter
+    def policy(self, policy: PolicyLike) -> None:
+        self._steering.set_policy(make_policy(policy))
+
     # ---- workers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The workers that there are now."""
+        with self._lock:
+            return tuple(self._workers)
 
     def worker(self, name: str | None = None) -> Worker:
         """Add a worker for a thread or event loop of the caller's.
@@ -258,8 +293,17 @@ class Balancer:
             ResourceExhausted: There are `max_workers` already.
         """
         worker = self._new_worker(name)
-        self._assign.register(worker)
+        self._register(worker)
         return worker
+
+    def _register(self, worker: Worker) -> None:
+        try:
+            self._steering.register(worker)
+        except BaseException:
+            with self._lock:
+                self._workers.remove(worker)
+            worker.close()
+            raise
 
     def _new_worker(self, name: str | None) -> Worker:
         """A worker that is given nothing yet."""
@@ -296,9 +340,14 @@ class Balancer:
                 self._workers.remove(worker)
             worker.close()
             raise
+        try:
+            self._register(worker)
+        except BaseException:
+            runner.stop()
+            runner.join(_ENDING)
+            raise
         with self._lock:
             self._runners.append(runner)
-        self._assign.register(worker)
         return runner
 
     def remove_worker(self, worker: Worker, timeout: float | None = None) -> int:
@@ -321,13 +370,64 @@ class Balancer:
             self._left.append(worker)
             runners = [runner for runner in self._runners if runner.worker is worker]
             self._runners = [runner for runner in self._runners if runner.worker is not worker]
-        self._assign.unregister(worker)
+        self._steering.unregister(worker)
         for runner in runners:
             runner.begin_drain(timeout)
         _wait(lambda: worker.stats().open == 0, timeout)
         left = worker.stats().open
         _stop([worker], runners, time.monotonic() + _ENDING)
+        self._steering.forget(worker)
         return left
+
+    def pause_worker(self, worker: Worker) -> None:
+        """Give a worker no more connections until :meth:`resume_worker`. What waits for it goes to others.
+
+        Raises:
+            ConfigError: It is not one of the balancer's workers, or no more.
+        """
+        self._steering.pause(worker)
+
+    def resume_worker(self, worker: Worker) -> None:
+        """Give a worker connections again.
+
+        Raises:
+            ConfigError: It is not one of the balancer's workers, or no more.
+        """
+        self._steering.resume(worker)
+
+    def drain_worker(self, worker: Worker, timeout: float | None = None) -> int:
+        """Pause a worker, ask its connections to end, and wait for them; :meth:`resume_worker` takes it back.
+
+        Args:
+            worker: One of the balancer's.
+            timeout: Seconds to wait; None waits for ever.
+
+        Returns:
+            How many connections are still open.
+
+        Raises:
+            ConfigError: It is not one of the balancer's workers, or no more.
+        """
+        self._steering.pause(worker)
+        with self._lock:
+            runners = [runner for runner in self._runners if runner.worker is worker]
+        for runner in runners:
+            runner.begin_drain(timeout)
+        _wait(lambda: worker.stats().open == 0, timeout)
+        return worker.stats().open
+
+    def set_weight(self, worker: Worker, weight: float) -> None:
+        """Change a worker's share of the connections: with twice the weight it gets twice as many. All begin with 1.
+
+        Args:
+            worker: One of the balancer's.
+            weight: 0 to 1000; 0 for none.
+
+        Raises:
+            ConfigError: It is not one of the balancer's workers, or `weight` is out of range.
+            ResourceExhausted: Weights need queues that the device does not have.
+        """
+        self._steering.set_weight(worker, weight)
 
     def connections(self) -> Iterator[Connection]:
         """Make the calling thread a worker, and iterate over its connections until the balancer is closed."""
@@ -490,7 +590,7 @@ class Balancer:
             aborted=sum(record.aborted for record in records),
             drained=acceptor["drained"],
             gone=acceptor["aborted"],
-            taken_back=rewakes,
+            taken_back=rewakes + acceptor["taken_back"],
             held_up=acceptor["held_up"],
             backoffs=acceptor["backoffs"],
             accept_error=error,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .adapters import Adapter
     from .adapters.streams import ClientConnected
-    from .policies import PolicyName
+    from .policies import PolicyLike
     from .workers import Worker
 
 __all__ = ["Server", "serve", "start_server"]
@@ -218,7 +218,7 @@ async def start_server(
     *,
     workers: int = 4,
     worker_class: Literal["thread"] = "thread",
-    policy: PolicyName = "dlb",
+    policy: PolicyLike = "dlb",
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
@@ -316,7 +316,7 @@ async def serve(
     *,
     workers: int = 4,
     worker_class: Literal["thread"] = "thread",
-    policy: PolicyName = "dlb",
+    policy: PolicyLike = "dlb",
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,

@@ -21,6 +21,7 @@ class WorkerStats:
         open: Of these, open now.
         served: Of these, closed in the ordinary way.
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
+        waiting: Connections that it was picked for and has not taken yet; not in `accepted`.
         stalled: Whether it was due for a connection and did not come for it in time.
     """
 
@@ -29,6 +30,7 @@ class WorkerStats:
     open: int
     served: int
     aborted: int
+    waiting: int
     stalled: bool
 
 

@@ -22,6 +22,9 @@ __all__ = ["Connection", "Ticket", "Worker"]
 
 logger = logging.getLogger("pydlb")
 
+# No queue.
+NOBODY: Final = 0xFFFFFFFF
+
 
 class Ticket:
     """Stands for one open connection in the balancer's count, until it is given back.
@@ -29,10 +32,11 @@ class Ticket:
     **Synchronization**: any thread.
     """
 
-    __slots__ = ("_open", "_worker")
+    __slots__ = ("_open", "_worker", "listener")
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, listener: int) -> None:
         self._worker: Final = worker
+        self.listener: Final = listener
         self._open = True
 
     def release(self, *, aborted: bool = False) -> None:
@@ -97,6 +101,7 @@ class Worker:
 
     Attributes:
         name: Its name in statistics and logs.
+        number: Its number for the accepting thread.
 
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
     """
@@ -104,6 +109,7 @@ class Worker:
     def __init__(self, name: str, port: LDBPort, acceptor: _native.Acceptor, *, blocking: bool) -> None:
         self.name: Final = name
         self.port: Final = port
+        self.number: Final = acceptor.add_worker(NOBODY)
         self._acceptor = acceptor
         self._blocking = blocking  # what the acceptor makes of descriptors
         self._lock = threading.Lock()
@@ -132,7 +138,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self!r} is closed")
-            taken, more = self._acceptor.receive(self.port._native, most)
+            taken, more = self._acceptor.receive(self.port._native, self.number, most)
             self._accepted += len(taken)
         more |= bool(taken) and self.port.releases_on_recv  # the next one comes when it is asked for
         return [self._connection(one, blocking=False) for one in taken], more
@@ -140,7 +146,7 @@ class Worker:
     def _take(self, token: int) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
         with self._lock:
-            taken = None if self._closed else self._acceptor.take(token)
+            taken = None if self._closed else self._acceptor.take(self.number, token)
             if taken is not None:
                 self._accepted += 1
         if taken is None:
@@ -155,7 +161,7 @@ class Worker:
         sock = socket.socket(family, kind, protocol, descriptor)
         if blocking != self._blocking:
             sock.setblocking(blocking)
-        return Connection(sock, listener, Ticket(self))
+        return Connection(sock, listener, Ticket(self, listener))
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.
@@ -237,12 +243,25 @@ class Worker:
         if closed and wake is not None:
             wake()
 
+    @property
+    def open(self) -> int:
+        """Connections that it was picked for or took, and that are not closed."""
+        return 0 if self._closed else self._acceptor.worker_stats(self.number)[0]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it did not come in time for what it was given."""
+        return not self._closed and self._acceptor.worker_stats(self.number)[2]
+
     # ---- counting --------------------------------------------------------------------------------------------------
 
     def close_ticket(self, ticket: Ticket, *, aborted: bool) -> None:
         """Count a connection as closed: called by its ticket."""
         with self._lock:
-            if not ticket.spend() or self._closed:
+            if not ticket.spend():
+                return
+            self._acceptor.closed(self.number, ticket.listener)
+            if self._closed:
                 return  # what is open at the end is counted as aborted then
             if aborted:
                 self._aborted += 1
@@ -262,8 +281,9 @@ class Worker:
         """What the worker has done until now."""
         with self._lock:
             accepted, served, aborted, closed = self._accepted, self._served, self._aborted, self._closed
+        _, waiting, stalled = self._acceptor.worker_stats(self.number)
         try:
-            stalled = not closed and self.port.stats().stalled
+            stalled = not closed and (stalled or self.port.stats().stalled)
         except ClosedError:
             stalled = False
         return WorkerStats(
@@ -272,6 +292,7 @@ class Worker:
             open=accepted - served - aborted,
             served=served,
             aborted=aborted,
+            waiting=0 if closed else waiting,
             stalled=stalled,
         )
 
@@ -284,6 +305,7 @@ class Worker:
             self._aborted = self._accepted - self._served
             wake = self._wake
         self.port.close()
+        self._acceptor.remove_worker(self.number)
         if wake is not None:
             try:
                 wake()

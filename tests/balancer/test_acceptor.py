@@ -9,6 +9,7 @@ import pytest
 
 import pydlb
 from pydlb import _native
+from pydlb.workers import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def test_a_token_is_good_for_one_take(rig: Rig, clients: Clients) -> None:
         (client,) = clients.connect(rig.listener.getsockname())
         token = rig.port.recv_one(30)
         assert token is not None
-        taken = rig.acceptor.take(token)
+        taken = rig.acceptor.take(NOBODY, token)
         assert taken is not None
         descriptor, number, family, protocol = taken
         assert (family, protocol) == (socket.AF_INET, socket.IPPROTO_TCP)
@@ -69,14 +70,14 @@ def test_a_token_is_good_for_one_take(rig: Rig, clients: Clients) -> None:
         rig.port.release()
     assert len(set(tokens)) == 20
     for token in tokens:
-        assert rig.acceptor.take(token) is None
+        assert rig.acceptor.take(NOBODY, token) is None
     stats = rig.acceptor.stats()
     assert (stats["accepted"], stats["taken"]) == (20, 20)
 
 
 @pytest.mark.parametrize("token", [0, 3, 4, 1 << 20, (1 << 32) | 1, (2 << 32) | 1, 2**64 - 1])
 def test_tokens_out_of_nowhere_give_nothing(rig: Rig, token: int) -> None:
-    assert rig.acceptor.take(token) is None
+    assert rig.acceptor.take(NOBODY, token) is None
 
 
 def test_what_is_left_can_be_taken_once(rig: Rig, clients: Clients, wait_until: Callable[..., None]) -> None:
@@ -90,7 +91,7 @@ def test_what_is_left_can_be_taken_once(rig: Rig, clients: Clients, wait_until: 
         socket.close(taken[0])
     token = rig.port.recv_one(0)
     assert token is not None
-    assert rig.acceptor.take(token) is None
+    assert rig.acceptor.take(NOBODY, token) is None
 
 
 def test_an_acceptor_that_is_dropped_closes_what_it_has(clients: Clients, wait_until: Callable[..., None]) -> None:

@@ -82,6 +82,7 @@ _OF_WORKERS: Final[Sequence[tuple[str, str, Kind, str]]] = (
     ("open", "worker_connections_open", "gauge", "Connections open on the worker."),
     ("served", "worker_connections_served", "counter", "Connections that the worker closed in the ordinary way."),
     ("aborted", "worker_connections_aborted", "counter", "The worker's connections that were ended by an error."),
+    ("waiting", "worker_connections_waiting", "gauge", "Connections that the worker was picked for and did not take."),
     ("stalled", "worker_stalled", "gauge", "1 if the worker was due for a connection and did not come for it in time."),
 )
 # From 8 microseconds to 17 seconds.

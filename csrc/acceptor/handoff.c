@@ -1,0 +1,189 @@
+/* From the accepting thread to a worker: who is picked, what is sent, and what is taken back from one that does not
+ * come. A connection waits in its slot all the while; what was sent for it before is stale once it is taken back. */
+#include <string.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+#define LOOK_AGAIN_NS 1000000u
+
+static void lock(struct pdlb_acceptor *acceptor) { pthread_mutex_lock(&acceptor->workers.mutex); }
+static void unlock(struct pdlb_acceptor *acceptor) { pthread_mutex_unlock(&acceptor->workers.mutex); }
+
+/* ---- picking ----------------------------------------------------------------------------------------------------- */
+
+/* Under the lock, which is not held while the caller's own function is asked: that may wait for anything. */
+static struct worker *ask_caller(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival) {
+  const struct pdlb_policy_config policy = acceptor->workers.policy;
+  unlock(acceptor);
+  const uint32_t handle = policy.pick(policy.context, arrival);
+  lock(acceptor);
+  struct worker *worker = handle == PDLB_NONE ? NULL : workers_find(&acceptor->workers, handle);
+  return worker && worker_may_be_picked(worker) ? worker : NULL;
+}
+
+struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival) {
+  return acceptor->workers.policy.policy == PDLB_POLICY_CALLER ? ask_caller(acceptor, arrival)
+                                                               : pick(&acceptor->workers, arrival);
+}
+
+/* Under the lock. There must be room among what is unsent. `worker` NULL: to whoever comes first. */
+static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
+                    struct pdlb_accepted *accepted) {
+  if (worker && !worker_assign(worker, accepted->listener, token)) worker = NULL;
+  accepted->worker = worker ? worker->handle : PDLB_NONE;
+  slots_put(&acceptor->slots, token, accepted);
+  acceptor->unsent[acceptor->unsent_count++] = (struct pdlb_event){
+      .data = token,
+      .queue = (uint8_t)(worker ? worker->queue : acceptor->workers.policy.queue),
+      .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0),
+  };
+}
+
+/* Under the lock, which may be left for a moment. */
+static void route(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_accepted *accepted, const void *address,
+                  uint32_t address_size) {
+  const struct pdlb_arrival arrival = {
+      .listener = accepted->listener,
+      .current = PDLB_NONE,
+      .family = accepted->family,
+      .address_size = address_size,
+      .address = address,
+  };
+  send_to(acceptor, handoff_pick(acceptor, &arrival), token, accepted);
+}
+
+bool handoff_send(struct pdlb_acceptor *acceptor) {
+  if (acceptor->unsent_count == 0) return true;
+  enum pdlb_refusal why;
+  const uint32_t sent = pdlb_port_send(acceptor->port, acceptor->unsent, acceptor->unsent_count, &why);
+  acceptor->unsent_count -= sent;
+  memmove(acceptor->unsent, acceptor->unsent + sent, acceptor->unsent_count * sizeof *acceptor->unsent);
+  return acceptor->unsent_count == 0;
+}
+
+void handoff_fresh(struct pdlb_acceptor *acceptor) {
+  if (acceptor->fresh_count) lock(acceptor);
+  for (uint32_t i = 0; i < acceptor->fresh_count; i++) {
+    struct fresh *fresh = &acceptor->fresh[i];
+    route(acceptor, fresh->token, &fresh->accepted, &fresh->address, fresh->address_size);
+  }
+  if (acceptor->fresh_count) unlock(acceptor);
+  acceptor->fresh_count = 0;
+  handoff_send(acceptor);
+}
+
+/* ---- taking back ---------------------------------------------------------------------------------------------------
+ */
+
+/* What it has taken meanwhile is not waiting for it. */
+static void forget_taken(struct pdlb_acceptor *acceptor, struct worker *worker) {
+  while (worker->head != worker->tail &&
+         !slots_waits(&acceptor->slots, worker->assigned[worker->head & (worker->size - 1)].token))
+    worker->head++;
+}
+
+static bool another_is_idle(const struct workers *workers, const struct worker *worker) {
+  for (uint32_t place = 0; place < workers->count; place++) {
+    const struct worker *other = &workers->table[place];
+    if (other != worker && worker_may_be_picked(other) && worker_waiting(other) == 0) return true;
+  }
+  return false;
+}
+
+/* Under the lock: whether what waits for it is to go to others now; else when to look again. */
+static bool is_to_lose(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t now, uint64_t *look_at) {
+  forget_taken(acceptor, worker);
+  if (worker->head == worker->tail) {
+    if (worker->state == WORKER_LEAVING) workers_drop(worker);
+    return false;
+  }
+  const uint64_t grace = acceptor->workers.policy.grace_ns;
+  if (worker->state != WORKER_ACTIVE || atomic_load_explicit(&worker->stalled, memory_order_relaxed)) return true;
+  const uint64_t since = worker->assigned[worker->head & (worker->size - 1)].at;
+  const uint64_t due = (since > worker->came_at ? since : worker->came_at) + grace;
+  if (due <= now && another_is_idle(&acceptor->workers, worker)) {
+    atomic_store_explicit(&worker->stalled, true, memory_order_relaxed);
+    return true;
+  }
+  const uint64_t again = due > now ? due : now + grace;
+  if (again < *look_at) *look_at = again;
+  return false;
+}
+
+/* Under the lock: the oldest that waits for it, under a new token, with what was counted for it. */
+static bool take_oldest(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t *token,
+                        struct pdlb_accepted *accepted) {
+  while (worker->head != worker->tail) {
+    const uint64_t old = worker->assigned[worker->head++ & (worker->size - 1)].token;
+    if (!slots_withdraw(&acceptor->slots, old, token, accepted)) continue;
+    worker_not_waiting(worker);
+    worker_close(worker, accepted->listener);
+    acceptor_count(&acceptor->taken_back);
+    return true;
+  }
+  return false;
+}
+
+/* What waited for a worker that left goes where the policy says. What waited for one that stalls has waited long
+ * enough: it goes to whoever comes first. */
+static void give_away(struct pdlb_acceptor *acceptor, const struct worker *worker, uint64_t token,
+                      struct pdlb_accepted *accepted) {
+  struct sockaddr_storage address;
+  socklen_t size = sizeof address;
+  if (worker->state == WORKER_ACTIVE) {
+    send_to(acceptor, NULL, token, accepted);
+    return;
+  }
+  if (getpeername(accepted->fd, (struct sockaddr *)&address, &size) < 0) size = 0;
+  route(acceptor, token, accepted, &address, size);
+}
+
+uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
+  struct workers *workers = &acceptor->workers;
+  uint64_t look_at = PDLB_FOREVER;
+  lock(acceptor);
+  const uint64_t now = pdlb_now();
+  for (uint32_t place = 0; place < workers->count; place++) {
+    struct worker *worker = &workers->table[place];
+    if (worker->state == WORKER_UNUSED || !is_to_lose(acceptor, worker, now, &look_at)) continue;
+    uint64_t token;
+    struct pdlb_accepted accepted;
+    while (acceptor->unsent_count < MAX_BATCH && take_oldest(acceptor, worker, &token, &accepted))
+      give_away(acceptor, worker, token, &accepted);
+    look_at = now + LOOK_AGAIN_NS; /* there may be more, and others have what this one had */
+  }
+  unlock(acceptor);
+  handoff_send(acceptor);
+  return look_at;
+}
+
+/* ---- who has what --------------------------------------------------------------------------------------------------
+ */
+
+void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t handle, const struct pdlb_accepted *accepted) {
+  lock(acceptor);
+  struct worker *taker = handle == PDLB_NONE ? NULL : workers_find(&acceptor->workers, handle);
+  struct worker *picked = accepted->worker == PDLB_NONE ? NULL : workers_find(&acceptor->workers, accepted->worker);
+  if (picked) worker_not_waiting(picked);
+  if (picked != taker) {
+    if (picked) worker_close(picked, accepted->listener);
+    if (taker) worker_open(taker, accepted->listener);
+  }
+  if (taker) worker_came(taker);
+  unlock(acceptor);
+}
+
+void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t handle) {
+  lock(acceptor);
+  struct worker *worker = workers_find(&acceptor->workers, handle);
+  if (worker) worker_came(worker);
+  unlock(acceptor);
+}
+
+void pdlb_acceptor_closed(struct pdlb_acceptor *acceptor, uint32_t handle, uint32_t listener) {
+  lock(acceptor);
+  struct worker *worker = workers_find(&acceptor->workers, handle);
+  if (worker) worker_close(worker, listener);
+  unlock(acceptor);
+}

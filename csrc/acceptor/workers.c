@@ -1,0 +1,95 @@
+#include "workers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PLACE_BITS 10
+#define FIRST_SIZE 64u
+
+_Static_assert(MAX_WORKERS == 1u << PLACE_BITS, "a handle names a place");
+
+struct worker *workers_add(struct workers *workers, uint32_t queue) {
+  uint32_t place = 0;
+  while (place < workers->count && workers->table[place].state != WORKER_UNUSED) place++;
+  if (place == MAX_WORKERS) return NULL;
+  struct worker *worker = &workers->table[place];
+  if (!worker->assigned) worker->assigned = calloc(FIRST_SIZE, sizeof *worker->assigned);
+  if (!worker->by_listener) worker->by_listener = calloc(COUNTED_LISTENERS, sizeof *worker->by_listener);
+  if (!worker->assigned || !worker->by_listener) return NULL;
+  if (place == workers->count) workers->count++;
+  if (!worker->size) worker->size = FIRST_SIZE;
+  memset(worker->by_listener, 0, COUNTED_LISTENERS * sizeof *worker->by_listener);
+  worker->head = worker->tail = 0;
+  /* From 1: no handle is 0, and none is PDLB_NONE for four million workers. */
+  const uint32_t count = (worker->handle >> PLACE_BITS) + 1;
+  worker->handle = count << PLACE_BITS | place;
+  worker->state = WORKER_ACTIVE;
+  worker->queue = queue;
+  worker->weight = PDLB_WEIGHT;
+  worker->added = workers->added++;
+  worker->turn = 0;
+  worker->came_at = 0;
+  atomic_store_explicit(&worker->stalled, false, memory_order_relaxed);
+  atomic_store_explicit(&worker->open, 0, memory_order_relaxed);
+  atomic_store_explicit(&worker->waiting, 0, memory_order_relaxed);
+  return worker;
+}
+
+struct worker *workers_find(struct workers *workers, uint32_t handle) {
+  struct worker *worker = &workers->table[handle & (MAX_WORKERS - 1)];
+  return worker->state != WORKER_UNUSED && worker->handle == handle ? worker : NULL;
+}
+
+void workers_drop(struct worker *worker) { worker->state = WORKER_UNUSED; }
+
+void workers_free(struct workers *workers) {
+  for (uint32_t place = 0; place < workers->count; place++) {
+    free(workers->table[place].assigned);
+    free(workers->table[place].by_listener);
+  }
+}
+
+static void add(_Atomic uint32_t *counter, uint32_t by) {
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by, memory_order_relaxed);
+}
+
+static bool grow(struct worker *worker) {
+  struct assigned *larger = calloc(2 * (size_t)worker->size, sizeof *larger);
+  if (!larger) return false;
+  for (uint32_t i = worker->head; i != worker->tail; i++)
+    larger[i & (2 * worker->size - 1)] = worker->assigned[i & (worker->size - 1)];
+  free(worker->assigned);
+  worker->assigned = larger;
+  worker->size *= 2;
+  return true;
+}
+
+bool worker_assign(struct worker *worker, uint32_t listener, uint64_t token) {
+  if (worker->tail - worker->head == worker->size && !grow(worker)) return false;
+  worker->assigned[worker->tail++ & (worker->size - 1)] = (struct assigned){.token = token, .at = pdlb_now()};
+  add(&worker->waiting, 1);
+  worker_open(worker, listener);
+  return true;
+}
+
+void worker_open(struct worker *worker, uint32_t listener) {
+  add(&worker->open, 1);
+  worker->by_listener[listener % COUNTED_LISTENERS]++;
+}
+
+void worker_close(struct worker *worker, uint32_t listener) {
+  add(&worker->open, UINT32_MAX);
+  worker->by_listener[listener % COUNTED_LISTENERS]--;
+}
+
+void worker_not_waiting(struct worker *worker) { add(&worker->waiting, UINT32_MAX); }
+
+void worker_came(struct worker *worker) {
+  worker->came_at = pdlb_now();
+  atomic_store_explicit(&worker->stalled, false, memory_order_relaxed);
+}
+
+uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_listener) {
+  return per_listener ? worker->by_listener[listener % COUNTED_LISTENERS]
+                      : atomic_load_explicit(&worker->open, memory_order_relaxed);
+}

@@ -1,0 +1,78 @@
+/* Who may be given connections, how many each has, and what waits for it. */
+#ifndef PDLB_ACCEPTOR_WORKERS_H
+#define PDLB_ACCEPTOR_WORKERS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "pdlb_acceptor.h"
+
+#define MAX_WORKERS 1024u
+/* Listeners beyond so many share counts with earlier ones. */
+#define COUNTED_LISTENERS 1024u
+
+struct assigned {
+  uint64_t token, at;
+};
+
+enum worker_state { WORKER_UNUSED = 0, WORKER_ACTIVE, WORKER_PAUSED, WORKER_LEAVING };
+
+struct worker {
+  enum worker_state state;
+  uint32_t handle; /* place in the table, and above it a count that makes it unique */
+  uint32_t queue;
+  uint32_t weight;
+  uint64_t added; /* the how-manieth it was */
+  int64_t turn;   /* round robin: what it is owed */
+  uint64_t came_at;
+  uint32_t *by_listener;
+
+  /* What it was picked for, oldest first, also what it took meanwhile. */
+  struct assigned *assigned;
+  uint32_t size, head, tail;
+
+  /* Changed under the lock, read by anybody. */
+  _Atomic bool stalled;
+  _Atomic uint32_t open, waiting;
+};
+
+struct workers {
+  pthread_mutex_t mutex;
+  struct worker table[MAX_WORKERS];
+  uint32_t count; /* places ever used */
+  uint64_t added;
+  uint32_t last; /* the place that was picked last */
+  uint64_t random;
+  struct pdlb_policy_config policy;
+};
+
+/* All that follows: under the mutex. */
+
+struct worker *workers_add(struct workers *workers, uint32_t queue);
+/* NULL if it is not there, or no more. */
+struct worker *workers_find(struct workers *workers, uint32_t handle);
+void workers_drop(struct worker *worker);
+void workers_free(struct workers *workers);
+
+/* Note that a connection goes to it. False without memory for the note. */
+bool worker_assign(struct worker *worker, uint32_t listener, uint64_t token);
+void worker_open(struct worker *worker, uint32_t listener);
+void worker_close(struct worker *worker, uint32_t listener);
+void worker_not_waiting(struct worker *worker);
+/* It looked for connections: it does not stall, whatever it found. */
+void worker_came(struct worker *worker);
+uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_listener);
+
+/* The policy's choice, of those that are there and come for what they are given; NULL for none. */
+struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival);
+
+static inline bool worker_may_be_picked(const struct worker *worker) {
+  return worker->state == WORKER_ACTIVE && worker->weight && worker->queue != PDLB_NONE &&
+         !atomic_load_explicit(&worker->stalled, memory_order_relaxed);
+}
+
+static inline uint32_t worker_waiting(const struct worker *worker) {
+  return atomic_load_explicit(&worker->waiting, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,281 @@
+"""Carries out a policy: links workers to queues, and tells the accepting thread whom it may pick."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from .errors import ConfigError, ResourceExhausted
+from .policies import Arrival, Exact, Nop
+from .workers import NOBODY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from . import _native
+    from .device import Domain
+    from .policies import NativePick, Policy
+    from .port import LDBQueue
+    from .workers import Worker
+
+__all__ = ["Queues", "Steering"]
+
+# What is sent to a worker's own queue waits for that worker: nobody else could be woken for it.
+_OWN_QUEUE_GRACE: Final = 3600.0
+
+_WEIGHT: Final = 1000
+_MOST_WEIGHT: Final = 1000.0
+
+
+class Queues:
+    """The load-balanced queues of a balancer's domain.
+
+    Args:
+        shared: From which any worker takes its share.
+        first_come: From which any worker takes what it asks for.
+        new: Makes a queue for one worker.
+        spare: Queues for one worker, made before.
+    """
+
+    def __init__(
+        self,
+        shared: LDBQueue,
+        first_come: LDBQueue,
+        *,
+        new: Callable[[], LDBQueue] | None = None,
+        spare: list[LDBQueue] | None = None,
+    ) -> None:
+        self.shared: Final = shared
+        self.first_come: Final = first_come
+        self._new = new
+        self._spare = spare or []
+
+    @classmethod
+    def in_software(cls, domain: Domain, grace: float) -> Queues:
+        """Queues that are made when they are needed."""
+        shared = domain.create_ldb_queue(atomic_inflights=0, sharing="even", grace=grace)
+        first_come = domain.create_ldb_queue(atomic_inflights=0, sharing="pull", grace=grace)
+
+        def new() -> LDBQueue:
+            return domain.create_ldb_queue(atomic_inflights=0, sharing="pull", grace=_OWN_QUEUE_GRACE)
+
+        return cls(shared, first_come, new=new)
+
+    @classmethod
+    def on_device(cls, domain: Domain, own: int) -> Queues:
+        """A device makes no queues once it is started, and does not know how it should share."""
+        shared = domain.create_ldb_queue(atomic_inflights=0)
+        return cls(shared, shared, spare=[domain.create_ldb_queue(atomic_inflights=0) for _ in range(own)])
+
+    def take(self) -> LDBQueue:
+        """A queue for one worker."""
+        if self._spare:
+            return self._spare.pop()
+        if self._new is None:
+            raise ResourceExhausted(
+                0,
+                "there is no load-balanced queue left for a worker of its own, which policies that pick need: make the "
+                "balancer with such a policy, and max_workers at most 31",
+                op="set policy",
+            )
+        return self._new()
+
+    def give_back(self, queue: LDBQueue) -> None:
+        """The queue's worker has left. What it did not take is known to be stale by whoever takes it."""
+        self._spare.append(queue)
+
+
+class Steering:
+    """Knows the workers and the policy.
+
+    **Synchronization**: any thread.
+    """
+
+    def __init__(self, acceptor: _native.Acceptor, queues: Queues, grace: float, policy: Policy) -> None:
+        self._acceptor = acceptor
+        self._queues = queues
+        self._grace = grace
+        self._lock = threading.Lock()
+        self._policy = policy
+        self._workers: dict[int, Worker] = {}
+        self._own: dict[Worker, LDBQueue] = {}
+        self._paused: set[Worker] = set()
+        self._weights: dict[Worker, float] = {}
+        self._tell()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is carried out."""
+        return self._policy
+
+    # ---- workers ---------------------------------------------------------------------------------------------------
+
+    def register(self, worker: Worker) -> None:
+        """The worker may be given connections from now on.
+
+        Raises:
+            ResourceExhausted: There is no queue left for it.
+        """
+        with self._lock:
+            self._weights[worker] = 1.0
+            try:
+                if self._policy.picks or self._weighs():
+                    self._equip(worker)
+            except BaseException:
+                del self._weights[worker]
+                raise
+            self._workers[worker.number] = worker
+            self._policy.register(worker)
+            self._link(worker)
+
+    def unregister(self, worker: Worker) -> None:
+        """The worker is given no more; what it was not given yet goes to others."""
+        with self._lock:
+            if self._workers.pop(worker.number, None) is None:
+                return
+            self._policy.unregister(worker)
+            if self._may_share(worker):
+                self._unlink(worker)
+            self._paused.discard(worker)
+            del self._weights[worker]
+            self._acceptor.pause_worker(worker.number, True)
+            self._tell()
+
+    def forget(self, worker: Worker) -> None:
+        """The worker's port is closed: others may have its queue."""
+        with self._lock:
+            queue = self._own.pop(worker, None)
+            if queue is not None:
+                self._queues.give_back(queue)
+
+    def pause(self, worker: Worker) -> None:
+        """Give the worker no more until `resume`; what waits for it goes to others."""
+        with self._lock:
+            self._check(worker)
+            if worker in self._paused:
+                return
+            if self._may_share(worker):
+                self._unlink(worker)
+            self._paused.add(worker)
+            self._acceptor.pause_worker(worker.number, True)
+
+    def resume(self, worker: Worker) -> None:
+        """Give the worker connections again."""
+        with self._lock:
+            self._check(worker)
+            if worker not in self._paused:
+                return
+            self._paused.discard(worker)
+            self._acceptor.pause_worker(worker.number, False)
+            self._link(worker)
+
+    def is_paused(self, worker: Worker) -> bool:
+        """Whether the worker is given nothing for now."""
+        return worker in self._paused
+
+    def weight(self, worker: Worker) -> float:
+        """The worker's weight; 0 once it has left."""
+        return self._weights.get(worker, 0.0)
+
+    def set_weight(self, worker: Worker, weight: float) -> None:
+        """Change a worker's share."""
+        if not 0 <= weight <= _MOST_WEIGHT:
+            raise ConfigError(f"weight is {weight}: it goes from 0, for no connections, to {_MOST_WEIGHT:g}")
+        with self._lock:
+            self._check(worker)
+            shared, before = self._may_share(worker), self._weights[worker]
+            self._weights[worker] = weight
+            try:
+                if self._weighs():
+                    self._equip_all()
+            except BaseException:
+                self._weights[worker] = before
+                raise
+            if self._may_share(worker) and not shared:
+                self._link(worker)
+            elif shared and not self._may_share(worker):
+                self._unlink(worker)
+            self._acceptor.set_weight(worker.number, round(weight * _WEIGHT))
+            self._tell()
+
+    def _check(self, worker: Worker) -> None:
+        if self._workers.get(worker.number) is not worker:
+            raise ConfigError(f"{worker!r} is not a worker of this balancer")
+
+    # ---- queues ----------------------------------------------------------------------------------------------------
+
+    def _may_share(self, worker: Worker) -> bool:
+        return worker not in self._paused and self._weights[worker] > 0
+
+    def _link(self, worker: Worker) -> None:
+        """All share what nobody was picked for, whatever the policy: it changes while connections wait."""
+        if self._may_share(worker):
+            worker.port.link(self._queues.shared)
+            if self._queues.first_come is not self._queues.shared:
+                worker.port.link(self._queues.first_come)
+
+    def _unlink(self, worker: Worker) -> None:
+        worker.port.unlink(self._queues.shared)
+        if self._queues.first_come is not self._queues.shared:
+            worker.port.unlink(self._queues.first_come)
+
+    def _equip(self, worker: Worker) -> None:
+        """Give the worker a queue of its own, for what it is picked for."""
+        if worker not in self._own:
+            queue = self._queues.take()
+            worker.port.link(queue)
+            self._own[worker] = queue
+            self._acceptor.set_queue(worker.number, queue.id)
+
+    def _equip_all(self) -> None:
+        for worker in self._workers.values():
+            self._equip(worker)
+
+    # ---- the policy ------------------------------------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        """Pick by another policy from the next connection on.
+
+        Raises:
+            ResourceExhausted: It needs queues that the device does not have; nothing is changed then.
+        """
+        with self._lock:
+            before = self._policy
+            if policy.picks:
+                self._equip_all()
+            for worker in self._workers.values():
+                policy.register(worker)
+            self._policy = policy
+            self._tell()
+            for worker in self._workers.values():
+                before.unregister(worker)
+
+    def _weighs(self) -> bool:
+        return len(set(self._weights.values()) - {0.0}) > 1
+
+    def _tell(self) -> None:
+        policy = self._policy
+        pick: NativePick = Exact().native() if not policy.picks and self._weighs() else policy.native()
+        queue = self._queues.first_come if isinstance(policy, Nop) else self._queues.shared
+        self._acceptor.set_policy(
+            pick.policy,
+            queue.id,
+            pick.tie,
+            pick.choices,
+            pick.bound,
+            pick.per_listener,
+            pick.seed,
+            max(1, round(self._grace * 1e9)),
+            self._ask,
+        )
+
+    def _ask(self, listener: int, current: int, family: int, address: bytes) -> int:
+        """Called on the accepting thread, for policies in Python."""
+        policy = self._policy
+        try:
+            worker = policy.pick(Arrival(listener, self._workers.get(current), family, address))
+        except Exception:
+            if self._policy is policy:
+                raise
+            worker = None  # it was replaced while it was asked, and knows no workers any more
+        return NOBODY if worker is None else worker.number
