@@ -1,0 +1,7 @@
+"""The connection balancer: listening sockets on one side, workers on the other."""
+
+from .balancer import Balancer
+from .checks import check_range
+from .crew import Runner
+
+__all__ = ["Balancer", "Runner", "check_range"]

@@ -1,0 +1,82 @@
+"""What a balancer has done, added up while everything goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from pydlb.stats import BalancerStats
+
+if TYPE_CHECKING:
+    from pydlb import _native
+
+    from .crew import Crew
+    from .engine import Engine
+
+__all__ = ["Account"]
+
+logger = logging.getLogger("pydlb")
+
+
+class Account:
+    """Adds up what the acceptor and the workers have counted.
+
+    Args:
+        acceptor: Who accepts.
+        crew: The workers.
+        engine: What carries connections to them.
+
+    **Synchronization**: any thread; nobody waits for one who reads.
+    """
+
+    def __init__(self, acceptor: _native.Acceptor, crew: Crew, engine: Engine) -> None:
+        self._acceptor = acceptor
+        self._crew = crew
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._refused = 0
+        self._accept_error: str | None = None
+
+    def refuse_left(self) -> None:
+        """Close what was accepted and never taken by a worker."""
+        while (taken := self._acceptor.take_left()) is not None:
+            socket.close(taken[0])
+            with self._lock:
+                self._refused += 1
+
+    def stats(self) -> BalancerStats:
+        """What was done until now.
+
+        What left the workers is read before what came to them, and that before what was accepted: so the sums add up
+        and nothing is negative, while everything goes on.
+        """
+        with self._lock:
+            refused = self._refused
+        rewakes = self._engine.rewakes()
+        records = [worker.stats() for worker in self._crew.everybody]
+        acceptor = self._acceptor.stats()
+        error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
+        if error is not None and error != self._accept_error:
+            self._accept_error = error
+            logger.warning("cannot accept connections for the moment: %s; clients wait in the backlog", error)
+        given = sum(record.accepted for record in records) + refused
+        accepted = max(acceptor["accepted"], given)
+        return BalancerStats(
+            workers=tuple(records),
+            accepted=accepted,
+            waiting=accepted - given,
+            open=sum(record.open for record in records),
+            served=sum(record.served for record in records),
+            refused=refused,
+            aborted=sum(record.aborted for record in records),
+            drained=acceptor["drained"],
+            gone=acceptor["aborted"],
+            taken_back=rewakes + acceptor["taken_back"],
+            held_up=acceptor["held_up"],
+            backoffs=acceptor["backoffs"],
+            accept_error=error,
+            handoff_seconds=tuple(((1 << n) * 1e-6, count) for n, count in enumerate(acceptor["handoff"]) if count),
+        )

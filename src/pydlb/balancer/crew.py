@@ -1,0 +1,206 @@
+"""The workers of a balancer, and what runs them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pydlb.errors import ClosedError, ConfigError
+from pydlb.workers import Worker
+
+from .waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydlb import _native
+    from pydlb.steering import Steering
+
+    from .engine import Engine
+
+__all__ = ["Crew", "Runner"]
+
+logger = logging.getLogger("pydlb")
+
+# How long workers have to end, once their connections were told to, in seconds.
+_ENDING: Final = 1.0
+
+
+class Runner(Protocol):
+    """What runs a worker in a thread of the balancer's: :class:`ThreadWorker`, :class:`LoopWorker`."""
+
+    @property
+    def worker(self) -> Worker:
+        """The worker that it runs."""
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def begin_drain(self, timeout: float | None) -> None:
+        """Ask all connections, also new ones, to end in their protocol's own way within `timeout` seconds."""
+
+    def close_connections(self) -> None:
+        """Close all connections once what was written to them is sent."""
+
+    def abort(self) -> None:
+        """End all connections now."""
+
+    def stop(self) -> None:
+        """Tell the thread to end."""
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it is still busy after `timeout` seconds."""
+
+
+class Crew:
+    """Who is there, who has left, and which thread runs whom.
+
+    Args:
+        acceptor: Who gives them connections.
+        engine: Where their ports are made.
+        steering: Who is to be told of them.
+        blocking: Whether accepted sockets are blocking.
+        prefix: The start of their names.
+
+    **Synchronization**: any thread.
+    """
+
+    def __init__(
+        self, acceptor: _native.Acceptor, engine: Engine, steering: Steering, *, blocking: bool, prefix: str
+    ) -> None:
+        self._acceptor = acceptor
+        self._engine = engine
+        self._steering = steering
+        self._blocking = blocking
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._runners: list[Runner] = []
+        self._left: list[Worker] = []
+        self._ended = False
+
+    # ---- who there is ----------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Those that there are now."""
+        with self._lock:
+            return tuple(self._workers)
+
+    @property
+    def everybody(self) -> tuple[Worker, ...]:
+        """Those that have left, then those that there are."""
+        with self._lock:
+            return (*self._left, *self._workers)
+
+    def runners(self, worker: Worker | None = None) -> list[Runner]:
+        """What runs a worker, or all of them."""
+        with self._lock:
+            return [runner for runner in self._runners if worker is None or runner.worker is worker]
+
+    # ---- coming ----------------------------------------------------------------------------------------------------
+
+    def add(self, name: str | None) -> Worker:
+        """One that somebody else runs."""
+        worker = self._new(name)
+        self._register(worker)
+        return worker
+
+    def add_run(self, make_runner: Callable[[Worker], Runner], name: str | None) -> Runner:
+        """One, and what runs it; it is given connections once that has started."""
+        worker = self._new(name)
+        try:
+            runner = make_runner(worker)
+            runner.start()
+        except BaseException:
+            self._discard(worker)
+            raise
+        try:
+            self._register(worker)
+        except BaseException:
+            runner.stop()
+            runner.join(_ENDING)
+            raise
+        with self._lock:
+            self._runners.append(runner)
+        return runner
+
+    def _new(self, name: str | None) -> Worker:
+        """One that is given nothing yet."""
+        with self._lock:
+            if self._ended:
+                raise ClosedError("this balancer is closed")
+            number = len(self._workers) + len(self._left)
+            port = self._engine.take_port()
+            worker = Worker(name or f"{self._prefix}_{number}", port, self._acceptor, blocking=self._blocking)
+            self._workers.append(worker)
+            return worker
+
+    def _register(self, worker: Worker) -> None:
+        try:
+            self._steering.register(worker)
+        except BaseException:
+            self._discard(worker)
+            raise
+
+    def _discard(self, worker: Worker) -> None:
+        with self._lock:
+            self._workers.remove(worker)
+        worker.close()
+
+    # ---- leaving ---------------------------------------------------------------------------------------------------
+
+    def remove(self, worker: Worker, timeout: float | None) -> int:
+        """Give it no more, wait for what it has, and end it; returns how many connections were still open."""
+        with self._lock:
+            if worker not in self._workers:
+                raise ConfigError(f"{worker!r} is not a worker of this balancer")
+            self._workers.remove(worker)
+            self._left.append(worker)
+            runners = [runner for runner in self._runners if runner.worker is worker]
+            self._runners = [runner for runner in self._runners if runner.worker is not worker]
+        self._steering.unregister(worker)
+        for runner in runners:
+            runner.begin_drain(timeout)
+        wait_for(lambda: worker.stats().open == 0, timeout)
+        left = worker.stats().open
+        _stop([worker], runners)
+        self._steering.forget(worker)
+        return left
+
+    def drain(self, worker: Worker, timeout: float | None) -> int:
+        """Give it nothing until it is resumed, and wait for what it has; returns how many are still open."""
+        self._steering.pause(worker)
+        for runner in self.runners(worker):
+            runner.begin_drain(timeout)
+        wait_for(lambda: worker.stats().open == 0, timeout)
+        return worker.stats().open
+
+    def close_to_new(self) -> None:
+        """Let no more come."""
+        with self._lock:
+            self._ended = True
+
+    def stop(self) -> None:
+        """End all."""
+        with self._lock:
+            workers, runners = list(self._workers), list(self._runners)
+        _stop(workers, runners)
+
+
+def _stop(workers: list[Worker], runners: list[Runner]) -> None:
+    """End connections, then threads, then the ports; what is still open is counted as aborted."""
+    deadline = time.monotonic() + _ENDING
+    for runner in runners:
+        runner.abort()
+    half = (deadline - time.monotonic()) / 2
+    wait_for(lambda: not any(runner.worker.stats().open for runner in runners), half)
+    for runner in runners:
+        runner.stop()
+    for runner in runners:
+        if not runner.join(max(0.0, deadline - time.monotonic())):
+            logger.warning("%s does not return from its handler; its thread is left behind", runner.worker.name)
+    for worker in workers:
+        worker.close()
