@@ -1,17 +1,21 @@
-/* Moves events through the engine in one thread, for callgrind to count: benchmarks/instructions.sh runs it with n
- * and with 2n events, and the difference is what n events cost, set-up excluded.
+/* Moves events through the engine in one thread: send, receive, release, again and again. For callgrind to count
+ * (benchmarks/instructions.sh runs it with n and with 2n events, and the difference is what n events cost, set-up
+ * excluded) and for the wall clock, which it prints.
  *
- *   PDLB_COUNT   events to move (default 1e6)
- *   PDLB_BATCH   events per call (32)
- *   PDLB_TYPE    unordered | atomic | ordered | forward | directed (atomic)
- *                ordered: received and released, which drops the place in the order;
- *                forward: received from an ordered queue, forwarded to an unordered one, received there and released
- *   PDLB_FLOWS   flows per queue (1024)
- *   PDLB_PORTS   consumer ports (1); they take turns
- *   PDLB_QUEUES  queues (1); each port is linked to eight of them, or to all
+ *   --events N    events to move (1e6)
+ *   --batch N     events per call (32)
+ *   --sched TYPE  unordered | atomic | ordered | directed (atomic); ordered ones are received and released, which
+ *                 drops the place in the order
+ *   --forward     what is received is forwarded to an unordered queue, received there and released
+ *   --flows N     flows per queue (1024)
+ *   --ports N     consumer ports (1); they take turns
+ *   --queues N    queues (1); each port is linked to eight of them, or to all
+ *   --spread      the events of one batch go to different queues, instead of batch after batch to the next
+ *   --private     the domain is this process's alone; else it lies in memory that others may join
  *
  * Events are made before the loop and carry all eight priorities. Everything received is released at once.
  */
+#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,10 +25,16 @@
 
 enum { MAX_PORTS = 64, MAX_QUEUES = 32, MAX_BATCH = 1024 };
 
+struct stream {
+  struct pdlb_event *events;
+  uint32_t at, length;
+};
+
 struct bench {
   enum pdlb_sched type;
-  bool directed, forwarding;
-  uint32_t count, batch, flows, port_count, queue_count, group_count;
+  bool directed, forwarding, spread, private;
+  uint64_t count;
+  uint32_t batch, flows, port_count, queue_count, group_count;
   struct pdlb_device *device;
   struct pdlb_domain *domain;
   struct pdlb_port *producer;
@@ -32,7 +42,7 @@ struct bench {
   struct pdlb_port *sink; /* receives what was forwarded */
   uint8_t queues[MAX_QUEUES];
   uint8_t sink_queue;
-  struct pdlb_event *events[MAX_QUEUES / PDLB_MAX_LINKS]; /* for each group of queues that share their ports */
+  struct stream streams[MAX_QUEUES / PDLB_MAX_LINKS]; /* for each group of queues that share their ports */
 };
 
 static void require(int result, const struct pdlb_error *error) {
@@ -41,29 +51,23 @@ static void require(int result, const struct pdlb_error *error) {
   exit(1);
 }
 
-static uint32_t setting(const char *name, uint32_t otherwise, uint32_t least, uint32_t most) {
-  const char *text = getenv(name);
-  const double value = text ? strtod(text, NULL) : otherwise;
-  if (value >= least && value <= most) return (uint32_t)value;
-  fprintf(stderr, "%s=%s: from %" PRIu32 " to %" PRIu32 "\n", name, text, least, most);
+static uint64_t number(const char *name, const char *text, uint64_t most) {
+  const double value = strtod(text, NULL);
+  if (value >= 1 && value <= (double)most) return (uint64_t)value;
+  fprintf(stderr, "--%s %s: from 1 to %" PRIu64 "\n", name, text, most);
   exit(1);
 }
 
 static void choose_type(struct bench *bench, const char *name) {
-  if (!name || !strcmp(name, "atomic"))
-    bench->type = PDLB_SCHED_ATOMIC;
-  else if (!strcmp(name, "unordered"))
-    bench->type = PDLB_SCHED_UNORDERED;
-  else if (!strcmp(name, "ordered"))
-    bench->type = PDLB_SCHED_ORDERED;
-  else if (!strcmp(name, "forward"))
-    bench->type = PDLB_SCHED_ORDERED, bench->forwarding = true;
-  else if (!strcmp(name, "directed"))
-    bench->type = PDLB_SCHED_DIRECTED, bench->directed = true;
-  else {
-    fprintf(stderr, "PDLB_TYPE=%s: unordered, atomic, ordered, forward or directed\n", name);
-    exit(1);
+  static const char *const names[] = {"atomic", "unordered", "ordered", "directed"};
+  for (unsigned type = 0; type < sizeof names / sizeof *names; type++) {
+    if (strcmp(name, names[type]) != 0) continue;
+    bench->type = (enum pdlb_sched)type;
+    bench->directed = bench->type == PDLB_SCHED_DIRECTED;
+    return;
   }
+  fprintf(stderr, "--sched %s: unordered, atomic, ordered or directed\n", name);
+  exit(1);
 }
 
 /* Queues in groups of eight, ports dealt to the groups in turn, so that each port can be linked to its whole group. */
@@ -107,7 +111,8 @@ static void open_engine(struct bench *bench) {
                                       .dir_ports = bench->directed ? bench->port_count + 1 : 1,
                                       .ldb_credits = 16384,
                                       .history_entries = 2 * MAX_BATCH * (bench->port_count + 1),
-                                      .atomic_inflights = 2048 * (bench->queue_count + 1)};
+                                      .atomic_inflights = 2048 * (bench->queue_count + 1),
+                                      .shared = !bench->private};
   if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = 16 * bench->queue_count; /* of 64 numbers */
   require(pdlb_device_open_software(PDLB_LIMITS_LARGE, &bench->device, &error), &error);
   require(pdlb_domain_create(bench->device, &config, &bench->domain, &error), &error);
@@ -115,24 +120,30 @@ static void open_engine(struct bench *bench) {
   require(pdlb_domain_start(bench->domain, &error), &error);
 }
 
-/* As many events as there are flows, and at least a batch's; `batch` more, so that a batch may begin anywhere. */
+/* A stream of batches for each group of queues: as many events as there are flows for each queue, and at least a
+ * batch; `batch` more, so that a batch may begin anywhere. */
 static void make_events(struct bench *bench) {
-  const uint32_t made = bench->flows + bench->batch;
+  const uint32_t batch = bench->batch;
   for (uint32_t group = 0; group < bench->group_count; group++) {
     const uint32_t first = group * PDLB_MAX_LINKS;
     const uint32_t width = bench->queue_count - first < PDLB_MAX_LINKS ? bench->queue_count - first : PDLB_MAX_LINKS;
-    bench->events[group] = calloc(made, sizeof(struct pdlb_event));
-    if (!bench->events[group]) exit(1);
-    for (uint32_t i = 0; i < made; i++)
-      bench->events[group][i] = (struct pdlb_event){.data = i,
-                                                    .queue = bench->queues[first + i % width],
-                                                    .sched = pdlb_sched_byte((unsigned)bench->type, i * 5u % 8u),
-                                                    .flow = (uint16_t)(i % bench->flows)};
+    const uint32_t made = width * (bench->flows + batch);
+    struct stream *stream = &bench->streams[group];
+    *stream = (struct stream){.events = calloc(made + batch, sizeof(struct pdlb_event)), .length = made};
+    if (!stream->events) exit(1);
+    for (uint32_t i = 0; i < made + batch; i++) {
+      const uint32_t turn = bench->spread ? i % width : i / batch % width;
+      const uint32_t nth = bench->spread ? i / width : i / batch / width * batch + i % batch;
+      stream->events[i] = (struct pdlb_event){.data = i,
+                                              .queue = bench->queues[first + turn],
+                                              .sched = pdlb_sched_byte((unsigned)bench->type, nth * 5u % 8u),
+                                              .flow = (uint16_t)(nth % bench->flows)};
+    }
   }
 }
 
-static void expect(uint32_t moved, uint32_t wanted, const char *where) {
-  if (moved == wanted) return;
+static inline void expect(uint32_t moved, uint32_t wanted, const char *where) {
+  if (__builtin_expect(moved == wanted, 1)) return;
   fprintf(stderr, "%s moved %" PRIu32 " of %" PRIu32 " events\n", where, moved, wanted);
   exit(1);
 }
@@ -157,34 +168,61 @@ static void move_once(struct bench *bench, struct pdlb_port *port, const struct 
 }
 
 static void move_all(struct bench *bench) {
-  uint32_t at[MAX_QUEUES / PDLB_MAX_LINKS] = {0};
-  uint32_t port = 0;
-  for (uint32_t moved = 0; moved < bench->count; moved += bench->batch) {
-    const uint32_t group = port % bench->group_count;
-    move_once(bench, bench->ports[port], bench->events[group] + at[group]);
-    at[group] += bench->batch;
-    if (at[group] >= bench->flows) at[group] = 0;
-    if (++port == bench->port_count) port = 0;
+  uint32_t port = 0, group = 0;
+  for (uint64_t moved = 0; moved < bench->count; moved += bench->batch) {
+    struct stream *stream = &bench->streams[group];
+    const struct pdlb_event *events = stream->events + stream->at;
+    stream->at += bench->batch;
+    if (stream->at >= stream->length) stream->at = 0;
+    move_once(bench, bench->ports[port], events);
+    if (++group == bench->group_count) group = 0;
+    if (++port == bench->port_count) port = group = 0;
   }
 }
 
 static void close_engine(struct bench *bench) {
   for (uint32_t i = 0; i < bench->port_count; i++) pdlb_port_close(bench->ports[i]);
-  for (uint32_t i = 0; i < bench->group_count; i++) free(bench->events[i]);
+  for (uint32_t i = 0; i < bench->group_count; i++) free(bench->streams[i].events);
   if (bench->sink) pdlb_port_close(bench->sink);
   pdlb_port_close(bench->producer);
   pdlb_domain_close(bench->domain);
   pdlb_device_close(bench->device);
 }
 
-int main(void) {
-  struct bench bench = {.count = setting("PDLB_COUNT", 1000000, 1, UINT32_MAX - MAX_BATCH),
-                        .batch = setting("PDLB_BATCH", 32, 1, MAX_BATCH),
-                        .flows = setting("PDLB_FLOWS", 1024, 1, 65536),
-                        .port_count = setting("PDLB_PORTS", 1, 1, MAX_PORTS),
-                        .queue_count = setting("PDLB_QUEUES", 1, 1, MAX_QUEUES)};
-  choose_type(&bench, getenv("PDLB_TYPE"));
-  if (bench.directed) bench.queue_count = bench.port_count = 1; /* one port is one queue */
+static void read_options(struct bench *bench, int argc, char **argv) {
+  static const struct option options[] = {
+      {"events", required_argument, NULL, 'e'}, {"batch", required_argument, NULL, 'b'},
+      {"sched", required_argument, NULL, 's'},  {"flows", required_argument, NULL, 'f'},
+      {"ports", required_argument, NULL, 'p'},  {"queues", required_argument, NULL, 'q'},
+      {"forward", no_argument, NULL, 'w'},      {"spread", no_argument, NULL, 'd'},
+      {"private", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0},
+  };
+  int option, index = 0;
+  while ((option = getopt_long(argc, argv, "", options, &index)) != -1) {
+    const char *const name = options[index].name;
+    switch (option) {
+      case 'e': bench->count = number(name, optarg, UINT32_MAX); break;
+      case 'b': bench->batch = (uint32_t)number(name, optarg, MAX_BATCH); break;
+      case 's': choose_type(bench, optarg); break;
+      case 'f': bench->flows = (uint32_t)number(name, optarg, 65536); break;
+      case 'p': bench->port_count = (uint32_t)number(name, optarg, MAX_PORTS); break;
+      case 'q': bench->queue_count = (uint32_t)number(name, optarg, MAX_QUEUES); break;
+      case 'w': bench->forwarding = true; break;
+      case 'd': bench->spread = true; break;
+      case 'v': bench->private = true; break;
+      default: exit(2);
+    }
+  }
+  if (bench->directed && (bench->forwarding || bench->queue_count > 1 || bench->port_count > 1)) {
+    fprintf(stderr, "--sched directed: one port is one queue, and holds nothing to forward\n");
+    exit(2);
+  }
+}
+
+int main(int argc, char **argv) {
+  struct bench bench = {
+      .type = PDLB_SCHED_ATOMIC, .count = 1000000, .batch = 32, .flows = 1024, .port_count = 1, .queue_count = 1};
+  read_options(&bench, argc, argv);
   bench.group_count = (bench.queue_count + PDLB_MAX_LINKS - 1) / PDLB_MAX_LINKS;
   if (bench.port_count < bench.group_count) bench.port_count = bench.group_count;
   open_engine(&bench);
@@ -192,8 +230,8 @@ int main(void) {
   const uint64_t begin = pdlb_now();
   move_all(&bench);
   const uint64_t took = pdlb_now() - begin;
-  printf("%" PRIu32 " events, %.1f ns each, %.2f million/s\n", bench.count, (double)took / bench.count,
-         bench.count * 1e3 / (double)took);
+  printf("%" PRIu64 " events, %.2f ns each, %.2f Mev/s\n", bench.count, (double)took / (double)bench.count,
+         (double)bench.count * 1e3 / (double)took);
   close_engine(&bench);
   return 0;
 }
