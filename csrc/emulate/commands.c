@@ -70,8 +70,8 @@ int emulate_domain_command(struct emulation *emulation, unsigned number, unsigne
 }
 
 /* With the device locked. */
-static int look(struct emulation *emulation, struct device *device, unsigned id,
-                const struct pdlb_block_on_cq_interrupt_args *args, bool first, struct emulate_wait *wait) {
+static int look(struct device *device, unsigned id, const struct pdlb_block_on_cq_interrupt_args *args,
+                struct emulate_wait *wait) {
   const unsigned limit = args->is_ldb ? PDLB_NUM_LDB_PORTS : device->control.num_dir_ports;
   if (args->port_id >= limit) return -EINVAL;
   const unsigned port_id = args->is_ldb ? args->port_id : PDLB_NUM_LDB_PORTS + args->port_id;
@@ -80,10 +80,6 @@ static int look(struct emulation *emulation, struct device *device, unsigned id,
   if (!port->enabled) return -EACCES;
   wait->port = port_id;
   wait->seen = atomic_load(&device->port_bells[port_id].changed);
-  if (first && args->arm) {
-    arm_interrupt(emulation, device, port_id);
-    wait->seen = atomic_load(&device->port_bells[port_id].changed);
-  }
   return -EAGAIN;
 }
 
@@ -96,8 +92,17 @@ int emulate_block(struct emulation *emulation, unsigned number, unsigned id, uin
   if (domain->state != DOMAIN_LIVE || domain->serial != serial || !domain->valid) {
     result = first ? EMULATE_UNTOUCHED : -EINTR;
   } else {
-    result = look(emulation, device, id, args, first, wait);
+    result = look(device, id, args, wait);
   }
   emulate_unlock(emulation, number);
   return result;
+}
+
+void emulate_arm(struct emulation *emulation, unsigned number, unsigned id, uint64_t serial,
+                 const struct emulate_wait *wait) {
+  struct device *device = device_of(emulation, number);
+  const struct domain *domain = &device->control.domains[id];
+  emulate_lock(emulation, number);
+  if (domain->state == DOMAIN_LIVE && domain->serial == serial) arm_interrupt(emulation, device, wait->port);
+  emulate_unlock(emulation, number);
 }

@@ -181,6 +181,7 @@ static int enable_port(struct device *device, unsigned domain, void *args, bool 
   const struct pdlb_enable_dir_port_args *fields = args; /* what all four structures begin with */
   struct port *port = find_port(device, domain, fields->port_id, directed);
   if (port == NULL) return refuse(args, PDLB_ST_INVALID_PORT_ID);
+  if (enable != port->enabled) port->stuck = false;
   port->enabled = enable;
   after->pump = enable;
   if (!enable) after->bell = (int)(port - device->control.ports);

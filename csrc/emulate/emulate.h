@@ -90,10 +90,12 @@ struct emulate_wait {
   unsigned port;
   uint32_t seen; /* sleep until the port's counter is no longer this */
 };
-/* One look at a consumer queue that a caller waits for: 0: it has an element (`next` is the slot's command byte);
- * -EAGAIN: sleep with emulate_sleep and look again; else the command's result. `first` arms if asked to. */
+/* Whether a caller may wait for a consumer queue: -EAGAIN: if its slot is empty, arm if that was asked for, sleep with
+ * emulate_sleep and ask again; else the command's result. `first`: no answer was given yet. */
 int emulate_block(struct emulation *emulation, unsigned device, unsigned domain, uint64_t serial,
                   const struct pdlb_block_on_cq_interrupt_args *args, bool first, struct emulate_wait *wait);
+void emulate_arm(struct emulation *emulation, unsigned device, unsigned domain, uint64_t serial,
+                 const struct emulate_wait *wait);
 /* 0: look again; -EINTR: a signal came. */
 int emulate_sleep(struct emulation *emulation, unsigned device, const struct emulate_wait *wait);
 

@@ -13,6 +13,12 @@ static struct slot *find(struct port *port, enum slot_state state, unsigned qid)
   return NULL;
 }
 
+/* A link that is being removed, and whose slot nothing waits for. */
+static struct slot *find_leaving(struct port *port, unsigned qid) {
+  struct slot *slot = find(port, SLOT_UNMAP_IN_PROGRESS, qid);
+  return slot != NULL && !slot->map_pending ? slot : NULL;
+}
+
 static struct slot *find_pending(struct port *port, unsigned qid) {
   for (unsigned i = 0; i < PDLB_QIDS_PER_CQ; i++) {
     const struct slot *slot = &port->slots[i];
@@ -32,10 +38,15 @@ static struct slot *find_room(struct port *port) {
   return leaving;
 }
 
-static unsigned count_mapped(const struct port *port) {
-  unsigned count = 0;
-  for (unsigned i = 0; i < PDLB_QIDS_PER_CQ; i++) count += port->slots[i].state == SLOT_MAPPED;
-  return count;
+/* The driver's rule. It counts links that are made or being removed, but not those that are still being made: it may
+ * promise a slot that is not there. */
+static bool may_have_slot(struct port *port, unsigned qid) {
+  unsigned counted = 0;
+  for (unsigned i = 0; i < PDLB_QIDS_PER_CQ; i++) {
+    counted += port->slots[i].state == SLOT_MAPPED || port->slots[i].state == SLOT_UNMAP_IN_PROGRESS;
+  }
+  return counted < PDLB_QIDS_PER_CQ || find(port, SLOT_MAPPED, qid) != NULL || find_pending(port, qid) != NULL ||
+         find_room(port) != NULL;
 }
 
 static void activate(struct device *device, struct port *port, struct slot *slot) {
@@ -74,6 +85,7 @@ static void start_map(struct device *device, struct port *port, struct slot *slo
 static void finish_unmaps(struct device *device, struct port *port) {
   if (port->pending_unmaps == 0 || port->held_count > 0) return;
   port->pending_unmaps = 0;
+  port->stuck = false;
   for (unsigned i = 0; i < PDLB_QIDS_PER_CQ; i++) {
     struct slot *slot = &port->slots[i];
     if (slot->state != SLOT_UNMAP_IN_PROGRESS) continue;
@@ -97,10 +109,8 @@ static struct queue *ldb_queue(struct device *device, unsigned domain, uint32_t 
 
 static int map(struct device *device, struct port *port, unsigned qid, unsigned priority) {
   struct slot *slot = find(port, SLOT_MAPPED, qid);
-  if (slot == NULL && (slot = find(port, SLOT_UNMAP_IN_PROGRESS, qid)) != NULL) {
-    /* The removal is called off; what waited for the slot waits no more. */
+  if (slot == NULL && (slot = find_leaving(port, qid)) != NULL) { /* the removal is called off */
     slot->state = SLOT_MAPPED;
-    slot->map_pending = 0;
     port->pending_unmaps--;
     device->control.queues[qid].port_mask |= (uint64_t)1 << (port - device->control.ports);
   }
@@ -118,8 +128,7 @@ static int map(struct device *device, struct port *port, unsigned qid, unsigned 
     return 0;
   }
   if ((slot = find_room(port)) == NULL) {
-    /* Only completed links were counted before: the driver gets here, fails, and leaves the port off. */
-    port->enabled = false;
+    port->stuck = true; /* the driver gives up half-way */
     return -EFAULT;
   }
   if (slot->state == SLOT_UNMAP_IN_PROGRESS) {
@@ -141,9 +150,10 @@ int link_queue(struct device *device, unsigned domain, struct pdlb_map_qid_args 
     args->response.status = PDLB_ST_INVALID_PRIORITY;
   } else if (ldb_queue(device, domain, qid) == NULL) {
     args->response.status = PDLB_ST_INVALID_QID;
-  } else if (count_mapped(port) == PDLB_QIDS_PER_CQ && find(port, SLOT_MAPPED, qid) == NULL) {
+  } else if (!may_have_slot(port, qid)) {
     args->response.status = PDLB_ST_NO_QID_SLOTS_AVAILABLE;
   } else {
+    port->stuck = false;
     return map(device, port, qid, args->priority);
   }
   return -EINVAL;

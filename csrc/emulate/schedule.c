@@ -162,7 +162,8 @@ struct choice {
 };
 
 static bool cq_has_room(const struct port *port) {
-  if (!port->configured || !port->enabled || port->pending_unmaps > 0 || port->tokens >= port->cq_depth) return false;
+  if (!port->configured || !port->enabled || port->stuck || port->pending_unmaps > 0) return false;
+  if (port->tokens >= port->cq_depth) return false;
   return port->directed || port->held_count < port->history_size;
 }
 

@@ -68,6 +68,7 @@ struct port {
   bool configured;
   bool directed;
   bool enabled;
+  bool stuck; /* enabled, but given nothing since a link failed */
   bool armed;
   bool interrupt_configured;
   uint8_t weight_depth; /* the depth as ENABLE_CQ_WEIGHT remembers it: in eight bits */

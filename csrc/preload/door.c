@@ -30,7 +30,7 @@ struct event {
   _Atomic uint64_t serial;
   _Atomic int fd;
 };
-static struct event events[PDLB_NUM_DOMAINS / 2][MAX_EVENTS];
+static struct event events[DOOR_MAX_DEVICES][MAX_EVENTS];
 
 bool door_is_private(int fd) {
   if (fd < 3 || !atomic_load(&ready)) return false;
@@ -83,7 +83,7 @@ struct memory {
   uint64_t serial;
   void *at;
 };
-static struct memory memories[16][PDLB_NUM_LDB_PORTS + PDLB_NUM_DIR_PORTS_V25];
+static struct memory memories[DOOR_MAX_DEVICES][PDLB_NUM_LDB_PORTS + PDLB_NUM_DIR_PORTS_V25];
 
 static void *consumer_queue(void *context, unsigned device, unsigned port, uint64_t serial) {
   struct memory *memory = &memories[device][port];
@@ -360,6 +360,7 @@ static int block_on_cq(int fd, const struct emulate_object *object, struct pdlb_
       break;
     }
     if (held < 0) held = hold_descriptor(fd);
+    if (first && args->arm) emulate_arm(emulation, object->device, object->index, object->serial, &wait);
     result = emulate_sleep(emulation, object->device, &wait);
     if (result != 0) break;
   }

@@ -89,7 +89,7 @@ static struct options parse(char **argument) {
       options.version = PDLB_DEVICE_V25;
     } else if (strcmp(*argument, "--devices") == 0) {
       const unsigned long count = strtoul(argument[1], &end, 10);
-      if (*end != 0 || count < 1 || count > 16) usage();
+      if (*end != 0 || count < 1 || count > DOOR_MAX_DEVICES) usage();
       options.devices = (unsigned)count;
     } else if (strcmp(*argument, "--port-probe") == 0) {
       const unsigned long level = strtoul(argument[1], &end, 10);
