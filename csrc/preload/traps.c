@@ -1,6 +1,6 @@
 /* Stores to producer ports. Their pages are inaccessible, so each store raises SIGSEGV; the handler reads the
- * instruction, gives its bytes to the device, and steps over it. Everything else that raises SIGSEGV goes to the
- * program's own handler, which this file keeps for it.
+ * instruction, gives its bytes to the device, and steps over it. A store that this processor does not have raises
+ * SIGILL, and is carried out as well. Everything else that raises the two goes to the program's own handlers.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -25,7 +25,7 @@ static uint64_t general(const ucontext_t *context, unsigned reg) {
 }
 
 /* Where the parts of wide vector registers lie in an XSAVE area, as the processor tells. */
-enum { YMM_HIGH = 2, ZMM_HIGH = 6, ZMM_UPPER = 7 };
+enum { YMM_HIGH = 2, OPMASKS = 5, ZMM_HIGH = 6, ZMM_UPPER = 7 };
 static uint32_t component_offset[8];
 
 static void learn_components(void) {
@@ -66,6 +66,13 @@ static void vector_register(const ucontext_t *context, unsigned reg, uint8_t *by
   if (highest != NULL) memcpy(bytes + 32, highest + (size_t)reg * 32, 32);
 }
 
+static uint64_t opmask(const ucontext_t *context, unsigned reg) {
+  const uint8_t *masks = component((const uint8_t *)context->uc_mcontext.fpregs, OPMASKS);
+  uint64_t mask = 0;
+  if (masks != NULL) memcpy(&mask, masks + (size_t)reg * sizeof mask, sizeof mask);
+  return mask;
+}
+
 static uint64_t segment_base(char segment) {
   uint64_t base = 0;
   const long code = segment == 'f' ? 0x1003 : 0x1004; /* ARCH_GET_FS, ARCH_GET_GS */
@@ -75,12 +82,14 @@ static uint64_t segment_base(char segment) {
 
 static uint64_t effective_address(const ucontext_t *context, const struct store *store) {
   const struct memory_operand *memory = &store->memory;
-  uint64_t address = (uint64_t)memory->displacement + segment_base(memory->segment);
+  uint64_t address = (uint64_t)memory->displacement;
   if (memory->base >= 0) address += general(context, (unsigned)memory->base);
   if (memory->index >= 0) address += general(context, (unsigned)memory->index) << memory->scale;
   if (memory->rip_relative) address += (uint64_t)context->uc_mcontext.gregs[REG_RIP] + store->length;
-  return address;
+  return (memory->address_32 ? (uint32_t)address : address) + segment_base(memory->segment);
 }
+
+static uint64_t swapped(uint64_t value, unsigned width) { return __builtin_bswap64(value) >> (64 - 8 * width); }
 
 /* ---- bytes that arrive at a producer port -------------------------------------------------------------------- */
 
@@ -147,31 +156,54 @@ static bool run_string(ucontext_t *context, const struct emulate_object *target,
   return true;
 }
 
+/* Those elements of a vector that the instruction's mask names. */
+static void deliver_masked(const ucontext_t *context, const struct emulate_object *target, const struct store *store,
+                           const uint8_t *source) {
+  const uintptr_t start = effective_address(context, store); /* the fault's address may be further on */
+  const uint64_t bits = store->mask == MASK_OPMASK ? opmask(context, store->mask_reg) : 0;
+  uint8_t signs[64] = {0};
+  if (store->mask == MASK_VECTOR) vector_register(context, store->mask_reg, signs);
+  for (unsigned i = 0; i < store->width / store->element; i++) {
+    const unsigned at = i * store->element;
+    if (!(store->mask == MASK_OPMASK ? bits >> i & 1 : signs[at + store->element - 1] >> 7)) continue;
+    deliver(target, start + at, source + at, store->element);
+  }
+}
+
+/* What the instruction stores, but for strings and ordinary memory. */
+static const uint8_t *register_bytes(const ucontext_t *context, const struct store *store, uint8_t bytes[64]) {
+  uint64_t value = store->immediate;
+  if (store->source == SOURCE_VECTOR) {
+    vector_register(context, store->reg, bytes);
+    return bytes + store->skip;
+  }
+  if (store->source != SOURCE_IMMEDIATE) value = general(context, store->reg);
+  if (store->source == SOURCE_HIGH_BYTE) value >>= 8;
+  if (store->source == SOURCE_GENERAL_SWAPPED) value = swapped(value, store->width);
+  memcpy(bytes, &value, sizeof value);
+  return bytes;
+}
+
 /* Carry out the store at the program's RIP. False if it is none that we know. */
 static bool run_store(ucontext_t *context, const struct emulate_object *target, uintptr_t address) {
   const uint8_t *code = (const uint8_t *)(uintptr_t)context->uc_mcontext.gregs[REG_RIP];
   uint8_t bytes[64];
   const uint8_t *source = bytes;
-  uint64_t value;
   struct store store;
   if (!decode_store(code, &store)) return false;
-  switch (store.source) {
-    case SOURCE_VECTOR:
-      vector_register(context, store.reg, bytes);
-      source = bytes + store.skip;
-      break;
-    case SOURCE_GENERAL:
-    case SOURCE_HIGH_BYTE:
-      value = general(context, store.reg) >> (store.source == SOURCE_HIGH_BYTE ? 8 : 0);
-      memcpy(bytes, &value, sizeof value);
-      break;
-    case SOURCE_IMMEDIATE: memcpy(bytes, &store.immediate, sizeof store.immediate); break;
-    case SOURCE_MEMORY:
-      if (!door_copy_in(bytes, (const void *)(uintptr_t)effective_address(context, &store), 64)) return false;
-      break;
-    default: return run_string(context, target, &store, address);
+  if (store.source == SOURCE_STRING_MOVE || store.source == SOURCE_STRING_FILL) {
+    return run_string(context, target, &store, address);
   }
-  deliver(target, address, source, store.width);
+  if (store.source == SOURCE_MEMORY) {
+    if (!door_copy_in(bytes, (const void *)(uintptr_t)effective_address(context, &store), 64)) return false;
+  } else {
+    source = register_bytes(context, &store, bytes);
+  }
+  if (store.mask == MASK_NONE) {
+    deliver(target, address, source, store.width);
+  } else {
+    deliver_masked(context, target, &store, source);
+  }
   context->uc_mcontext.gregs[REG_RIP] += store.length;
   return true;
 }
@@ -192,6 +224,52 @@ static void on_fault(int number, siginfo_t *info, void *data) {
   signals_chain(number, info, context);
 }
 
+/* ---- instructions that this processor does not have ---------------------------------------------------------- */
+
+/* To a port or to ordinary memory: programs that were built for processors with MOVDIR64B and MOVDIRI do not ask. */
+static bool run_direct_store(ucontext_t *context, const struct store *store) {
+  const bool line = store->source == SOURCE_MEMORY;
+  const uint64_t operand = effective_address(context, store);
+  const uintptr_t address = line ? general(context, store->reg) : operand;
+  struct emulate_object target;
+  uint8_t bytes[64];
+  if (line && (address % 64 != 0 || !door_copy_in(bytes, (const void *)(uintptr_t)operand, 64))) return false;
+  if (!line) register_bytes(context, store, bytes);
+  if (door_producer_at(address, &target)) {
+    deliver(&target, address, bytes, store->width);
+  } else if (!door_copy_out((void *)address, bytes, store->width)) {
+    return false;
+  }
+  context->uc_mcontext.gregs[REG_RIP] += store->length;
+  return true;
+}
+
+/* A wait that ends at once, as it may at any time. */
+static void run_pause(ucontext_t *context, unsigned length) {
+  context->uc_mcontext.gregs[REG_RIP] += length;
+  context->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)1;
+  syscall(SYS_sched_yield);
+}
+
+static bool run_unknown(ucontext_t *context) {
+  const uint8_t *code = (const uint8_t *)(uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+  const unsigned pause = decode_pause(code);
+  struct store store;
+  if (pause != 0) {
+    run_pause(context, pause);
+    return true;
+  }
+  if (!decode_store(code, &store)) return false;
+  return (store.source == SOURCE_MEMORY || store.source == SOURCE_GENERAL) && run_direct_store(context, &store);
+}
+
+static void on_unknown_instruction(int number, siginfo_t *info, void *data) {
+  const int saved = errno;
+  const bool done = info->si_code > 0 && run_unknown(data);
+  errno = saved;
+  if (!done) signals_chain(number, info, data);
+}
+
 void door_catch_stores(void) {
   static _Atomic bool caught;
   if (atomic_exchange(&caught, true)) {
@@ -199,5 +277,6 @@ void door_catch_stores(void) {
     return;
   }
   learn_components();
-  signals_install(on_fault);
+  signals_install(SIGSEGV, on_fault);
+  signals_install(SIGILL, on_unknown_instruction);
 }

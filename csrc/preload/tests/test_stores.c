@@ -1,4 +1,5 @@
 /* Every form of store that a program may use on a producer port, each carrying one or four elements. */
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include "client.h"
@@ -51,10 +52,6 @@ FORM_16(movsd_pieces, "movups (%1), %%xmm0; movsd %%xmm0, (%0); movhps %%xmm0, 8
 FORM_16(four_movl,
         "mov (%1), %%eax; mov %%eax, (%0); mov 4(%1), %%eax; mov %%eax, 4(%0);"
         "mov 8(%1), %%eax; mov %%eax, 8(%0); mov 12(%1), %%eax; mov %%eax, 12(%0)")
-FORM_16(movdiri_twice,
-        "mov (%1), %%rax; mov 8(%1), %%rdx; .byte 0x48, 0x0f, 0x38, 0xf9, 0x07;"
-        ".byte 0x48, 0x0f, 0x38, 0xf9, 0x57, 0x08")
-
 static void by_bytes(void *to, const void *from) {
   for (int i = 0; i < 16; i++) ((volatile uint8_t *)to)[i] = ((const uint8_t *)from)[i];
 }
@@ -110,7 +107,15 @@ __attribute__((target("avx512vl"))) static void vmovdqu64_ymm_upper(void *to, co
       : "memory", "xmm18", "xmm19");
 }
 
-/* Written out, so that the form is tried wherever the processor traps on the page before it looks at its features. */
+/* Written out, so that older assemblers do. */
+static void movdiri_twice(void *to, const void *from) {
+  __asm__ volatile(
+      "mov (%1), %%rax; mov 8(%1), %%rdx; .byte 0x48, 0x0f, 0x38, 0xf9, 0x07;"
+      ".byte 0x48, 0x0f, 0x38, 0xf9, 0x57, 0x08" ::"D"(to),
+      "S"(from)
+      : "memory", "rax", "rdx");
+}
+
 static void movdir64b(void *to, const void *from) {
   __asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x02" ::"a"(to), "d"(from) : "memory");
 }
@@ -119,6 +124,60 @@ static void movdir64b_indexed(void *to, const void *from) {
   __asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x44, 0xd1, 0xf0" ::"a"(to), "c"((const char *)from + 16 - 40),
                    "d"(5UL)
                    : "memory");
+}
+
+/* The upper half of a register by itself, as compilers do with what may not be aligned. */
+__attribute__((target("avx2"))) static void vextracti128(void *to, const void *from) {
+  __asm__ volatile(
+      "vmovdqu (%1), %%ymm3; vmovdqu 32(%1), %%ymm12; vmovdqu %%xmm3, (%0); vextracti128 $1, %%ymm3, 16(%0);"
+      "vextractf128 $0, %%ymm12, 32(%0); vextractf128 $1, %%ymm12, 48(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm3", "xmm12");
+}
+
+__attribute__((target("sse4.1"))) static void pextrq(void *to, const void *from) {
+  __asm__ volatile("movdqu (%1), %%xmm9; pextrq $0, %%xmm9, (%0); pextrq $1, %%xmm9, 8(%0)" ::"r"(to), "r"(from)
+                   : "memory", "xmm9");
+}
+
+__attribute__((target("sse4.1"))) static void pextr_pieces(void *to, const void *from) {
+  __asm__ volatile(
+      "movdqu (%1), %%xmm0; pextrd $0, %%xmm0, (%0); extractps $1, %%xmm0, 4(%0); pextrw $4, %%xmm0, 8(%0);"
+      "pextrb $10, %%xmm0, 10(%0); pextrb $11, %%xmm0, 11(%0); pextrd $3, %%xmm0, 12(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm0");
+}
+
+__attribute__((target("movbe"))) static void movbe(void *to, const void *from) {
+  __asm__ volatile(
+      "mov (%1), %%rax; mov 8(%1), %%rdx; bswap %%rax; bswap %%rdx; movbe %%rax, (%0); movbe %%rdx, 8(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "rax", "rdx");
+}
+
+__attribute__((target("avx2"))) static void vpmaskmovq(void *to, const void *from) {
+  static const uint64_t halves[4] = {0, 0, UINT64_MAX, UINT64_MAX};
+  __asm__ volatile(
+      "vmovdqu (%2), %%ymm2; vmovdqu (%1), %%ymm5; vmovdqu %%xmm5, (%0); vpmaskmovq %%ymm5, %%ymm2, (%0);"
+      "vmovdqu 32(%1), %%ymm5; vmovdqu %%xmm5, 32(%0); vmaskmovpd %%ymm5, %%ymm2, 32(%0)" ::"r"(to),
+      "r"(from), "r"(halves)
+      : "memory", "xmm2", "xmm5");
+}
+
+__attribute__((target("avx512f"))) static void vextracti64x4(void *to, const void *from) {
+  __asm__ volatile(
+      "vmovdqu64 (%1), %%zmm20; vextracti64x4 $0, %%zmm20, (%0); vextracti32x4 $2, %%zmm20, 32(%0);"
+      "vextracti32x4 $3, %%zmm20, 48(%0)" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm20");
+}
+
+__attribute__((target("avx512f,avx512bw"))) static void masked_zmm(void *to, const void *from) {
+  __asm__ volatile(
+      "mov $0x0f, %%eax; kmovw %%eax, %%k3; vmovdqu64 (%1), %%zmm7; vmovdqu64 %%zmm7, (%0)%{%%k3%};"
+      "mov $0xff00, %%eax; kmovw %%eax, %%k4; vmovdqu32 %%zmm7, (%0)%{%%k4%}" ::"r"(to),
+      "r"(from)
+      : "memory", "xmm7", "eax");
 }
 
 static void rep_movsb(void *to, const void *from) {
@@ -165,23 +224,49 @@ static const struct form {
     {"vmovdqu64 zmm", vmovdqu64_zmm, 4, "avx512f"},
     {"vmovntdq zmm21", vmovntdq_zmm_upper, 4, "avx512f"},
     {"vmovdqu64 ymm18", vmovdqu64_ymm_upper, 4, "avx512vl"},
+    {"pextrq", pextrq, 1, "sse4.1"},
+    {"pextrd, pextrw, pextrb", pextr_pieces, 1, "sse4.1"},
+    {"movbe", movbe, 1, "movbe"},
+    {"vextracti128", vextracti128, 4, "avx2"},
+    {"vpmaskmovq", vpmaskmovq, 4, "avx2"},
+    {"vextracti64x4", vextracti64x4, 4, "avx512f"},
+    {"vmovdqu64 with an opmask", masked_zmm, 4, "avx512bw"},
     {"rep movsb", rep_movsb, 4, NULL},
     {"rep movsq", rep_movsq, 4, NULL},
     {"memcpy of 64", by_memcpy_64, 4, NULL},
-    {"movdiri", movdiri_twice, 1, "movdiri"},
-    {"movdir64b", movdir64b, 4, "movdir64b"},
-    {"movdir64b, indexed", movdir64b_indexed, 4, "movdir64b"},
+    /* On a processor without these, the emulation carries them out. */
+    {"movdiri", movdiri_twice, 1, NULL},
+    {"movdir64b", movdir64b, 4, NULL},
+    {"movdir64b, indexed", movdir64b_indexed, 4, NULL},
 };
 
 static int has(const char *feature) {
-  unsigned a = 7, b, c = 0, d;
+  unsigned a, b, c = 0, d;
   if (feature == NULL) return 1;
-  __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  if (strcmp(feature, "movdiri") == 0) return c >> 27 & 1;
-  if (strcmp(feature, "movdir64b") == 0) return c >> 28 & 1;
+  if (strcmp(feature, "movbe") == 0) return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_MOVBE);
+  if (strcmp(feature, "sse4.1") == 0) return __builtin_cpu_supports("sse4.1");
   if (strcmp(feature, "avx") == 0) return __builtin_cpu_supports("avx");
+  if (strcmp(feature, "avx2") == 0) return __builtin_cpu_supports("avx2");
   if (strcmp(feature, "avx512f") == 0) return __builtin_cpu_supports("avx512f");
+  if (strcmp(feature, "avx512bw") == 0) return __builtin_cpu_supports("avx512bw");
   return __builtin_cpu_supports("avx512vl");
+}
+
+/* Programs that were built for processors with these instructions use them on ordinary memory, too. */
+static void test_ordinary_memory(void) {
+  static uint64_t from[8] = {1, 2, 3, 4, 5, 6, 7, 8}, to[8] __attribute__((aligned(64)));
+  movdir64b(to, from);
+  CHECK(memcmp(to, from, sizeof to) == 0);
+  movdiri_twice(&to[2], &from[6]);
+  CHECK(to[1] == 2 && to[2] == 7 && to[3] == 8 && to[4] == 5);
+}
+
+/* UMONITOR, UMWAIT, TPAUSE: they end by themselves, if only at once. */
+static void test_waits(void) {
+  static uint64_t watched;
+  __asm__ volatile(".byte 0xf3, 0x0f, 0xae, 0xf0" ::"a"(&watched));
+  __asm__ volatile(".byte 0xf2, 0x0f, 0xae, 0xf1" ::"a"(0), "d"(0), "c"(1) : "cc");
+  __asm__ volatile(".byte 0x66, 0x0f, 0xae, 0xf1" ::"a"(0), "d"(0), "c"(1) : "cc");
 }
 
 int main(void) {
@@ -202,5 +287,7 @@ int main(void) {
     expect(forms[i].name, next, forms[i].elements);
     next += forms[i].elements;
   }
+  test_ordinary_memory();
+  test_waits();
   return 0;
 }
