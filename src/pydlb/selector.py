@@ -122,7 +122,9 @@ class WorkerSelector(selectors.BaseSelector):
             if ready or quiet == timeout:
                 return ready
             timeout = None if timeout is None else timeout - quiet
-        return self._poller.poll(0, self._keys, False) if self.more else self._poller.poll(timeout, self._keys, True)
+        if self.more:
+            return self._poller.poll(0, self._keys, False)
+        return self._poller.poll(timeout, self._keys, self._descriptor in self._keys)
 
     def _in_order(
         self, ready: list[tuple[selectors.SelectorKey, int]], *, idle: bool

@@ -53,11 +53,14 @@ APPLICATION = """
 class Served:
     """A running `pydlb serve`, and what it has said."""
 
+    command: tuple[str, ...] = (sys.executable, "-W", "error", "-m", "pydlb.cli.main", "serve")
+    where = r"pydlb running on https?://\[?([\w.:]+?)\]?:(\d+) "
+
     def __init__(self, folder: Path, arguments: tuple[str, ...], **options: Any) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("environment", {})}
         through, before = options.pop("through", []), options.pop("before", None)
         self.process = subprocess.Popen(
-            [*through, sys.executable, "-W", "error", "-m", "pydlb.cli.main", "serve", *arguments],
+            [*through, *self.command, *arguments],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -96,7 +99,7 @@ class Served:
 
     @property
     def address(self) -> tuple[str, int]:
-        found = self.wait_for(r"pydlb running on https?://\[?([\w.:]+?)\]?:(\d+) ")
+        found = self.wait_for(self.where)
         return found[1], int(found[2])
 
     def get(self, path: str = "/", **headers: str) -> list[str]:
@@ -165,13 +168,13 @@ def serve(folder: Path) -> Iterator[Callable[..., Served]]:
 class Visitors:
     """Clients that ask again and again until told to stop: half keep their connections, half do not."""
 
-    def __init__(self, served: Served, count: int = 8) -> None:
+    def __init__(self, served: Served, count: int = 8, *, keep: bool = True) -> None:
         self.served = served
         self.address = served.address
         self.answers: list[list[str]] = []
         self.failures: list[str] = []
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=(n % 2 == 0,)) for n in range(count)]
+        self._threads = [threading.Thread(target=self._visit, args=(keep and n % 2 == 0,)) for n in range(count)]
 
     def _visit(self, keep: bool) -> None:
         connection = http.client.HTTPConnection(*self.address, timeout=60)

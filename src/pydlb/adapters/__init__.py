@@ -8,6 +8,8 @@ All have five calls, :class:`Adapter`. What runs them is :func:`pydlb.serve`, or
 * :mod:`pydlb.adapters.streams`: the handlers of :func:`asyncio.start_server`, on asyncio or uvloop;
 * :mod:`pydlb.adapters.trio`, :mod:`pydlb.adapters.anyio`: listeners for programs of your own, and trio workers;
 * :mod:`pydlb.adapters.socketserver`: mix-ins for :mod:`socketserver` and :mod:`http.server`.
+
+gunicorn's workers are processes of their own and stay its arbiter's: :mod:`pydlb.gunicorn`.
 """
 
 from __future__ import annotations
