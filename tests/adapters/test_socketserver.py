@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import http.client
 import http.server
+import socket
 import socketserver
+import ssl
 import threading
 from typing import Any
 
@@ -100,8 +103,6 @@ def test_failures_and_the_end_are_counted(capsys: pytest.CaptureFixture[str]) ->
         server = Threading(balancer.worker(), NameWorker)
         server.start()
         address = balancer.address(balancer.listen())
-        import socket
-
         failing = stack.enter_context(socket.create_connection(address, timeout=60))
         failing.sendall(b"fail\n")
         assert failing.recv(10) == b""
@@ -111,6 +112,82 @@ def test_failures_and_the_end_are_counted(capsys: pytest.CaptureFixture[str]) ->
         assert (stats.accepted, stats.served + stats.aborted) == (3, 3)
         assert stats.aborted == 3
     assert "ValueError: as asked" in capsys.readouterr().err
+
+
+def test_a_pool_takes_no_more_than_it_has_threads() -> None:
+    """What is beyond that waits for whichever worker is free first."""
+
+    class Small(BalancedMixIn, PoolMixIn, socketserver.TCPServer):
+        pool_size = 2
+
+    with pydlb.Balancer(workers=0) as balancer, contextlib.ExitStack() as stack:
+        servers = [Small(balancer.worker(), NameWorker) for _ in range(2)]
+        for server in servers:
+            server.start()
+        address = balancer.address(balancer.listen())
+        held = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(4)]
+        names = [ask(client) for client in held]
+        assert collections.Counter(names) == {server.worker.name: 2 for server in servers}
+        one_more = stack.enter_context(socket.create_connection(address, timeout=60))
+        one_more.sendall(b"?\n")
+        while balancer.stats().accepted < 5:
+            pass
+        assert balancer.stats().waiting == 1
+        free = names[-1]
+        held[-1].close()
+        assert one_more.recv(100).decode().strip() == free
+        one_more.close()
+        for client in held:
+            client.close()
+        for server in servers:
+            assert server.drain(timeout=60) == 0
+            server.stop()
+
+
+def ask(client: socket.socket) -> str:
+    client.sendall(b"?\n")
+    return client.recv(100).decode().strip()
+
+
+def test_tls(certificate: Any, client_context: ssl.SSLContext, capsys: pytest.CaptureFixture[str]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with pydlb.Balancer(workers=0) as balancer:
+        listener = balancer.listen()
+        server = Web(balancer.worker(), Page, balancer.address(listener), ssl=context)
+        server.start()
+        port = balancer.address(listener)[1]
+        with contextlib.closing(
+            http.client.HTTPSConnection("localhost", port, timeout=60, context=client_context)
+        ) as web:
+            for _ in range(3):
+                web.request("GET", "/")
+                assert web.getresponse().read().split()[1] == str(port).encode()
+        with client_context.wrap_socket(
+            socket.create_connection(("localhost", port)), server_hostname="localhost"
+        ) as old:
+            old.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            while old.recv(1000):
+                pass
+            old.unwrap().close()  # it was told the end in TLS's own way
+        with socket.create_connection(("localhost", port), timeout=60) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                while plain.recv(1000):
+                    pass
+        assert server.drain(60) == 0
+        server.stop()
+        stats = balancer.stats()
+    assert (stats.accepted, stats.served, stats.aborted) == (3, 2, 1)
+    assert "SSLError" in capsys.readouterr().err
+
+
+def test_a_server_that_never_served_can_be_closed() -> None:
+    with pydlb.Balancer(workers=0) as balancer:
+        server = Threading(balancer.worker(), NameWorker)
+        balancer.close(0)
+        server.shutdown()
+        server.server_close()
 
 
 def test_connections_can_be_submitted() -> None:

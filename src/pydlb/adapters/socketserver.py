@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydlb.errors import ClosedError
 
 if TYPE_CHECKING:
+    import ssl as ssl_module
     from collections.abc import Collection
 
     from pydlb.workers import Connection, Ticket, Worker
@@ -21,12 +22,15 @@ __all__ = ["BalancedMixIn", "PoolMixIn"]
 
 _POLL: Final = 0.1
 
+# How long a TLS handshake may take, in seconds.
+_HANDSHAKE: Final = 60.0
+
 
 class _Request:
     """A connection that is served."""
 
     def __init__(self, sock: socket.socket, ticket: Ticket) -> None:
-        self.socket: Final = sock
+        self.socket = sock
         self.ticket: Final = ticket
         self.failed = False
 
@@ -42,6 +46,10 @@ class _Request:
     def _shut(self, how: int) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(how)
+
+
+class _Over(Exception):  # noqa: N818 - nothing is wrong
+    """The server is to end."""
 
 
 class BalancedMixIn(socketserver.TCPServer):
@@ -62,24 +70,31 @@ class BalancedMixIn(socketserver.TCPServer):
         worker: Made by :meth:`pydlb.Balancer.worker`; the server's only.
         handler: The request handler's class.
         address: What handlers are told that the server listens on.
+        ssl: For TLS. Handshakes run where the handler does: in a thread of its own, if the server has threads.
 
     **Resource handling**: closing the server closes its worker.
 
     **Error handling**: a handler that fails is reported as ever, by `handle_error`; its connection counts as aborted.
+    So does a TLS handshake that fails.
     """
 
-    def __init__(self, worker: Worker, handler: Any, address: Any = ("", 0)) -> None:
+    def __init__(
+        self, worker: Worker, handler: Any, address: Any = ("", 0), *, ssl: ssl_module.SSLContext | None = None
+    ) -> None:
         super().__init__(address, handler, bind_and_activate=False)
         self.socket.close()  # it was never bound
         if isinstance(address, tuple):
             self.server_name, self.server_port = address[:2]  # what http.server tells its handlers
         self.worker: Final = worker
+        self._ssl = ssl
         self._descriptor = os.dup(worker.fileno())  # the worker may close its own while we wait
         self._requests: dict[socket.socket, _Request] = {}
         self._quiet = threading.Condition()
         self._more = False
+        self._running = False
+        self._ending = False
         self._thread: threading.Thread | None = None
-        worker.when_closed(self.shutdown)
+        worker.when_closed(self._end)
 
     def fileno(self) -> int:
         """What is readable when there may be a connection."""
@@ -87,19 +102,36 @@ class BalancedMixIn(socketserver.TCPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Take a connection from the worker."""
+        self._offer(False)
         try:
             connections, self._more = self.worker.receive(1)
         except ClosedError as error:
+            self._more = False
             raise ConnectionAbortedError(str(error)) from None
         if not connections:
             raise BlockingIOError("another worker was given it")
         return self._admit(connections[0])
 
     def service_actions(self) -> None:
-        """Look again where there was more: nothing tells of that."""
+        """Look again where there was more, of which nothing tells. Without a free thread, wait: others can have it."""
+        self._wait_for_room()
         while self._more:
             self._handle_request_noblock()  # type: ignore[attr-defined]
+            self._wait_for_room()
         super().service_actions()
+        self._offer(True)
+
+    def _wait_for_room(self) -> None:
+        most = getattr(self, "pool_size", None)
+        with self._quiet:
+            self._quiet.wait_for(lambda: self._ending or most is None or len(self._requests) < most)
+            if self._ending:
+                raise _Over
+
+    def _offer(self, is_free: bool) -> None:
+        """Tell the balancer whether one more would be welcome, for the time until the next call."""
+        with contextlib.suppress(ClosedError):
+            self.worker.port.set_parked(is_free)
 
     def _admit(self, connection: Connection) -> tuple[socket.socket, Any]:
         sock, ticket = connection.detach()
@@ -111,6 +143,41 @@ class BalancedMixIn(socketserver.TCPServer):
         except OSError:  # the client is gone already
             self.close_request(sock)
             raise
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until `shutdown`, or until the worker is closed."""
+        self._running = True
+        try:
+            with contextlib.suppress(_Over):
+                super().serve_forever(poll_interval)
+        finally:
+            self._running = False
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, and wait for that."""
+        self._end()
+        if self._running:
+            super().shutdown()
+
+    def _end(self) -> None:
+        with self._quiet:
+            self._ending = True
+            self._quiet.notify_all()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Call the handler, after the TLS handshake if there is one."""
+        if self._ssl is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(_HANDSHAKE)
+        with self._ssl.wrap_socket(request, server_side=True) as secure:  # which leaves nothing in `request`
+            with self._quiet:
+                self._requests[request].socket = secure
+            secure.settimeout(None)
+            super().finish_request(secure, client_address)
+            secure.setblocking(False)
+            with contextlib.suppress(OSError):  # it does not wait for the client's farewell
+                secure.unwrap()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report it, and count the connection as aborted."""
@@ -141,6 +208,7 @@ class BalancedMixIn(socketserver.TCPServer):
 
     def start(self) -> None:
         """Serve in a thread."""
+        self._running = True
         self._thread = threading.Thread(target=self.serve_forever, args=(_POLL,), name=self.worker.name, daemon=True)
         self._thread.start()
 
@@ -182,7 +250,7 @@ class PoolMixIn(socketserver.ThreadingMixIn):
     """As :class:`socketserver.ThreadingMixIn`, with threads that are kept in place of a new one for each connection.
 
     Attributes:
-        pool_size: How many connections are served at a time; others wait.
+        pool_size: How many connections are served at a time; others wait, on a balancer for whichever worker is free.
     """
 
     pool_size = 16
