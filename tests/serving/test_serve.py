@@ -108,6 +108,25 @@ def test_on_a_path(serve: Callable[..., Any], folder: Path) -> None:
     assert not (folder / "here.sock").exists()
 
 
+def test_a_path_that_a_killed_server_left_behind(serve: Callable[..., Any], folder: Path) -> None:
+    path = folder / "here.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    first = serve("site_app:app", "--uds", "here.sock")
+    second = serve("site_app:app", "--uds", "here.sock", ready=False)
+    assert "Address already in use" in second.end(3), "it is not taken from one that lives"
+    first.stop()
+
+
+def test_options_from_the_environment(serve: Callable[..., Any]) -> None:
+    """Ours, and uvicorn's own."""
+    served = serve("site_app:app", environment={"UVICORN_WORKERS": "3", "PYDLB_SERVE_ROOT_PATH": "/below"})
+    served.wait_for("Serving with 3 worker")
+    served.get()
+    served.wait_for("GET /below/")
+    served.stop()
+
+
 def test_on_a_descriptor(serve: Callable[..., Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         served = serve("site_app:app", "--fd", str(listener.fileno()), pass_fds=[listener.fileno()])
@@ -126,6 +145,12 @@ def test_on_a_descriptor(serve: Callable[..., Any]) -> None:
         (["site_app:app", "--backend", "/dev/dlb7"], "/dev/dlb7", 3),
         (["site_app:app", "--workers", "0"], "--workers", 2),
         (["broken:app"], "no database", 3),
+        (["site_app:app", "--factory"], "Error loading ASGI app factory", 3),
+        (["site_app:app", "--uds", "/nowhere/x.sock"], "cannot listen on '/nowhere/x.sock'", 3),
+        (["site_app:app", "--fd", "77"], "cannot listen on descriptor 77", 3),
+        (["site_app:app", "--ssl-certfile", "/nowhere.pem"], "No such file or directory: '/nowhere.pem'", 3),
+        (["site_app:app", "--header", "nothing"], "'nothing' is not of the form NAME:VALUE", 2),
+        (["site_app:app", "--port", "99999"], "99999 is not in the range", 2),
     ],
 )
 def test_mistakes_are_told(
@@ -138,39 +163,6 @@ def test_mistakes_are_told(
     )
     served = serve(*arguments, ready=False)
     assert words in served.end(status)
-
-
-def test_other_applications_unchanged(serve: Callable[..., Any], folder: Path) -> None:
-    """FastAPI, Starlette, Django's ASGI, and Flask through the bridge."""
-    (folder / "others.py").write_text(OTHERS)
-    for name in ("fast", "star", "flask_app", "django_app", "make_star"):
-        served = serve(f"others:{name}", *(["--factory"] if name == "make_star" else []))
-        assert served.get("/hello/you") == ["hello", "you"]
-        served.stop()
-
-
-OTHERS = """
-import fastapi, flask, starlette.applications, starlette.responses, starlette.routing
-fast = fastapi.FastAPI()
-@fast.get("/hello/{name}", response_class=fastapi.responses.PlainTextResponse)
-def fast_hello(name: str):
-    return f"hello {name}"
-async def star_hello(request):
-    return starlette.responses.PlainTextResponse(f"hello {request.path_params['name']}")
-def make_star():
-    return starlette.applications.Starlette(routes=[starlette.routing.Route("/hello/{name}", star_hello)])
-star = make_star()
-flask_app = flask.Flask("others")
-@flask_app.get("/hello/<name>")
-def flask_hello(name):
-    return f"hello {name}"
-import django.conf, django.http, django.urls, django.core.asgi
-django.conf.settings.configure(ROOT_URLCONF="others", SECRET_KEY="x", ALLOWED_HOSTS=["*"])
-def django_hello(request, name):
-    return django.http.HttpResponse(f"hello {name}")
-urlpatterns = [django.urls.path("hello/<name>", django_hello)]
-django_app = django.core.asgi.get_asgi_application()
-"""
 
 
 # ---- supervision ---------------------------------------------------------------------------------------------------

@@ -95,11 +95,15 @@ def _load(path: str, options: dict[str, Any]) -> tuple[Any, str]:
     try:
         app = import_from_string(path)
     except ImportFromStringError as error:
-        logger.error("Error loading the application. %s", error)  # noqa: TRY400 - the user's mistake, not ours
+        logger.error("Error loading ASGI app. %s", error)  # noqa: TRY400 - the user's mistake, not ours
         sys.exit(STARTUP_FAILURE)
     interface = options.get("interface", "auto")
     if options.get("factory"):
-        app = app()
+        try:
+            app = app()
+        except TypeError as error:
+            logger.error("Error loading ASGI app factory: %s", error)  # noqa: TRY400
+            sys.exit(STARTUP_FAILURE)
     if interface == "wsgi" or (interface == "auto" and _is_wsgi(app)):
         return _bridged(app), "asgi3"
     return app, interface
@@ -131,4 +135,10 @@ def _bridged(app: Any) -> Any:  # noqa: ANN401
     except ImportError:
         logger.error("WSGI applications need a2wsgi: pip install 'pydlb[serve]'")  # noqa: TRY400
         sys.exit(STARTUP_FAILURE)
-    return WSGIMiddleware(app)
+
+    def with_end(environ: Any, start_response: Any) -> Any:  # noqa: ANN401
+        """A body ends where it ends, also one of unknown length: the bridge does not say so."""
+        environ["wsgi.input_terminated"] = True
+        return app(environ, start_response)
+
+    return WSGIMiddleware(with_end)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,6 +23,7 @@ from .supervisor import Supervisor, bind
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
 __all__ = ["command"]
 
@@ -32,7 +35,7 @@ _LEFT_OUT: Final = {"version", "workers", "timeout_worker_healthcheck"}
 _HELP: Final = """Serve the ASGI or WSGI application APP, such as module:app.
 
 Connections are spread over the workers by how many each has open. All of uvicorn's options are understood, and HTTP,
-WebSockets and logs are uvicorn's own.
+WebSockets and logs are uvicorn's own. Options may also come from the environment, as PYDLB_SERVE_PORT or UVICORN_PORT.
 
 Signals: TERM and INT end when what is open has been served (a second one at once); HUP reloads the application, TTIN
 and TTOU add and take away a worker, USR2 replaces the supervisor; none of these refuses a connection."""
@@ -50,7 +53,7 @@ _OURS: Final[list[click.Parameter]] = [
     click.Option(
         ["--workers"],
         type=click.IntRange(1, 1024),
-        envvar="WEB_CONCURRENCY",
+        envvar=["PYDLB_SERVE_WORKERS", "UVICORN_WORKERS", "WEB_CONCURRENCY"],
         default=1,
         show_default=True,
         help="Workers to spread connections over. Also from $WEB_CONCURRENCY.",
@@ -107,17 +110,27 @@ def _run(**given: Any) -> None:  # noqa: ANN401 - whatever uvicorn has options f
     if given.get("timeout_graceful_shutdown") is not None:
         options.graceful_timeout = given["timeout_graceful_shutdown"]
     given.pop("timeout_graceful_shutdown")
-    given["headers"] = [tuple(header.split(":", 1)) for header in given["headers"]]
+    given["headers"] = [_header(text) for text in given["headers"]]
     if given["log_config"] is None:
         del given["log_config"]  # uvicorn's own
     options.uvicorn = given
     click.get_current_context().exit(_supervise(options))
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name:
+        raise click.BadParameter(f"{text!r} is not of the form NAME:VALUE", param_hint="'--header'")
+    return name, value
+
+
 def _supervise(options: ServeOptions) -> int:
     given = options.uvicorn
     config = configure_logging(options, watching=True)
     try:
+        for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
+            if given[name]:
+                Path(given[name]).open("rb").close()  # its error names the file; that of the TLS library does not
         sockets = bind(
             host=given["host"], port=given["port"], uds=given["uds"], fd=given["fd"], backlog=given["backlog"]
         )
@@ -162,9 +175,21 @@ def _announce(sock: socket.socket, scheme: str) -> None:
     )
 
 
+def _uvicorns() -> Iterator[click.Parameter]:
+    """Uvicorn's parameters, which may also come from its environment variables."""
+    for parameter in uvicorn_command.params:
+        if parameter.name not in _LEFT_OUT:
+            ours = copy.copy(parameter)
+            if isinstance(ours, click.Option) and ours.envvar is None and ours.name:
+                ours.envvar = [f"{prefix}_{ours.name.upper()}" for prefix in ("PYDLB_SERVE", "UVICORN")]
+            if ours.name == "port":
+                ours.type = click.IntRange(0, 65535)
+            yield ours
+
+
 command: Final = click.Command(
     "serve",
-    params=[parameter for parameter in uvicorn_command.params if parameter.name not in _LEFT_OUT] + _OURS,
+    params=[*_uvicorns(), *_OURS],
     callback=_run,
     help=_HELP,
     context_settings={"auto_envvar_prefix": "PYDLB_SERVE"},

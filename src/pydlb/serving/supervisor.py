@@ -352,7 +352,7 @@ def bind(*, host: str, port: int, uds: str | None, fd: int | None, backlog: int)
     if kept is not None:
         sockets = [socket.socket(fileno=descriptor) for descriptor in kept["sockets"]]
     elif fd is not None:
-        sockets = [socket.socket(fileno=fd)]
+        sockets = [_given(fd)]
     elif given := systemd.listening_sockets():
         sockets = given
     elif uds is not None:
@@ -367,11 +367,32 @@ def bind(*, host: str, port: int, uds: str | None, fd: int | None, backlog: int)
     return sockets
 
 
+def _given(descriptor: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on descriptor {descriptor}: {error.strerror}") from None
+
+
+def _remove_dead(path: str) -> None:
+    """Remove a socket that a server left behind which was killed."""
+    if Path(path).is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            try:
+                client.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink()
+
+
 def _bind_path(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _remove_dead(path)
         sock.bind(path)
         Path(path).chmod(0o666)  # as uvicorn does: whoever may look into its folder may connect
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {path!r}: {error.strerror or error}") from None
     except BaseException:
         sock.close()
         raise
