@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """A WebSocket chat whose connections last for hours, and are even over the workers all that time.
 
-    python examples/websocket_chat.py [--port 8000] [--workers 4]
+    python examples/websocket_chat.py [--port 8000] [--workers 4]       # and open http://127.0.0.1:8000/
     python examples/websocket_chat.py --demo        # with 40 clients of its own, of whom half leave and others come
 
-What one says is heard by all, on whichever worker they are.
+What one says is heard by all, on whichever worker they are. The page shows how many are with each worker.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import json
 import random
 import signal
 import sys
@@ -28,12 +29,69 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>pydlb chat</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+  #balance div { display: grid; grid-template-columns: 6rem 1fr 3rem; align-items: center }
+  #balance i { height: 0.8rem; background: #2a7ab0; border-radius: 2px; transition: width 0.3s }
+  #balance b { text-align: right; font-weight: normal }
+  #said { list-style: none; padding: 0.5rem 1rem; border: 1px solid #ccc; height: 16rem; overflow-y: auto }
+  #said span { color: #777; margin-right: 0.5rem }
+  form { display: flex; gap: 0.5rem } input { flex: 1 } input, button { font: inherit; padding: 0.3rem 0.6rem }
+</style>
+<h1>Chat</h1>
+<p>Each window is a connection that stays with one worker: you are with <b id="mine">nobody yet</b>.</p>
+<div id="balance"></div>
+<ul id="said"></ul>
+<form><input id="text" placeholder="Say something" aria-label="Say something" autofocus><button>Say</button></form>
+<script>
+  const at = id => document.getElementById(id);
+  const chat = new WebSocket(location.href.replace(/^http/, "ws"));
+  function add(parent, tag, text) {
+    const made = parent.appendChild(document.createElement(tag));
+    made.textContent = text;
+    return made;
+  }
+  function line(who, text) {
+    const item = add(at("said"), "li", "");
+    add(item, "span", who);
+    add(item, "q", text);
+    item.scrollIntoView();
+  }
+  chat.onmessage = event => {
+    const message = JSON.parse(event.data);
+    if (message.you) at("mine").textContent = message.you;
+    if (message.text !== undefined) line(message.worker, message.text);
+    if (message.balance) {
+      const most = Math.max(1, ...Object.values(message.balance));
+      at("balance").replaceChildren();
+      for (const [name, count] of Object.entries(message.balance)) {
+        const row = add(at("balance"), "div", "");
+        add(row, "span", name);
+        add(row, "i", "").style.width = 100 * count / most + "%";
+        add(row, "b", count);
+      }
+    }
+  };
+  chat.onclose = () => line("the server", "has gone: reload the page");
+  document.forms[0].onsubmit = event => {
+    event.preventDefault();
+    if (at("text").value) chat.send(at("text").value);
+    at("text").value = "";
+  };
+</script>
+"""
+
+
 class Room:
     """Who is here, on any worker's loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._mailboxes: dict[asyncio.Queue[str], asyncio.AbstractEventLoop] = {}
+        self.balance: dict[str, int] = {}
 
     def enter(self) -> asyncio.Queue[str]:
         """A mailbox for one more, who is on the running loop."""
@@ -47,8 +105,9 @@ class Room:
         with self._lock:
             del self._mailboxes[mailbox]
 
-    def say(self, text: str) -> None:
+    def say(self, message: dict[str, Any]) -> None:
         """Put it into all mailboxes, each on its own loop."""
+        text = json.dumps(message)
         with self._lock:
             mailboxes = list(self._mailboxes.items())
         for mailbox, loop in mailboxes:
@@ -64,19 +123,30 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """The chat, as an ASGI application that knows WebSockets only."""
-    if scope["type"] != "websocket":
-        raise NotImplementedError(scope["type"])
+    """The chat, as an ASGI application: a page, and the WebSocket that it opens."""
+    if scope["type"] == "http":
+        await show_page(scope["path"], send)
+        return
     await receive()
     mailbox = room.enter()  # first: who is connected hears all
     await send({"type": "websocket.accept"})
+    greeting = {"you": threading.current_thread().name, "balance": room.balance}
+    await send({"type": "websocket.send", "text": json.dumps(greeting)})
     deliveries = asyncio.create_task(deliver(mailbox, send))
     try:
         while (message := await receive())["type"] == "websocket.receive":
-            room.say(f"{threading.current_thread().name}: {message['text']}")
+            room.say({"worker": threading.current_thread().name, "text": message.get("text") or ""})
     finally:
         deliveries.cancel()
         room.leave(mailbox)
+
+
+async def show_page(path: str, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """The page, at the root only."""
+    status, body = (200, PAGE) if path == "/" else (404, "there is only /")
+    headers = [(b"content-type", b"text/html; charset=utf-8" if status == 200 else b"text/plain")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})
 
 
 async def deliver(mailbox: asyncio.Queue[str], send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -85,10 +155,30 @@ async def deliver(mailbox: asyncio.Queue[str], send: Callable[[dict[str, Any]], 
         await send({"type": "websocket.send", "text": await mailbox.get()})
 
 
+def balance(balancer: pydlb.Balancer) -> dict[str, int]:
+    """How many connections each worker has."""
+    return {worker.name: worker.open for worker in balancer.stats().workers}
+
+
 def show(balancer: pydlb.Balancer) -> None:
-    """Say how many are with each worker."""
-    stats = balancer.stats()
-    print(f"{stats.open} open: " + " ".join(f"{worker.name}={worker.open}" for worker in stats.workers), flush=True)
+    """Print that."""
+    now = balance(balancer)
+    print(f"{sum(now.values())} open: " + " ".join(f"{name}={count}" for name, count in now.items()), flush=True)
+
+
+async def tell_balance(balancer: pydlb.Balancer) -> None:
+    """Tell all who are here, once a second."""
+    while True:
+        room.balance = balance(balancer)
+        room.say({"balance": room.balance})
+        await asyncio.sleep(1)
+
+
+async def hear(chat: websockets.ClientConnection) -> str:
+    """The next thing that somebody says."""
+    while "text" not in (message := json.loads(await chat.recv())):
+        pass
+    return f"{message['worker']}: {message['text']}"
 
 
 async def demonstrate(balancer: pydlb.Balancer, url: str) -> None:
@@ -103,7 +193,7 @@ async def demonstrate(balancer: pydlb.Balancer, url: str) -> None:
     show(balancer)
     chats = chats[20:] + [await websockets.connect(url) for _ in range(20)]
     await chats[0].send("hello")
-    heard = [await chat.recv() for chat in chats]
+    heard = [await hear(chat) for chat in chats]
     show(balancer)
     print(f"{len(heard)} heard {heard[0]!r}")
     for chat in chats:
@@ -118,11 +208,13 @@ async def serve(options: argparse.Namespace) -> None:
     make_adapter = functools.partial(UvicornAdapter, app, lifespan="off", access_log=False)
     async with await pydlb.serve(make_adapter, "127.0.0.1", options.port, workers=options.workers) as server:
         host, port = server.sockets[0].getsockname()
-        print(f"{options.workers} workers: python -m websockets ws://{host}:{port}/", flush=True)
+        print(f"{options.workers} workers: open http://{host}:{port}/ in a browser, in several windows", flush=True)
+        telling = asyncio.create_task(tell_balance(server.balancer))
         if options.demo:
             await demonstrate(server.balancer, f"ws://{host}:{port}/")
         else:
             await over.wait()
+        telling.cancel()
         server.balancer.begin_drain(1.0)
 
 

@@ -40,7 +40,7 @@ class Program:
         raise AssertionError(f"it never said {pattern}: {self.said}{self.errors()}")
 
     def address(self) -> tuple[str, int]:
-        host, port = self.read_until(r"(?:curl http://|nc )([\d.]+)[: ](\d+)").groups()
+        host, port = self.read_until(r"(?:curl http://|open http://|nc )([\d.]+)[: ](\d+)").groups()
         return host, int(port)
 
     def errors(self) -> str:

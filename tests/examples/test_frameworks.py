@@ -10,6 +10,7 @@ import sys
 import urllib.request
 
 import pytest
+from websockets.sync.client import connect
 
 from .programs import EXAMPLES, running
 
@@ -39,6 +40,26 @@ def test_a_websocket_chat_stays_even() -> None:
     even = "40 open: worker_0=10 worker_1=10 worker_2=10 worker_3=10\n"
     assert said.count(even) == 2
     assert re.search(r"40 heard 'worker_\d: hello'", said)
+
+
+def test_the_chat_has_a_page() -> None:
+    """And a WebSocket, which tells where one is and how many are with each worker."""
+    with running("websocket_chat.py", "--port", "0", "--workers", "2") as program:
+        host, port = program.address()
+        with urllib.request.urlopen(f"http://{host}:{port}/", timeout=60) as answer:
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert "new WebSocket(" in answer.read().decode()
+        with connect(f"ws://{host}:{port}/") as chat:
+            here = json.loads(chat.recv())["you"]
+            while json.loads(chat.recv()).get("balance", {}).get(here) != 1:
+                pass
+            chat.send("<hello>")
+            while (heard := json.loads(chat.recv())).get("text") is None:
+                pass
+            assert heard == {"worker": here, "text": "<hello>"}
+        program.process.send_signal(signal.SIGINT)
+        _, errors = program.process.communicate(timeout=60)
+        assert (program.process.returncode, errors) == (0, "")
 
 
 def test_grpc_behind_a_front_port() -> None:
