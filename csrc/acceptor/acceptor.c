@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "board.h"
 #include "internal.h"
 
 void acceptor_call(struct pdlb_acceptor *acceptor) {
@@ -52,6 +53,7 @@ static void discard(struct pdlb_acceptor *acceptor) {
   close_descriptors(acceptor);
   slots_free(&acceptor->slots);
   workers_free(&acceptor->workers);
+  free(acceptor->last_seen);
   pthread_mutex_destroy(&acceptor->workers.mutex);
   pthread_cond_destroy(&acceptor->has_stopped);
   pthread_mutex_destroy(&acceptor->call_mutex);
@@ -83,6 +85,11 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
   return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, shared.bell_fd, &event) < 0 ? -errno : 0;
 }
 
+static int init_permits(struct pdlb_acceptor *acceptor) {
+  acceptor->last_seen = calloc(pdlb_board_seats(acceptor->config.board), sizeof *acceptor->last_seen);
+  return acceptor->last_seen ? 0 : -ENOMEM;
+}
+
 int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, const struct pdlb_acceptor_config *config,
                         struct pdlb_acceptor **result, struct pdlb_error *error) {
   *result = NULL;
@@ -97,11 +104,12 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->port = port;
   acceptor->config = *config;
   acceptor->listeners.epoll_fd = acceptor->call_fd = -1;
-  acceptor->listeners.arrivals_only = config->permits;
+  acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
   acceptor->workers.policy = (struct pdlb_policy_config){.queue = config->queue, .grace_ns = PDLB_FOREVER / 2};
   acceptor->drain_until = PDLB_FOREVER;
   int rc = slots_init(&acceptor->slots, config->slots);
+  if (config->board && rc == 0) rc = init_permits(acceptor);
   if (rc == 0) rc = open_descriptors(acceptor);
   if (rc == 0) rc = pdlb_domain_set_external_clock(domain, true, error);
   if (rc == 0) rc = start_thread(acceptor);
@@ -166,9 +174,7 @@ void pdlb_acceptor_pause(struct pdlb_acceptor *acceptor, bool paused) {
 
 static void note_handoff(struct pdlb_acceptor *acceptor, uint64_t accepted_at) {
   const uint64_t now = pdlb_now(), microseconds = now > accepted_at ? (now - accepted_at) / 1000 : 0;
-  uint32_t bucket = microseconds ? 64u - (uint32_t)__builtin_clzll(microseconds) : 0;
-  if (bucket >= PDLB_HANDOFF_BUCKETS) bucket = PDLB_HANDOFF_BUCKETS - 1;
-  acceptor_count(&acceptor->handoff[bucket]);
+  acceptor_count(&acceptor->handoff[board_bucket(microseconds)]);
 }
 
 /* A take makes room for a slot; the receive before it, for a credit. */

@@ -27,6 +27,11 @@ struct fresh {
   struct sockaddr_storage address;
 };
 
+/* How far a worker was with its permits when it was last seen to go on. */
+struct last_seen {
+  uint64_t settled, at;
+};
+
 struct pdlb_acceptor {
   struct pdlb_domain *domain;
   struct pdlb_port *port;
@@ -51,6 +56,7 @@ struct pdlb_acceptor {
   uint32_t fresh_count;
   struct pdlb_event unsent[MAX_BATCH]; /* to be sent, perhaps once there is credit for them */
   uint32_t unsent_count;
+  struct last_seen *last_seen; /* by seat, where there is a board */
 
   _Atomic bool held_up; /* the thread waits for a slot or a credit: call it after a take */
   _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;

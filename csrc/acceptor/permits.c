@@ -11,13 +11,15 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+#include "board.h"
 #include "internal.h"
 
 /* While anything is in a backlog, look again after so long. */
 #define LOOK_AGAIN_NS 1000000u
 
-/* Of a socket that tells whether, but not how many connections wait. */
-#define A_FEW 4u
+/* Who has not used a permit for so long does not count: it was stopped, or died. */
+#define IN_HAND_NS 100000000u
+
 /* And that is readable for ever once it was shut down: looks until it must be empty. */
 #define LAST_LOOKS 50u
 
@@ -28,18 +30,47 @@ static uint32_t backlog_of(const struct listener *listener, bool *exact) {
   *exact = listener->family != AF_UNIX && getsockopt(listener->fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
            info.tcpi_state == TCP_LISTEN;
   if (*exact) return info.tcpi_unacked; /* of a listening socket, that is what this field says */
+  /* A UNIX socket tells whether, but not how many. One at a time, then: more would be taken by whoever is quickest. */
   struct pollfd state = {.fd = listener->fd, .events = POLLIN};
-  return poll(&state, 1, 0) == 1 ? A_FEW : 0;
+  return poll(&state, 1, 0) == 1;
 }
 
-static void send_permits(struct pdlb_acceptor *acceptor, uint32_t listener, uint32_t count) {
+/* Permits that workers have received and are about to use. */
+static uint32_t in_hand(struct pdlb_acceptor *acceptor, uint64_t now) {
+  const struct pdlb_board *board = acceptor->config.board;
+  uint64_t count = 0;
+  for (uint32_t index = 0; index < pdlb_board_seats(board); index++) {
+    const struct seat *seat = &board->seats[index];
+    struct last_seen *last = &acceptor->last_seen[index];
+    const uint64_t settled = atomic_load_explicit(&seat->settled, memory_order_acquire), mine = board_in_hand(seat);
+    if (mine == 0 || settled != last->settled) *last = (struct last_seen){.settled = settled, .at = now};
+    if (now - last->at < IN_HAND_NS) count += mine;
+  }
+  return count < UINT32_MAX ? (uint32_t)count : UINT32_MAX;
+}
+
+/* Where permits are sent: to a queue that all workers share. */
+static uint32_t queue_of(struct pdlb_acceptor *acceptor) {
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  const uint32_t queue = acceptor->workers.policy.queue;
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  return queue;
+}
+
+static uint32_t depth_of(const struct pdlb_acceptor *acceptor, uint32_t queue) {
+  const int depth = pdlb_ldb_queue_depth(acceptor->domain, queue, NULL);
+  return depth > 0 ? (uint32_t)depth : 0;
+}
+
+static void send_permits(struct pdlb_acceptor *acceptor, uint32_t queue, uint32_t listener, uint32_t count) {
   struct pdlb_event permits[MAX_BATCH];
+  const uint64_t permit = permit_make(listener, pdlb_now());
   while (count) {
     const uint32_t batch = count < MAX_BATCH ? count : MAX_BATCH;
     for (uint32_t i = 0; i < batch; i++)
       permits[i] = (struct pdlb_event){
-          .data = listener,
-          .queue = (uint8_t)acceptor->config.queue,
+          .data = permit,
+          .queue = (uint8_t)queue,
           .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0),
       };
     enum pdlb_refusal why;
@@ -48,26 +79,26 @@ static void send_permits(struct pdlb_acceptor *acceptor, uint32_t listener, uint
   }
 }
 
-static bool is_drained(struct listener *listener, uint32_t backlog, bool exact, uint32_t queued) {
+static bool is_drained(struct listener *listener, uint32_t backlog, bool exact, uint32_t issued) {
   if (listener->state != LISTENER_DRAINING) return false;
-  if (backlog == 0) return true;
-  return !exact && queued == 0 && ++listener->last_looks > LAST_LOOKS;
+  if (backlog == 0) return issued == 0; /* else a worker may just be accepting the last one */
+  return !exact && issued == 0 && ++listener->last_looks > LAST_LOOKS;
 }
 
 uint64_t permits_issue(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
-  const int depth = pdlb_ldb_queue_depth(acceptor->domain, acceptor->config.queue, NULL);
-  uint32_t queued = depth > 0 ? (uint32_t)depth : 0;
-  bool any = false;
+  const uint32_t queue = queue_of(acceptor);
+  uint32_t issued = depth_of(acceptor, queue) + in_hand(acceptor, pdlb_now());
+  bool again = false;
   for (uint32_t place = 0; place < listeners->count; place++) {
     struct listener *listener = &listeners->table[place];
     if (listener->state == LISTENER_UNUSED) continue;
     bool exact;
     const uint32_t backlog = backlog_of(listener, &exact);
-    any |= backlog != 0;
-    if (backlog > queued) send_permits(acceptor, listener->id, backlog - queued);
-    if (is_drained(listener, backlog, exact, queued)) listeners_drop(listeners, listener);
-    queued -= backlog < queued ? backlog : queued;
+    if (backlog > issued) send_permits(acceptor, queue, listener->id, backlog - issued);
+    if (is_drained(listener, backlog, exact, issued)) listeners_drop(listeners, listener);
+    again |= backlog != 0 || listener->state == LISTENER_DRAINING;
+    issued -= backlog < issued ? backlog : issued;
   }
-  return any ? pdlb_now() + LOOK_AGAIN_NS : PDLB_FOREVER;
+  return again ? pdlb_now() + LOOK_AGAIN_NS : PDLB_FOREVER;
 }

@@ -145,7 +145,7 @@ static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
 static uint64_t step(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const bool wanted = !acceptor->paused || acceptor->stopping;
-  if (acceptor->config.permits) {
+  if (acceptor->config.board) {
     if (!listeners_watch(listeners, wanted)) back_off(acceptor, ENOMEM);
     return wanted ? permits_issue(acceptor) : PDLB_FOREVER;
   }

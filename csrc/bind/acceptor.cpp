@@ -8,7 +8,7 @@
 #include <mutex>
 
 #include "handles.hpp"
-#include "pdlb_acceptor.h"
+#include "receiving.hpp"
 #include "unlocked.hpp"
 
 namespace py = pybind11;
@@ -16,38 +16,18 @@ using py::literals::operator""_a;
 
 namespace {
 
-constexpr uint32_t kMostAtOnce = 64;
-
-// Holds a port for one call, or throws.
-class PortUse {
- public:
-  explicit PortUse(Port &port) : port_(port) {
-    switch (port_.enter()) {
-      case Port::Entry::busy: set_busy(); throw py::error_already_set();
-      case Port::Entry::closed: throw_closed("port");
-      case Port::Entry::entered: break;
-    }
-  }
-  ~PortUse() { port_.leave(); }
-  PortUse(const PortUse &) = delete;
-  PortUse &operator=(const PortUse &) = delete;
-
- private:
-  Port &port_;
-};
-
 // Holds the domain, and the port for itself, for as long as the thread may run.
 class Acceptor {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
-           bool blocking, bool permits)
-      : domain_(domain.pin()), port_(std::move(port)) {
+           bool blocking, std::shared_ptr<Board> board)
+      : domain_(domain.pin()), port_(std::move(port)), board_(std::move(board)) {
     switch (port_->enter()) {
       case Port::Entry::busy: set_busy(); throw py::error_already_set();
       case Port::Entry::closed: throw_closed("port");
       case Port::Entry::entered: break;
     }
-    pdlb_acceptor_config config{queue, slots, batch, blocking, permits};
+    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr};
     pdlb_error error{};
     const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
     if (rc < 0) {
@@ -104,6 +84,13 @@ class Acceptor {
     check(pdlb_acceptor_set_policy(raw(), &config, &error), error);
   }
 
+  // It may hold what holds the acceptor. Once the thread has ended, nobody calls it.
+  void forget_function() {
+    py::object function; /* dropped when the lock is not held any more */
+    const std::lock_guard<std::mutex> lock(function_mutex_);
+    std::swap(function_, function);
+  }
+
   pdlb_acceptor *raw() const {
     if (born_ != fork_count()) throw_closed("acceptor");
     return acceptor_;
@@ -112,6 +99,7 @@ class Acceptor {
  private:
   const std::shared_ptr<DomainHandle> domain_;
   const std::shared_ptr<Port> port_;
+  const std::shared_ptr<Board> board_;
   pdlb_acceptor *acceptor_ = nullptr;
   std::atomic<bool> ended_{false};
   std::mutex function_mutex_;
@@ -129,13 +117,6 @@ void remove_listener(const Acceptor &acceptor, uint32_t listener, bool drain) {
   check(pdlb_acceptor_remove(acceptor.raw(), listener, drain, &error), error);
 }
 
-// Descriptor, listener, family and protocol.
-using Taken = std::optional<std::tuple<int, uint32_t, int, int>>;
-
-Taken taken(const pdlb_accepted &accepted) {
-  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol);
-}
-
 Taken take(const Acceptor &acceptor, uint32_t worker, uint64_t token) {
   pdlb_accepted accepted;
   if (pdlb_acceptor_take(acceptor.raw(), worker, token, &accepted) < 0) return std::nullopt;
@@ -151,28 +132,10 @@ Taken take_left(const Acceptor &acceptor) {
 // Take what the port is given now, up to `max` connections: those, and whether there may be more (the port is then not
 // armed). Tokens that name no connection any more are given back.
 py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max) {
-  std::array<pdlb_event, kMostAtOnce> events;
   pdlb_acceptor *raw = acceptor.raw();
-  if (max > kMostAtOnce) max = kMostAtOnce;
-  const PortUse use(port);
-  const int count = pdlb_port_recv(port.raw(), events.data(), max, 0);
-  if (count == -ECANCELED) throw_closed("port");
-  if (count == -ENODEV) {
-    pdlb_error error{};
-    error.err = ENODEV;
-    error.op = "recv";
-    throw_error(error);
-  }
-  pdlb_acceptor_came(raw, worker);
-  py::list connections;
-  for (int i = 0; i < count; i++) {
-    pdlb_accepted accepted;
-    if (pdlb_acceptor_take(raw, worker, events[static_cast<size_t>(i)].data, &accepted) < 0)
-      pdlb_port_release(port.raw(), 1);
-    else
-      connections.append(taken(accepted));
-  }
-  return py::make_tuple(connections, count == static_cast<int>(max));
+  return receive_connections(
+      port, max, [&](uint32_t) { pdlb_acceptor_came(raw, worker); },
+      [&](uint64_t token, pdlb_accepted &accepted) { return pdlb_acceptor_take(raw, worker, token, &accepted) == 0; });
 }
 
 uint64_t after(double seconds) {
@@ -188,8 +151,11 @@ bool wait(const Acceptor &acceptor, double timeout) {
 
 void end(Acceptor &acceptor) {
   acceptor.raw();
-  const Unlocked lock;
-  acceptor.end();
+  {
+    const Unlocked lock;
+    acceptor.end();
+  }
+  acceptor.forget_function();
 }
 
 uint32_t add_worker(const Acceptor &acceptor, uint32_t queue) {
@@ -233,8 +199,9 @@ py::dict stats(const Acceptor &acceptor) {
 
 void register_acceptor(py::module_ &module) {
   py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
-      .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, bool>(), "domain"_a,
-           "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "permits"_a = false)
+      .def(
+          py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>>(),
+          "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr)
       .def("add", &add, "fd"_a)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
       .def(
@@ -248,10 +215,10 @@ void register_acceptor(py::module_ &module) {
       .def("receive", &receive, "port"_a, "worker"_a, "max"_a)
       .def(
           "closed",
-          [](const Acceptor &acceptor, uint32_t worker, uint32_t listener) {
+          [](const Acceptor &acceptor, uint32_t worker, uint32_t listener, bool) {
             pdlb_acceptor_closed(acceptor.raw(), worker, listener);
           },
-          "worker"_a, "listener"_a)
+          "worker"_a, "listener"_a, "aborted"_a)
       .def("add_worker", &add_worker, "queue"_a)
       .def(
           "remove_worker",

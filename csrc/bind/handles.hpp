@@ -168,3 +168,4 @@ pybind11::dict bind_calls(const std::shared_ptr<Port> &port, const pybind11::obj
 void register_acceptor(pybind11::module_ &module);
 void register_emulated(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);
+void register_receiver(pybind11::module_ &module);

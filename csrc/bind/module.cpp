@@ -18,9 +18,10 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_device(module);
   register_port(module);
   register_settings(module);
-  register_acceptor(module);
   register_emulated(module);
   register_poller(module);
+  register_receiver(module);
+  register_acceptor(module);
   module.def("live_handles", [] {
     return py::dict("devices"_a = live_handles.devices.load(), "domains"_a = live_handles.domains.load(),
                     "ports"_a = live_handles.ports.load(), "acceptors"_a = live_handles.acceptors.load());

@@ -17,14 +17,16 @@ extern "C" {
 #endif
 
 struct pdlb_acceptor;
+struct pdlb_board; /* pdlb_receiver.h */
 
 struct pdlb_acceptor_config {
   uint32_t queue; /* id of the load-balanced queue for what no worker is picked for */
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
   bool blocking;  /* what the accepted descriptors are */
-  bool permits;   /* accept nothing: leave connections in the backlog, and send permits to accept them, whose data is
-                     the listener's id. For workers in other processes: one that dies takes nothing along. */
+  struct pdlb_board *board; /* not NULL: accept nothing: leave connections in the backlog, and send permits to accept
+                               them, which pdlb_receiver_accept takes. For workers in other processes: one that dies
+                               takes nothing along. The board must outlive the acceptor. */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's

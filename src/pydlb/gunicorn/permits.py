@@ -66,7 +66,7 @@ class Issuer:
             slots=1,
             batch=1,
             blocking=False,
-            permits=True,
+            board=_native.Board(1),  # gunicorn's workers count for themselves
         )
         self._listeners: dict[int, Any] = {}
         self._pid = os.getpid()
@@ -139,8 +139,8 @@ class Permits:
 
         **Resource handling**: call :meth:`closed` once it is.
         """
-        while (number := self.port.recv_one(0)) is not None:
-            listener = self._listeners.get(number)
+        while (permit := self.port.recv_one(0)) is not None:
+            listener = self._listeners.get(_native.permit_listener(permit))
             try:
                 if listener is not None:
                     sock, address = listener.accept()

@@ -1,0 +1,156 @@
+/* How a worker in a process of its own accepts: by permit, from the listening sockets that all share. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "board.h"
+#include "listeners.h"
+
+struct pdlb_receiver {
+  struct pdlb_board *board;
+  struct seat *seat;
+  uint32_t number;
+  int flags;
+  pthread_mutex_t mutex; /* guards what follows: a socket must not be closed under an accept */
+  uint32_t count;
+  struct listener *table;
+};
+
+int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking, struct pdlb_receiver **result,
+                         struct pdlb_error *error) {
+  if (seat >= pdlb_board_seats(board))
+    return pdlb_fail(error, EINVAL, "create receiver", "there is no seat %u: the board has %u", seat,
+                     pdlb_board_seats(board));
+  struct pdlb_receiver *receiver = calloc(1, sizeof *receiver);
+  if (!receiver) return pdlb_fail(error, ENOMEM, "create receiver", "no memory for a receiver");
+  receiver->board = board;
+  receiver->seat = &board->seats[seat];
+  receiver->number = seat;
+  receiver->flags = blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
+  pthread_mutex_init(&receiver->mutex, NULL);
+  *result = receiver;
+  return 0;
+}
+
+void pdlb_receiver_free(struct pdlb_receiver *receiver) {
+  for (uint32_t place = 0; place < receiver->count; place++) close(receiver->table[place].fd);
+  free(receiver->table);
+  pthread_mutex_destroy(&receiver->mutex);
+  free(receiver);
+}
+
+/* ---- listeners ------------------------------------------------------------------------------------------------------
+ */
+
+static int option(int fd, int name) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0 ? 0 : value;
+}
+
+/* Under the mutex. */
+static int append(struct pdlb_receiver *receiver, uint32_t listener, int own) {
+  struct listener *table = realloc(receiver->table, (receiver->count + 1) * sizeof *table);
+  if (!table) return -ENOMEM;
+  receiver->table = table;
+  table[receiver->count++] = (struct listener){
+      .state = LISTENER_OPEN,
+      .fd = own,
+      .family = option(own, SO_DOMAIN),
+      .protocol = option(own, SO_PROTOCOL),
+      .id = listener,
+  };
+  return 0;
+}
+
+int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd, struct pdlb_error *error) {
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (own < 0) return pdlb_fail(error, errno, "add listener", "descriptor %d: %s", fd, strerror(errno));
+  pthread_mutex_lock(&receiver->mutex);
+  const int rc = append(receiver, listener, own);
+  pthread_mutex_unlock(&receiver->mutex);
+  if (rc == 0) return 0;
+  close(own);
+  return pdlb_fail(error, -rc, "add listener", "no memory for a listener");
+}
+
+void pdlb_receiver_remove(struct pdlb_receiver *receiver, uint32_t listener) {
+  pthread_mutex_lock(&receiver->mutex);
+  for (uint32_t place = 0; place < receiver->count; place++) {
+    if (receiver->table[place].id != listener) continue;
+    close(receiver->table[place].fd);
+    receiver->table[place] = receiver->table[--receiver->count];
+    break;
+  }
+  pthread_mutex_unlock(&receiver->mutex);
+}
+
+uint32_t pdlb_permit_listener(uint64_t permit) { return permit_listener(permit); }
+
+/* ---- accepting ------------------------------------------------------------------------------------------------------
+ */
+
+/* Under the mutex. */
+static const struct listener *find(const struct pdlb_receiver *receiver, uint64_t permit) {
+  for (uint32_t place = 0; place < receiver->count; place++)
+    if ((receiver->table[place].id & (PERMIT_LISTENERS - 1)) == permit_listener(permit)) return &receiver->table[place];
+  return NULL;
+}
+
+static void note_failure(struct seat *seat, int error) {
+  switch (error) {
+    case EAGAIN: board_count(&seat->empty); return;
+    case ECONNABORTED:
+    case EPROTO: board_count(&seat->gone); return;
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+      board_count(&seat->backoffs);
+      atomic_store_explicit(&seat->last_errno, (uint32_t)error, memory_order_relaxed);
+      return;
+    default: return;
+  }
+}
+
+/* Under the mutex. */
+static int accept_from(struct pdlb_receiver *receiver, const struct listener *listener, uint64_t permit,
+                       struct pdlb_accepted *accepted) {
+  const int fd = accept4(listener->fd, NULL, NULL, receiver->flags);
+  if (fd < 0) {
+    const int error = errno;
+    note_failure(receiver->seat, error);
+    return -error;
+  }
+  board_count(&receiver->seat->accepted);
+  const uint64_t now = pdlb_now();
+  board_count(&receiver->seat->handoff[board_bucket(permit_age_us(permit, now))]);
+  *accepted = (struct pdlb_accepted){
+      .fd = fd,
+      .listener = listener->id,
+      .family = listener->family,
+      .protocol = listener->protocol,
+      .worker = receiver->number,
+      .accepted_at = now,
+  };
+  return 0;
+}
+
+void pdlb_receiver_hold(struct pdlb_receiver *receiver, uint32_t permits) {
+  atomic_fetch_add_explicit(&receiver->seat->held, permits, memory_order_relaxed);
+}
+
+int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted) {
+  pthread_mutex_lock(&receiver->mutex);
+  const struct listener *listener = find(receiver, permit);
+  const int rc = listener ? accept_from(receiver, listener, permit, accepted) : -ENOENT;
+  pthread_mutex_unlock(&receiver->mutex);
+  /* Last: whoever sees that no permit is in hand any more sees what came of it. */
+  atomic_fetch_add_explicit(&receiver->seat->settled, 1, memory_order_release);
+  return rc;
+}

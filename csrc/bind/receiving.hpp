@@ -1,0 +1,85 @@
+// What the two have in common from which workers receive connections: the acceptor, and a receiver in another process.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <optional>
+#include <tuple>
+
+#include "handles.hpp"
+#include "pdlb_receiver.h"
+
+// Holds a port for one call, or throws.
+class PortUse {
+ public:
+  explicit PortUse(Port &port) : port_(port) {
+    switch (port_.enter()) {
+      case Port::Entry::busy: set_busy(); throw pybind11::error_already_set();
+      case Port::Entry::closed: throw_closed("port");
+      case Port::Entry::entered: break;
+    }
+  }
+  ~PortUse() { port_.leave(); }
+  PortUse(const PortUse &) = delete;
+  PortUse &operator=(const PortUse &) = delete;
+
+ private:
+  Port &port_;
+};
+
+// The counts that worker processes share.
+class Board {
+ public:
+  explicit Board(pdlb_board *board) : board_(board) {}
+  ~Board() { pdlb_board_close(board_); }
+  Board(const Board &) = delete;
+  Board &operator=(const Board &) = delete;
+
+  pdlb_board *raw() const { return board_; }
+
+  // Raises IndexError.
+  uint32_t seat(uint32_t number) const {
+    if (number >= pdlb_board_seats(board_)) throw pybind11::index_error("there is no such seat");
+    return number;
+  }
+
+ private:
+  pdlb_board *const board_;
+};
+
+// Descriptor, listener, family and protocol.
+using Taken = std::optional<std::tuple<int, uint32_t, int, int>>;
+
+inline Taken taken(const pdlb_accepted &accepted) {
+  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol);
+}
+
+constexpr uint32_t kMostAtOnce = 64;
+
+// What the port is given now, up to `max` elements, each made a connection by `take`: the connections, and whether
+// there may be more. `came` is told how many elements there were. What is no connection is given back.
+template <typename Came, typename Take>
+pybind11::tuple receive_connections(Port &port, uint32_t max, Came came, Take take) {
+  std::array<pdlb_event, kMostAtOnce> events;
+  max = std::min(max, kMostAtOnce);
+  const PortUse use(port);
+  const int count = pdlb_port_recv(port.raw(), events.data(), max, 0);
+  if (count == -ECANCELED) throw_closed("port");
+  if (count == -ENODEV) {
+    pdlb_error error{};
+    error.err = ENODEV;
+    error.op = "recv";
+    throw_error(error);
+  }
+  came(count > 0 ? static_cast<uint32_t>(count) : 0);
+  pybind11::list connections;
+  for (int i = 0; i < count; i++) {
+    pdlb_accepted accepted;
+    if (take(events[static_cast<size_t>(i)].data, accepted))
+      connections.append(taken(accepted));
+    else
+      pdlb_port_release(port.raw(), 1);
+  }
+  return pybind11::make_tuple(connections, count == static_cast<int>(max));
+}

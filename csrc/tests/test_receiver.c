@@ -1,0 +1,225 @@
+/* Worker processes: permits, and what becomes of connections when a worker dies with one. Here workers are threads of
+ * one process, each with a receiver of its own: what they share is the board. */
+#include "pdlb_receiver.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "rig.h"
+
+enum { MILLISECOND = 1000000, WORKERS = 2 };
+
+static const uint64_t patience = 60ull * 1000 * MILLISECOND;
+
+struct place {
+  struct rig rig;
+  uint8_t queue;
+  struct pdlb_port *sender, *ports[WORKERS];
+  struct pdlb_board *board, *joined;
+  struct pdlb_receiver *receivers[WORKERS];
+  struct pdlb_acceptor *acceptor;
+  struct sockaddr_in address;
+  int listener_fd;
+  uint32_t listener;
+};
+
+static int listen_on(struct sockaddr_in *address) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof *address;
+  CHECK_EQ(bind(fd, (struct sockaddr *)address, size), 0);
+  CHECK_EQ(listen(fd, 128), 0);
+  CHECK_EQ(getsockname(fd, (struct sockaddr *)address, &size), 0);
+  return fd;
+}
+
+static int connect_to(const struct sockaddr_in *address) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK_EQ(connect(fd, (const struct sockaddr *)address, sizeof *address), 0);
+  return fd;
+}
+
+static void open_place(struct place *place) {
+  memset(place, 0, sizeof *place);
+  struct pdlb_error error = {0};
+  place->rig = rig_open();
+  place->queue = rig_queue_with(&place->rig, &(struct pdlb_ldb_queue_config){.sharing = PDLB_SHARE_EVEN});
+  place->sender = rig_producer(&place->rig);
+  rig_start(&place->rig);
+  CHECK_OK(pdlb_board_create(WORKERS, &place->board, &error), error);
+  CHECK_OK(pdlb_board_join(pdlb_board_fd(place->board), &place->joined, &error), error);
+  const struct pdlb_acceptor_config config = {.queue = place->queue, .slots = 1, .batch = 16, .board = place->board};
+  CHECK_OK(pdlb_acceptor_start(place->rig.domain, place->sender, &config, &place->acceptor, &error), error);
+  CHECK_OK(pdlb_acceptor_set_policy(
+               place->acceptor, &(struct pdlb_policy_config){.queue = place->queue, .grace_ns = MILLISECOND}, &error),
+           error);
+  place->listener_fd = listen_on(&place->address);
+  const int id = pdlb_acceptor_add(place->acceptor, place->listener_fd, &error);
+  CHECK_OK(id, error);
+  place->listener = (uint32_t)id;
+  for (uint32_t i = 0; i < WORKERS; i++) {
+    CHECK_OK(pdlb_receiver_create(place->joined, i, true, &place->receivers[i], &error), error);
+    CHECK_OK(pdlb_receiver_add(place->receivers[i], place->listener, place->listener_fd, &error), error);
+    place->ports[i] = rig_consumer(&place->rig, place->queue);
+  }
+}
+
+static void close_place(struct place *place) {
+  pdlb_acceptor_end(place->acceptor);
+  pdlb_acceptor_free(place->acceptor);
+  close(place->listener_fd);
+  rig_close_port(place->sender);
+  for (int i = 0; i < WORKERS; i++) {
+    pdlb_receiver_free(place->receivers[i]);
+    rig_close_port(place->ports[i]);
+  }
+  pdlb_board_close(place->joined);
+  pdlb_board_close(place->board);
+  rig_close(&place->rig);
+}
+
+static struct pdlb_seat_stats seat(const struct place *place, uint32_t index) {
+  struct pdlb_seat_stats stats;
+  pdlb_board_stats(place->board, index, &stats);
+  return stats;
+}
+
+/* The worker has a permit in its hand. */
+static uint64_t receive_permit(struct place *place, int worker) {
+  struct pdlb_event event;
+  CHECK_EQ(pdlb_port_recv(place->ports[worker], &event, 1, pdlb_now() + patience), 1);
+  pdlb_receiver_hold(place->receivers[worker], 1);
+  return event.data;
+}
+
+static void accept_by(struct place *place, int worker, uint64_t permit) {
+  struct pdlb_accepted accepted;
+  CHECK_EQ(pdlb_receiver_accept(place->receivers[worker], permit, &accepted), 0);
+  CHECK_EQ(accepted.listener, place->listener);
+  CHECK_EQ(accepted.family, AF_INET);
+  CHECK_EQ(fcntl(accepted.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+  close(accepted.fd);
+}
+
+static void each_connection_has_one_permit(void) {
+  struct place place;
+  open_place(&place);
+  for (int round = 0; round < 200; round++) {
+    const int client = connect_to(&place.address), worker = round % WORKERS;
+    accept_by(&place, worker, receive_permit(&place, worker));
+    pdlb_board_closed(place.joined, (uint32_t)worker, round % 3 == 0);
+    CHECK_EQ(pdlb_port_release(place.ports[worker], 1), 1);
+    close(client);
+  }
+  uint64_t served = 0, aborted = 0, timed = 0;
+  for (uint32_t i = 0; i < WORKERS; i++) {
+    const struct pdlb_seat_stats stats = seat(&place, i);
+    CHECK_EQ(stats.accepted, 100);
+    CHECK_EQ(stats.served + stats.aborted, 100);
+    CHECK_EQ(stats.in_hand, 0);
+    CHECK_EQ(stats.empty, 0);
+    served += stats.served;
+    aborted += stats.aborted;
+    for (uint32_t bucket = 0; bucket < PDLB_HANDOFF_BUCKETS; bucket++) timed += stats.handoff[bucket];
+  }
+  CHECK_EQ(aborted, 67);
+  CHECK_EQ(served, 133);
+  CHECK_EQ(timed, 200);
+  close_place(&place);
+}
+
+static void permit_of_the_dead_is_issued_again(void) {
+  struct place place;
+  open_place(&place);
+  const int client = connect_to(&place.address);
+  receive_permit(&place, 0);
+  CHECK_EQ(seat(&place, 0).in_hand, 1);
+  CHECK_EQ(pdlb_board_bury(place.board, 0), 0);
+  accept_by(&place, 1, receive_permit(&place, 1));
+  close(client);
+  close_place(&place);
+}
+
+static void permit_of_one_that_was_stopped_is_issued_again(void) {
+  struct place place;
+  open_place(&place);
+  const int client = connect_to(&place.address);
+  const uint64_t kept = receive_permit(&place, 0);
+  accept_by(&place, 1, receive_permit(&place, 1));
+  struct pdlb_accepted accepted;
+  CHECK_EQ(pdlb_receiver_accept(place.receivers[0], kept, &accepted), -EAGAIN);
+  CHECK_EQ(seat(&place, 0).empty, 1);
+  CHECK_EQ(seat(&place, 0).in_hand, 0);
+  close(client);
+  close_place(&place);
+}
+
+static void what_the_dead_had_is_aborted(void) {
+  struct place place;
+  open_place(&place);
+  int clients[4];
+  for (int i = 0; i < 4; i++) {
+    clients[i] = connect_to(&place.address);
+    accept_by(&place, 0, receive_permit(&place, 0));
+  }
+  pdlb_board_closed(place.joined, 0, false);
+  CHECK_EQ(pdlb_board_bury(place.board, 0), 3);
+  CHECK_EQ(pdlb_board_bury(place.board, 0), 0);
+  const struct pdlb_seat_stats stats = seat(&place, 0);
+  CHECK_EQ(stats.accepted, 4);
+  CHECK_EQ(stats.served, 1);
+  CHECK_EQ(stats.aborted, 3);
+  for (int i = 0; i < 4; i++) close(clients[i]);
+  close_place(&place);
+}
+
+static void listener_that_is_gone_has_nothing(void) {
+  struct place place;
+  open_place(&place);
+  const int client = connect_to(&place.address);
+  const uint64_t permit = receive_permit(&place, 0);
+  pdlb_receiver_remove(place.receivers[0], place.listener);
+  struct pdlb_accepted accepted;
+  CHECK_EQ(pdlb_receiver_accept(place.receivers[0], permit, &accepted), -ENOENT);
+  accept_by(&place, 1, receive_permit(&place, 1));
+  close(client);
+  close_place(&place);
+}
+
+static void drains_what_is_in_the_backlog(void) {
+  struct place place;
+  open_place(&place);
+  int clients[8];
+  for (int i = 0; i < 8; i++) clients[i] = connect_to(&place.address);
+  pdlb_acceptor_stop(place.acceptor, pdlb_now() + patience);
+  for (int i = 0; i < 8; i++) accept_by(&place, i % WORKERS, receive_permit(&place, i % WORKERS));
+  CHECK(pdlb_acceptor_wait(place.acceptor, pdlb_now() + patience));
+  CHECK_EQ(seat(&place, 0).accepted + seat(&place, 1).accepted, 8);
+  for (int i = 0; i < 8; i++) close(clients[i]);
+  close_place(&place);
+}
+
+static void bad_arguments_are_refused(void) {
+  struct pdlb_error error = {0};
+  struct pdlb_board *board = NULL;
+  CHECK_EQ(pdlb_board_create(0, &board, &error), -EINVAL);
+  CHECK_EQ(pdlb_board_create(PDLB_MAX_SEATS + 1, &board, &error), -EINVAL);
+  CHECK_EQ(pdlb_board_join(-1, &board, &error), -EBADF);
+  const int pipe_end = socket(AF_UNIX, SOCK_STREAM, 0);
+  CHECK_EQ(pdlb_board_join(pipe_end, &board, &error), -EINVAL);
+  close(pipe_end);
+  CHECK_EQ(pdlb_board_create(1, &board, &error), 0);
+  struct pdlb_receiver *receiver = NULL;
+  CHECK_EQ(pdlb_receiver_create(board, 1, true, &receiver, &error), -EINVAL);
+  CHECK_EQ(pdlb_receiver_create(board, 0, true, &receiver, &error), 0);
+  CHECK_EQ(pdlb_receiver_add(receiver, 0, -1, &error), -EBADF);
+  pdlb_receiver_free(receiver);
+  pdlb_board_close(board);
+}
+
+CHECK_MAIN(CASE(each_connection_has_one_permit), CASE(permit_of_the_dead_is_issued_again),
+           CASE(permit_of_one_that_was_stopped_is_issued_again), CASE(what_the_dead_had_is_aborted),
+           CASE(listener_that_is_gone_has_nothing), CASE(drains_what_is_in_the_backlog),
+           CASE(bad_arguments_are_refused))
