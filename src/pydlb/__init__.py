@@ -22,6 +22,7 @@ from .errors import (
     DevicePermission,
     DLBError,
     ResourceExhausted,
+    WorkerDied,
 )
 from .port import DirPort, DirQueue, LDBPort, LDBQueue, Port, Queue
 from .status import DriverStatus
@@ -75,6 +76,7 @@ __all__ = [
     "Sharing",
     "Ticket",
     "Worker",
+    "WorkerDied",
     "WorkerStats",
     "__version__",
     "make_events",

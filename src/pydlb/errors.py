@@ -22,6 +22,7 @@ __all__ = [
     "DeviceNotFound",
     "DevicePermission",
     "ResourceExhausted",
+    "WorkerDied",
 ]
 
 
@@ -74,6 +75,10 @@ class BusyError(DLBError, RuntimeError):
 
 class ConfigError(DLBError, ValueError):
     """An argument that cannot be right, found before anything was changed."""
+
+
+class WorkerDied(DLBError, RuntimeError):
+    """A worker process ended before it was ready."""
 
 
 class BackendUnavailable(DLBError):

@@ -77,9 +77,16 @@ class LoopWorker:
     def start(self) -> None:
         """Start the thread; returns once its loop and its application run. Raises what kept them from running."""
         self._thread.start()
+        try:
+            self.wait_started()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def wait_started(self) -> None:
+        """Wait until the loop and its application run, in whatever thread. Raises what kept them from running."""
         self._ready.wait()
         if self._failure is not None:
-            self._thread.join()
             raise self._failure
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:

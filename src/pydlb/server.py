@@ -204,8 +204,7 @@ def _start_workers(
     make_runner: Callable[[Worker], Runner],
 ) -> None:
     try:
-        for _ in range(count):
-            balancer.add(make_runner)
+        balancer.add_some(make_runner, count)
     except BaseException:
         balancer.close(timeout=0)
         raise
@@ -217,7 +216,8 @@ async def start_server(
     port: int | str | None = None,
     *,
     workers: int = 4,
-    worker_class: Literal["thread"] = "thread",
+    worker_class: Literal["thread", "process", "auto"] = "thread",
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None,
     policy: PolicyLike = "dlb",
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
@@ -244,8 +244,9 @@ async def start_server(
             time. A coroutine function, or a plain function.
         host: Address or addresses to listen on; None for all.
         port: The port to listen on; 0 or None for any that is free.
-        workers: Event loops to spread connections over, each in a thread of its own.
-        worker_class: ``"thread"``.
+        workers: Event loops to spread connections over, each in a thread or process of its own.
+        worker_class: What a worker is, as for :class:`Balancer`: ``"thread"``, ``"process"`` or ``"auto"``.
+        start_method: How processes are started, as for :class:`Balancer`.
         policy: Which worker gets a connection, as for :class:`Balancer`.
         backend: As `device` of :func:`pydlb.open`.
         grace: As for :class:`Balancer`.
@@ -293,6 +294,7 @@ async def start_server(
         port,
         workers=workers,
         worker_class=worker_class,
+        start_method=start_method,
         policy=policy,
         backend=backend,
         grace=grace,
@@ -315,7 +317,8 @@ async def serve(
     port: int | str | None = None,
     *,
     workers: int = 4,
-    worker_class: Literal["thread"] = "thread",
+    worker_class: Literal["thread", "process", "auto"] = "thread",
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None,
     policy: PolicyLike = "dlb",
     backend: str | int | os.PathLike[str] = "auto",
     grace: float | None = None,
@@ -338,8 +341,9 @@ async def serve(
             ``functools.partial(pydlb.adapters.uvicorn.UvicornAdapter, "module:app")``.
         host: As for :func:`start_server`, as are all others.
         port: The port to listen on; 0 or None for any that is free.
-        workers: Event loops to spread connections over, each in a thread of its own.
-        worker_class: ``"thread"``.
+        workers: Event loops to spread connections over, each in a thread or process of its own.
+        worker_class: What a worker is, as for :class:`Balancer`: ``"thread"``, ``"process"`` or ``"auto"``.
+        start_method: How processes are started, as for :class:`Balancer`.
         policy: Which worker gets a connection, as for :class:`Balancer`.
         backend: As `device` of :func:`pydlb.open`.
         grace: As for :class:`Balancer`.
@@ -368,8 +372,6 @@ async def serve(
     **Resource handling**: as :func:`start_server`.
     """
     check_range(workers=(workers, 1, 1024))
-    if worker_class != "thread":
-        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread'")
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give host and port, or sock, not both")
     if sock is None and host is None and port is None:
@@ -390,6 +392,8 @@ async def serve(
         backend=backend,
         grace=grace,
         max_workers=max(16, workers),
+        worker_class=worker_class,
+        start_method=start_method,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
     )

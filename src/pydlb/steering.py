@@ -88,10 +88,24 @@ class Queues:
 class Steering:
     """Knows the workers and the policy.
 
+    Args:
+        acceptor: Who picks.
+        queues: Where to.
+        grace: Seconds that a connection waits for the worker whose turn it is.
+        policy: The first policy.
+        may_pick: False if workers accept by themselves, so that nobody can be picked for a connection.
+
+    Raises:
+        ConfigError: The policy picks, and may not.
+
     **Synchronization**: any thread.
     """
 
-    def __init__(self, acceptor: _native.Acceptor, queues: Queues, grace: float, policy: Policy) -> None:
+    def __init__(
+        self, acceptor: _native.Acceptor, queues: Queues, grace: float, policy: Policy, *, may_pick: bool = True
+    ) -> None:
+        self._may_pick = may_pick
+        self._check_policy(policy)
         self._acceptor = acceptor
         self._queues = queues
         self._grace = grace
@@ -181,6 +195,8 @@ class Steering:
         """Change a worker's share."""
         if not 0 <= weight <= _MOST_WEIGHT:
             raise ConfigError(f"weight is {weight}: it goes from 0, for no connections, to {_MOST_WEIGHT:g}")
+        if weight not in {0, 1} and not self._may_pick:
+            raise ConfigError(f"weight is {weight}: worker processes have 1, or 0 for no connections")
         with self._lock:
             self._check(worker)
             shared, before = self._may_share(worker), self._weights[worker]
@@ -239,6 +255,7 @@ class Steering:
         Raises:
             ResourceExhausted: It needs queues that the device does not have; nothing is changed then.
         """
+        self._check_policy(policy)
         with self._lock:
             before = self._policy
             if policy.picks:
@@ -249,6 +266,13 @@ class Steering:
             self._tell()
             for worker in self._workers.values():
                 before.unregister(worker)
+
+    def _check_policy(self, policy: Policy) -> None:
+        if policy.picks and not self._may_pick:
+            raise ConfigError(
+                f"policy is {policy}: worker processes accept by themselves, so that nothing is lost when one dies: "
+                f"nobody can be picked for a connection before that; use 'dlb' or 'nop', or worker_class='thread'"
+            )
 
     def _weighs(self) -> bool:
         return len(set(self._weights.values()) - {0.0}) > 1

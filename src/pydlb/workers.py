@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from .errors import ClosedError
 from .stats import WorkerStats
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from . import _native
+    from ._backend import BackendPort
     from .port import LDBPort
 
 __all__ = ["Connection", "Ticket", "Worker"]
@@ -96,6 +96,25 @@ class Connection:
         self.close(aborted=kind is not None)
 
 
+class Source(Protocol):
+    """Where a worker gets its connections: the acceptor, or in another process a receiver."""
+
+    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """Take what the port is given now: descriptors, listeners, families and protocols; and if there is more."""
+
+    def take(self, worker: int, token: int) -> tuple[int, int, int, int] | None:
+        """Take the connection for which the port was given a token; None if there is none any more."""
+
+    def closed(self, worker: int, listener: int, aborted: bool) -> None:
+        """A connection that was taken is closed."""
+
+    def worker_stats(self, worker: int) -> tuple[int, int, bool]:
+        """Connections that it has, those of them that it did not take yet, and whether it stalls."""
+
+    def remove_worker(self, worker: int) -> None:
+        """It takes no more."""
+
+
 class Worker:
     """One receiver of connections. Made by :meth:`Balancer.worker`; iterate over it, or call `accept`.
 
@@ -106,12 +125,12 @@ class Worker:
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
     """
 
-    def __init__(self, name: str, port: LDBPort, acceptor: _native.Acceptor, *, blocking: bool) -> None:
+    def __init__(self, name: str, port: LDBPort, source: Source, number: int, *, blocking: bool) -> None:
         self.name: Final = name
-        self.port: Final = port
-        self.number: Final = acceptor.add_worker(NOBODY)
-        self._acceptor = acceptor
-        self._blocking = blocking  # what the acceptor makes of descriptors
+        self.port = port
+        self.number: Final = number
+        self._source = source
+        self._blocking = blocking  # what the source makes of descriptors
         self._lock = threading.Lock()
         self._accepted = 0
         self._served = 0
@@ -138,7 +157,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self!r} is closed")
-            taken, more = self._acceptor.receive(self.port._native, self.number, most)
+            taken, more = self._source.receive(self.port._native, self.number, most)
             self._accepted += len(taken)
         more |= bool(taken) and self.port.releases_on_recv  # the next one comes when it is asked for
         return [self._connection(one, blocking=False) for one in taken], more
@@ -146,7 +165,7 @@ class Worker:
     def _take(self, token: int) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
         with self._lock:
-            taken = None if self._closed else self._acceptor.take(self.number, token)
+            taken = None if self._closed else self._source.take(self.number, token)
             if taken is not None:
                 self._accepted += 1
         if taken is None:
@@ -246,12 +265,16 @@ class Worker:
     @property
     def open(self) -> int:
         """Connections that it was picked for or took, and that are not closed."""
-        return 0 if self._closed else self._acceptor.worker_stats(self.number)[0]
+        return 0 if self._closed else self._source.worker_stats(self.number)[0]
+
+    def is_empty(self) -> bool:
+        """Whether it has no connection."""
+        return self.stats().open == 0
 
     @property
     def stalled(self) -> bool:
         """Whether it did not come in time for what it was given."""
-        return not self._closed and self._acceptor.worker_stats(self.number)[2]
+        return not self._closed and self._source.worker_stats(self.number)[2]
 
     # ---- counting --------------------------------------------------------------------------------------------------
 
@@ -260,7 +283,7 @@ class Worker:
         with self._lock:
             if not ticket.spend():
                 return
-            self._acceptor.closed(self.number, ticket.listener)
+            self._source.closed(self.number, ticket.listener, aborted or self._closed)
             if self._closed:
                 return  # what is open at the end is counted as aborted then
             if aborted:
@@ -281,7 +304,7 @@ class Worker:
         """What the worker has done until now."""
         with self._lock:
             accepted, served, aborted, closed = self._accepted, self._served, self._aborted, self._closed
-        _, waiting, stalled = self._acceptor.worker_stats(self.number)
+        _, waiting, stalled = self._source.worker_stats(self.number)
         try:
             stalled = not closed and (stalled or self.port.stats().stalled)
         except ClosedError:
@@ -305,7 +328,7 @@ class Worker:
             self._aborted = self._accepted - self._served
             wake = self._wake
         self.port.close()
-        self._acceptor.remove_worker(self.number)
+        self._source.remove_worker(self.number)
         if wake is not None:
             try:
                 wake()
@@ -326,13 +349,17 @@ class ThreadWorker:
         self._lock = threading.Lock()
         self._served: socket.socket | None = None
         self._cut = False
-        self._thread = threading.Thread(target=self._run, name=worker.name, daemon=True)
+        self._thread = threading.Thread(target=self.run, name=worker.name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def _run(self) -> None:
+    def wait_started(self) -> None:
+        """There is nothing to wait for."""
+
+    def run(self) -> None:
+        """Serve in the calling thread until `stop`."""
         for connection in self.worker:
             with self._lock:
                 self._served = connection.socket

@@ -249,17 +249,25 @@ class TrioWorker:
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=worker.name, daemon=True)
+        self._thread = threading.Thread(target=self.run, name=worker.name, daemon=True)
 
     def start(self) -> None:
         """Start the thread; returns once its application runs. Raises what kept it from running."""
         self._thread.start()
+        try:
+            self.wait_started()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def wait_started(self) -> None:
+        """Wait until the application runs, in whatever thread. Raises what kept it from running."""
         self._ready.wait()
         if self._failure is not None:
-            self._thread.join()
             raise self._failure
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Run the program in the calling thread until `stop`."""
         try:
             trio.run(self._main)
         except BaseException as error:  # handed to start(), which raises it

@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydlb.stats import BalancerStats
 
 if TYPE_CHECKING:
     from pydlb import _native
+    from pydlb.processes.pool import ProcessPool
 
     from .crew import Crew
     from .engine import Engine
@@ -28,12 +29,14 @@ class Account:
         acceptor: Who accepts.
         crew: The workers.
         engine: What carries connections to them.
+        pool: Worker processes, which accept by themselves; None where there are none.
 
     **Synchronization**: any thread; nobody waits for one who reads.
     """
 
-    def __init__(self, acceptor: _native.Acceptor, crew: Crew, engine: Engine) -> None:
+    def __init__(self, acceptor: _native.Acceptor, crew: Crew, engine: Engine, pool: ProcessPool | None = None) -> None:
         self._acceptor = acceptor
+        self._pool = pool
         self._crew = crew
         self._engine = engine
         self._lock = threading.Lock()
@@ -47,6 +50,20 @@ class Account:
             with self._lock:
                 self._refused += 1
 
+    def _accepting(self) -> dict[str, Any]:
+        """What was counted where connections are accepted: by the acceptor, or by the workers' processes."""
+        acceptor = self._acceptor.stats()
+        if self._pool is None:
+            return acceptor
+        totals = self._pool.seats.totals()
+        return {
+            **acceptor,
+            "aborted": totals["gone"],
+            "backoffs": acceptor["backoffs"] + totals["backoffs"],
+            "last_errno": acceptor["last_errno"] or totals["last_errno"],
+            "handoff": totals["handoff"],
+        }
+
     def stats(self) -> BalancerStats:
         """What was done until now.
 
@@ -57,7 +74,7 @@ class Account:
             refused = self._refused
         rewakes = self._engine.rewakes()
         records = [worker.stats() for worker in self._crew.everybody]
-        acceptor = self._acceptor.stats()
+        acceptor = self._accepting()
         error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
         if error is not None and error != self._accept_error:
             self._accept_error = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import sys
 import threading
 import time
 import warnings
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from pydlb.metrics import MetricsServer
     from pydlb.policies import Policy, PolicyLike
+    from pydlb.processes.methods import StartMethod
+    from pydlb.processes.pool import ProcessPool
     from pydlb.stats import BalancerStats
 
     from .crew import Runner
@@ -71,6 +74,11 @@ class Balancer:
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
         max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
             for twice `workers`, at least 16.
+        worker_class: What a worker is, also those of :meth:`add`: ``"thread"``; ``"process"``, started by
+            :mod:`multiprocessing` and replaced when it dies; ``"auto"``: a thread where there is no interpreter lock,
+            else a process.
+        start_method: How processes are started, as by :func:`multiprocessing.get_context`; None for ``"forkserver"``.
+            All but ``"fork"`` get the handler by pickle, and import the program's main module.
         name: The start of the workers' names.
         metrics_port: A port on which ``/metrics``, ``/ready``, ``/alive`` and ``/stats`` are answered by HTTP until it
             is closed, see :class:`pydlb.metrics.MetricsServer`; 0 for any that is free, None for none.
@@ -100,6 +108,8 @@ class Balancer:
         batch: int = 16,
         max_waiting: int = 4096,
         max_workers: int | None = None,
+        worker_class: Literal["thread", "process", "auto"] = "thread",
+        start_method: Literal["fork", "forkserver", "spawn"] | None = None,
         name: str = "worker",
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -119,9 +129,13 @@ class Balancer:
         self._metrics: MetricsServer | None = None
         self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
-        blocking = workers > 0  # plain threads want blocking sockets
+        blocking = workers > 0  # plain functions want blocking sockets
+        processes = are_processes(worker_class)
         grace = _GRACE if grace is None else grace
-        needs = Needs(max_workers=max_workers, max_waiting=max_waiting, grace=grace, picks=steered.picks)
+        needs = Needs(
+            max_workers=max_workers, max_waiting=max_waiting, grace=grace, picks=steered.picks, shared=processes
+        )
+        self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
         self._engine, self._fallback_reason = open_engine(backend, needs)
         try:
             self._acceptor = _native.Acceptor(
@@ -131,22 +145,26 @@ class Balancer:
                 slots=max_waiting,
                 batch=batch,
                 blocking=blocking,
+                board=None if self._pool is None else self._pool.seats.board,
             )
-            self._steering = Steering(self._acceptor, self._engine.queues, grace, steered)
+            self._steering = Steering(self._acceptor, self._engine.queues, grace, steered, may_pick=self._pool is None)
         except BaseException:
             self._engine.close()
             raise
-        self._crew = Crew(self._acceptor, self._engine, self._steering, blocking=blocking, prefix=name)
-        self._listeners = Listeners(self._acceptor)
-        self._account = Account(self._acceptor, self._crew, self._engine)
+        pool = self._pool
+        self._crew = Crew(self._acceptor, self._engine, self._steering, blocking=blocking, prefix=name, pool=pool)
+        self._listeners = Listeners(self._acceptor, pool)
+        self._account = Account(self._acceptor, self._crew, self._engine, pool)
+        if pool is not None:
+            pool.begin(self._crew)
         self._closed = False
         _open_balancers.add(self)
         try:
             if metrics_port is not None:
                 self._metrics = _start_metrics(self, metrics_host, metrics_port)
-            for _ in range(workers):
+            if workers:
                 assert handler is not None
-                self.add(functools.partial(ThreadWorker, handler=handler))
+                self.add_some(functools.partial(ThreadWorker, handler=handler), workers)
         except BaseException:
             self.close(timeout=0)
             raise
@@ -213,6 +231,20 @@ class Balancer:
             Exception: What kept the runner from starting; the worker is gone again then.
         """
         return self._crew.add_run(make_runner, name)
+
+    def add_some(self, make_runner: Callable[[Worker], Runner], count: int) -> None:
+        """Add several workers, as :meth:`add` does; processes start at the same time.
+
+        Args:
+            make_runner: Makes the runner of each.
+            count: How many.
+
+        Raises:
+            ClosedError: The balancer is closed.
+            ResourceExhausted: There are `max_workers` already.
+            Exception: What kept one from starting.
+        """
+        self._crew.add_some(make_runner, count)
 
     def remove_worker(self, worker: Worker, timeout: float | None = None) -> int:
         """Give a worker no more connections, wait for those that it has, and remove it.
@@ -460,6 +492,8 @@ class Balancer:
 
     def _end(self) -> None:
         self._crew.stop()
+        if self._pool is not None:
+            self._pool.close()
         self._acceptor.end()
         self._account.refuse_left()
         self._closed = True
@@ -498,6 +532,28 @@ def _close_all() -> None:
     """Before the interpreter takes itself apart under the workers' threads."""
     for balancer in list(_open_balancers):
         balancer.close(timeout=0)
+
+
+def are_processes(worker_class: str) -> bool:
+    """Whether workers of a class are processes.
+
+    Raises:
+        ConfigError: There is no such class.
+    """
+    if worker_class not in {"thread", "process", "auto"}:
+        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread', 'process' or 'auto'")
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return worker_class == "process" or (worker_class == "auto" and has_lock)
+
+
+def _make_pool(seats: int, method: StartMethod | None, *, blocking: bool) -> ProcessPool:
+    """Processes are loaded where they are wanted."""
+    from pydlb.processes.pool import ProcessPool
+
+    # Once more, after multiprocessing's own: what is registered last is called first, and its own waits for processes.
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
+    return ProcessPool(seats, method, blocking=blocking)
 
 
 def _start_metrics(balancer: Balancer, host: str, port: int) -> MetricsServer:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from pydlb.errors import ClosedError, ConfigError
-from pydlb.workers import Worker
+from pydlb.errors import ClosedError, ConfigError, DLBError
+from pydlb.workers import NOBODY, Worker
 
 from .waiting import wait_for
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydlb import _native
+    from pydlb.port import LDBPort
+    from pydlb.processes.pool import ProcessPool
+    from pydlb.processes.runner import ProcessRunner
+    from pydlb.processes.worker import ProcessWorker
     from pydlb.steering import Steering
 
     from .engine import Engine
@@ -27,16 +31,25 @@ logger = logging.getLogger("pydlb")
 # How long workers have to end, once their connections were told to, in seconds.
 _ENDING: Final = 1.0
 
+# How long the connections of a worker that asked to be replaced have to end, in seconds.
+_LEAVING: Final = 30.0
+
 
 class Runner(Protocol):
-    """What runs a worker in a thread of the balancer's: :class:`ThreadWorker`, :class:`LoopWorker`."""
+    """What runs a worker: :class:`ThreadWorker` and :class:`LoopWorker` do, in a thread or as a process."""
 
     @property
     def worker(self) -> Worker:
         """The worker that it runs."""
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start a thread, and wait until it runs."""
+
+    def run(self) -> None:
+        """Run in the calling thread, instead, until `stop`."""
+
+    def wait_started(self) -> None:
+        """Wait, on another thread, until it runs. Raises what kept it from running."""
 
     def begin_drain(self, timeout: float | None) -> None:
         """Ask all connections, also new ones, to end in their protocol's own way within `timeout` seconds."""
@@ -63,13 +76,22 @@ class Crew:
         steering: Who is to be told of them.
         blocking: Whether accepted sockets are blocking.
         prefix: The start of their names.
+        pool: Runs them in processes; None for threads.
 
     **Synchronization**: any thread.
     """
 
     def __init__(
-        self, acceptor: _native.Acceptor, engine: Engine, steering: Steering, *, blocking: bool, prefix: str
+        self,
+        acceptor: _native.Acceptor,
+        engine: Engine,
+        steering: Steering,
+        *,
+        blocking: bool,
+        prefix: str,
+        pool: ProcessPool | None = None,
     ) -> None:
+        self._pool = pool
         self._acceptor = acceptor
         self._engine = engine
         self._steering = steering
@@ -104,6 +126,8 @@ class Crew:
 
     def add(self, name: str | None) -> Worker:
         """One that somebody else runs."""
+        if self._pool is not None:
+            raise ConfigError("the workers of this balancer are processes; they are added with what runs them")
         worker = self._new(name)
         self._register(worker)
         return worker
@@ -112,11 +136,43 @@ class Crew:
         """One, and what runs it; it is given connections once that has started."""
         worker = self._new(name)
         try:
-            runner = make_runner(worker)
+            runner = self._runner(worker, make_runner)
             runner.start()
         except BaseException:
             self._discard(worker)
             raise
+        self._join_in(worker, runner)
+        return runner
+
+    def add_some(self, make_runner: Callable[[Worker], Runner], count: int) -> None:
+        """Several; processes start at the same time."""
+        if self._pool is None:
+            for _ in range(count):
+                self.add_run(make_runner, None)
+            return
+        runners = []
+        try:
+            for _ in range(count):
+                runners.append(self._pool.make_runner(self._new(None), make_runner))
+                runners[-1].launch()
+            for runner in runners:
+                runner.wait_started()
+        except BaseException:
+            for runner in runners:
+                runner.stop()
+                runner.kill()
+            for runner in runners:
+                runner.join(_ENDING)
+                self._discard(runner.worker)
+            raise
+        for runner in runners:
+            self._join_in(runner.worker, runner)
+
+    def _runner(self, worker: Worker, make_runner: Callable[[Worker], Runner]) -> Runner:
+        return make_runner(worker) if self._pool is None else self._pool.make_runner(worker, make_runner)
+
+    def _join_in(self, worker: Worker, runner: Runner) -> None:
+        """It runs: give it connections."""
         try:
             self._register(worker)
         except BaseException:
@@ -125,7 +181,6 @@ class Crew:
             raise
         with self._lock:
             self._runners.append(runner)
-        return runner
 
     def _new(self, name: str | None) -> Worker:
         """One that is given nothing yet."""
@@ -134,9 +189,15 @@ class Crew:
                 raise ClosedError("this balancer is closed")
             number = len(self._workers) + len(self._left)
             port = self._engine.take_port()
-            worker = Worker(name or f"{self._prefix}_{number}", port, self._acceptor, blocking=self._blocking)
+            worker = self._make(name or f"{self._prefix}_{number}", port)
             self._workers.append(worker)
             return worker
+
+    def _make(self, name: str, port: LDBPort) -> Worker:
+        number = self._acceptor.add_worker(NOBODY)
+        if self._pool is not None:
+            return self._pool.make_worker(name, port, self._acceptor, number)
+        return Worker(name, port, self._acceptor, number, blocking=self._blocking)
 
     def _register(self, worker: Worker) -> None:
         try:
@@ -149,6 +210,40 @@ class Crew:
         with self._lock:
             self._workers.remove(worker)
         worker.close()
+
+    # ---- processes that come and go by themselves ------------------------------------------------------------------
+
+    def lost(self, worker: ProcessWorker) -> int:
+        """Its process has died: give it nothing, and a new port. Returns how many connections it had."""
+        worker.was_paused = self._steering.is_paused(worker)
+        self._steering.unregister(worker)
+        lost = worker.bury()
+        self._steering.forget(worker)
+        worker.port = self._engine.take_port()
+        return lost
+
+    def back(self, worker: ProcessWorker) -> None:
+        """It has a new process: give it connections again."""
+        with self._lock:
+            is_here = worker in self._workers
+        if not is_here:
+            return
+        self._steering.register(worker)
+        if worker.was_paused:
+            self._steering.pause(worker)
+
+    def leaving(self, worker: ProcessWorker) -> None:
+        """It wants to be replaced: another one comes first. Returns at once."""
+        threading.Thread(target=self._replace, args=(worker,), name="pydlb-replace", daemon=True).start()
+
+    def _replace(self, worker: ProcessWorker) -> None:
+        logger.info("%s asked to be replaced", worker.name)
+        try:
+            for runner in cast("list[ProcessRunner]", self.runners(worker)):
+                self.add_run(runner.make_runner, None)
+            self.remove(worker, _LEAVING)
+        except DLBError as error:
+            logger.warning("cannot replace %s: %s", worker.name, error)
 
     # ---- leaving ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +259,7 @@ class Crew:
         self._steering.unregister(worker)
         for runner in runners:
             runner.begin_drain(timeout)
-        wait_for(lambda: worker.stats().open == 0, timeout)
+        wait_for(worker.is_empty, timeout)
         left = worker.stats().open
         _stop([worker], runners)
         self._steering.forget(worker)
@@ -175,7 +270,7 @@ class Crew:
         self._steering.pause(worker)
         for runner in self.runners(worker):
             runner.begin_drain(timeout)
-        wait_for(lambda: worker.stats().open == 0, timeout)
+        wait_for(worker.is_empty, timeout)
         return worker.stats().open
 
     def close_to_new(self) -> None:

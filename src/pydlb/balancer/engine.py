@@ -47,12 +47,14 @@ class Needs:
         max_waiting: Accepted connections that may wait for a worker.
         grace: Seconds that a connection waits for the worker whose turn it is.
         picks: Whether workers are picked, and so need queues of their own.
+        shared: Whether other processes are to use its ports.
     """
 
     max_workers: int
     max_waiting: int
     grace: float
     picks: bool
+    shared: bool = False
 
 
 class Engine:
@@ -79,6 +81,9 @@ class Engine:
         if device.backend == "libdlb":
             reason = "the balancer's accepting thread is native, and drives devices itself"
             raise BackendUnavailable(f"{reason}: use 'device' in place of 'libdlb'", {"libdlb": reason})
+        if needs.shared and not device.is_software:
+            reason = "worker processes share a domain's memory, and a device's ports are mapped by one process"
+            raise BackendUnavailable(f"{reason}: use 'software', or threads", {device.backend: reason})
         self.device: Final = device
         self._lock = threading.Lock()
         self._rewakes = 0
@@ -97,6 +102,7 @@ class Engine:
             history_entries=_HISTORY if software else ports,
             atomic_inflights=0,
             sequence_slots=(0, 0),
+            shared=needs.shared,
         )
         self.queues: Final = (
             Queues.in_software(self.domain, needs.grace) if software else Queues.on_device(self.domain, own)

@@ -18,6 +18,8 @@ from .waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pydlb.processes.pool import ProcessPool
+
 __all__ = ["Address", "Listeners", "listening_socket", "make_listening"]
 
 # As getsockname returns it: (host, port), (host, port, flow, scope), or the path of a UNIX socket.
@@ -29,6 +31,7 @@ class Listeners:
 
     Args:
         acceptor: Who accepts from them.
+        pool: Worker processes, which accept by themselves; None where there are none.
 
     **Synchronization**: any thread.
 
@@ -36,8 +39,9 @@ class Listeners:
     to empty a backlog after the socket is closed.
     """
 
-    def __init__(self, acceptor: _native.Acceptor) -> None:
+    def __init__(self, acceptor: _native.Acceptor, pool: ProcessPool | None = None) -> None:
         self._acceptor = acceptor
+        self._pool = pool
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._shared: set[int] = set()
@@ -62,6 +66,8 @@ class Listeners:
                     sock.close()
                 raise
             self._sockets[number] = sock
+            if self._pool is not None:
+                self._pool.listen(number, sock)
             if shared:
                 self._shared.add(number)
             return number
@@ -80,6 +86,8 @@ class Listeners:
         wait_for(lambda: not self._acceptor.listens(number), timeout)
         with contextlib.suppress(ConfigError):  # it has been drained
             self._acceptor.remove(number, drain=False)
+        if self._pool is not None:
+            self._pool.unlisten(number)
 
     def shut_all(self) -> None:
         """Let go of all sockets, and add none any more. The acceptor has them still."""

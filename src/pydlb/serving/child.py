@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from .channel import Channel, Message
+from pydlb.processes.channel import Channel, Message
 
 if TYPE_CHECKING:
     import socket

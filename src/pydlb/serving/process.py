@@ -19,16 +19,16 @@ from pydlb.balancer import Balancer
 from pydlb.errors import DLBError
 from pydlb.loops import LoopWorker
 from pydlb.metrics import snapshot
+from pydlb.processes.channel import Channel
 
 from .application import AdapterFactory, configure_logging
-from .channel import Channel
 from .options import ServeOptions
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from .channel import Message
+    from pydlb.processes.channel import Message
 
 __all__ = ["ServingProcess", "main"]
 

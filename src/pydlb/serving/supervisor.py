@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydlb import _native
+from pydlb.processes.channel import Channel
 
 from . import systemd
-from .channel import Channel
 from .child import Child, State
 from .process import HEARTBEAT, STARTUP_FAILURE
 
 if TYPE_CHECKING:
-    from .channel import Message
+    from pydlb.processes.channel import Message
+
     from .options import ServeOptions
 
 __all__ = ["Supervisor", "bind"]

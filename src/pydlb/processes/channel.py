@@ -1,4 +1,4 @@
-"""Messages between the supervisor and a serving process, over a pair of connected sockets."""
+"""Messages between a process and one that it started, over a pair of connected sockets."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+
+    @property
+    def end(self) -> socket.socket:
+        """The socket, to be passed to another process."""
+        return self._sock
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:

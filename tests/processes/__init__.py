@@ -1,0 +1,1 @@
+"""Balancers whose workers are processes."""
