@@ -290,6 +290,8 @@ void port_return_tokens(struct port *port) {
   if (port->tokens == 0 || is_gone(port)) return;
   store_command(port, PDLB_QE_BAT_T, (uint16_t)(port->tokens - 1));
   port->tokens = 0;
+  if (__builtin_expect(atomic_load_explicit(&port->stalled, memory_order_relaxed), 0))
+    atomic_store_explicit(&port->stalled, false, memory_order_relaxed);
 }
 
 uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max) {

@@ -69,3 +69,36 @@ int emulate_alert(struct emulation *emulation, unsigned device_id, unsigned doma
   emulate_unlock(emulation, device_id);
   return there ? 0 : -EINVAL;
 }
+
+/* ---- the watchdog -------------------------------------------------------------------------------------------- */
+
+/* The driver asks for ten seconds; the device counts in steps that grow with the number of its ports. */
+#define MS_PER_PORT 157.3
+static uint32_t watchdog_ms(const struct device *device, bool directed) {
+  return (uint32_t)(MS_PER_PORT * (directed ? device->control.num_dir_ports : PDLB_NUM_LDB_PORTS));
+}
+
+/* It barks once, until the queue is served again. */
+static void watch_port(struct device *device, unsigned id, unsigned milliseconds) {
+  struct port *port = &device->control.ports[id];
+  const uint32_t limit = watchdog_ms(device, port->directed);
+  if (port->idle_ms >= limit) return;
+  journal_begin(device);
+  SAVE(device, port);
+  port->idle_ms += milliseconds;
+  const bool barks = port->idle_ms >= limit;
+  if (barks) raise_alert(device, port->domain, PDLB_ALERT_CQ_WATCHDOG_TIMEOUT, alert_port(id));
+  journal_commit(device);
+  journal_end(device);
+  if (barks) bell_ring(&device->alert_bells[port->domain]);
+}
+
+void emulate_pass_time(struct emulation *emulation, unsigned number, unsigned milliseconds) {
+  struct device *device = device_of(emulation, number);
+  emulate_lock(emulation, number);
+  for (unsigned id = 0; id < NUM_PORTS; id++) {
+    const struct port *port = &device->control.ports[id];
+    if (port->configured && port->tokens > 0) watch_port(device, id, milliseconds);
+  }
+  emulate_unlock(emulation, number);
+}

@@ -104,6 +104,8 @@ int emulate_read_alert(struct emulation *emulation, unsigned device, unsigned do
                        struct pdlb_domain_alert *alert, uint32_t *seen);
 /* The driver tells the domain something of its own accord. */
 int emulate_alert(struct emulation *emulation, unsigned device, unsigned domain, uint64_t id, uint64_t aux);
+/* So much time has passed: consumer queues that nobody has served for long are told of. */
+void emulate_pass_time(struct emulation *emulation, unsigned device, unsigned milliseconds);
 int emulate_sleep_alert(struct emulation *emulation, unsigned device, unsigned domain, uint32_t seen);
 
 /* A new domain's, and an unused one's, way back when its descriptor could not be made. */

@@ -112,6 +112,10 @@ void drain_ports(struct emulation *emulation, struct device *device, unsigned do
 
 /* Within a step; ring the domain's bell afterwards. */
 void raise_alert(struct device *device, unsigned domain, uint64_t id, uint64_t aux);
+/* How alerts name a port. */
+static inline uint32_t alert_port(unsigned port) {
+  return port < PDLB_NUM_LDB_PORTS ? port | PDLB_ALERT_AUX_LDB : port - PDLB_NUM_LDB_PORTS;
+}
 
 /* ---- lifetime.c ---------------------------------------------------------------------------------------------- */
 

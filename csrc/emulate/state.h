@@ -78,7 +78,8 @@ struct port {
   uint16_t cq_threshold; /* tokens; 0 never fires */
   uint16_t inflight_threshold;
   uint16_t weight_limit;
-  uint32_t tokens; /* entries written and not returned */
+  uint32_t tokens;  /* entries written and not returned */
+  uint32_t idle_ms; /* since some were returned, as far as there are any */
   uint32_t write_index;
   bool write_generation;
   bool producer_used; /* descriptors for its memory were made: their files exist */

@@ -8,16 +8,12 @@ struct arrival {
   struct queue_set touched;
 };
 
-static uint32_t port_code(unsigned port) {
-  return port < PDLB_NUM_LDB_PORTS ? port | PDLB_ALERT_AUX_LDB : port - PDLB_NUM_LDB_PORTS;
-}
-
 static void punish(struct arrival *arrival, enum pdlb_alert alert, const char *text) {
   struct device *device = arrival->device;
   const unsigned domain = device->control.ports[arrival->port].domain;
   if (device->control.ingress_errors_enabled) {
     journal_begin(device);
-    raise_alert(device, domain, alert, port_code(arrival->port));
+    raise_alert(device, domain, alert, alert_port(arrival->port));
     journal_commit(device);
     journal_end(device);
     bell_ring(&device->alert_bells[domain]);
@@ -121,6 +117,7 @@ static void return_tokens(struct arrival *arrival, uint32_t tokens) {
   struct port *port = &arrival->device->control.ports[arrival->port];
   SAVE(arrival->device, port);
   port->tokens -= tokens;
+  port->idle_ms = 0;
 }
 
 static void enqueue(struct arrival *arrival, const struct pdlb_qe *qe, unsigned command, unsigned kind, bool held) {

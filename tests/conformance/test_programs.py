@@ -151,6 +151,45 @@ def test_status_of_the_program(emulate: Path) -> None:
     assert run(emulate, "true", options=("--devices", "0")).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--version", "3.0"), "--version is '3.0': it is 2.0 or 2.5"),
+        (("--devices", "17"), "--devices is '17': it is a number from 1 to 16"),
+        (("--devices", ""), "--devices is ''"),
+        (("--port-probe", "x"), "--port-probe is 'x'"),
+        (("--speed", "1"), "there is no option --speed"),
+        (("--fault", "store:0:drop"), "no such fault: store:0:drop"),
+        (("--fault", "after:-1:reset"), "no such fault: after:-1:reset"),
+        (("--fault", "request:NOTHING:1:EINVAL"), "no such fault"),
+        (("--fault", "request:START_DOMAIN:1:EINVAL:DOMAIN_STARTED!"), "no such fault"),
+    ],
+)
+def test_options_that_make_no_sense(emulate: Path, options: tuple[str, ...], message: str) -> None:
+    done = run(emulate, "true", options=options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_options_with_an_equals_sign(emulate: Path) -> None:
+    done = run(emulate, "sh", "-c", "ls -d /dev/dlb*", options=("--version=2.0", "--devices=2"))
+    assert done.stdout.split() == ["/dev/dlb0", "/dev/dlb1"]
+
+
+@pytest.mark.parametrize("option", ["-static", "-static-pie", "-pie"])
+def test_programs_that_cannot_see_the_device(emulate: Path, tmp_path: Path, option: str) -> None:
+    """The launcher says so, and runs them all the same; and says nothing of others."""
+    source = '#include <fcntl.h>\nint main(void) { return open("/dev/dlb0", O_RDWR) < 0; }\n'
+    (tmp_path / "program.c").write_text(source)
+    subprocess.run(["cc", option, "-fPIE", "-o", tmp_path / "program", tmp_path / "program.c"], check=True)
+    (tmp_path / "script").write_text(f"#!{tmp_path}/program\n")
+    (tmp_path / "script").chmod(0o755)
+    for name in "program", "script":
+        done = run(emulate, str(tmp_path / name))
+        assert ("will not see the emulated devices: it is linked statically" in done.stderr) == (option != "-pie")
+        assert done.returncode == (option != "-pie")
+
+
 def test_nothing_is_left_behind(emulate: Path) -> None:
     runtime = os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"
     before = {p for p in Path(runtime).iterdir() if p.name.startswith("pdlb-emulated-")}

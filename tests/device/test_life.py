@@ -149,6 +149,10 @@ def test_watchdog_marks_its_port(emulated: EmulatedDevice, line: Line) -> None:
     while not port.stats().stalled:
         pass
     assert not line.ports[0].stats().stalled
+    line.ports[0].disable()
+    line.sender.send_one(1, line.queue)
+    assert port.recv_one(timeout=10) == 1
+    assert not port.stats().stalled, "it was served"
 
 
 def test_alerts_of_all_kinds_do_no_harm(emulated: EmulatedDevice, line: Line) -> None:
