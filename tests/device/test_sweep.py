@@ -11,7 +11,7 @@ import os
 import random
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WHOLE = os.environ.get("PDLB_SWEEP") == "all"
 SEED = int(os.environ.get("PDLB_TEST_SEED") or random.SystemRandom().randrange(2**32))
-SAMPLE = 25  # of each scenario's calls and errors
+SAMPLE = 15  # of each scenario's calls and errors
 
 # What the driver answers: the error, and the status with it.
 ANSWERS = [
@@ -37,7 +37,12 @@ ANSWERS = [
     (errno.EMFILE, pydlb.DriverStatus.SUCCESS),
     (errno.ENODEV, pydlb.DriverStatus.SUCCESS),
     (errno.EINTR, pydlb.DriverStatus.SUCCESS),
+    (errno.ENFILE, pydlb.DriverStatus.SUCCESS),
+    (errno.EACCES, pydlb.DriverStatus.SUCCESS),
+    (errno.ENOTTY, pydlb.DriverStatus.SUCCESS),
+    (errno.ETIMEDOUT, pydlb.DriverStatus.SUCCESS),
 ]
+VERSIONS: tuple[Literal["2.0", "2.5"], ...] = ("2.0", "2.5")
 
 
 def control(device: pydlb.Device) -> None:
@@ -95,18 +100,28 @@ def run(scenario: Callable[[pydlb.Device], None], emulated: EmulatedDevice) -> B
     return None
 
 
-def calls_of(scenario: Callable[[pydlb.Device], None]) -> int:
-    emulated = EmulatedDevice("2.0")
-    assert run(scenario, emulated) is None
+class Case(NamedTuple):
+    version: Literal["2.0", "2.5"]
+    scenario: str
+    nth: int
+    number: int
+    status: pydlb.DriverStatus
+
+
+def calls_of(version: Literal["2.0", "2.5"], name: str) -> int:
+    emulated = EmulatedDevice(version)
+    assert run(SCENARIOS[name], emulated) is None
     return emulated.calls
 
 
-def cases() -> Iterator[tuple[str, int, int, pydlb.DriverStatus]]:
+def cases() -> Iterator[Case]:
     print(f"seed {SEED}")
     chance = random.Random(SEED)
-    for name, scenario in SCENARIOS.items():
-        every = [(name, nth, *answer) for nth in range(1, calls_of(scenario) + 1) for answer in ANSWERS]
-        yield from every if WHOLE else chance.sample(every, SAMPLE)
+    for version in VERSIONS:
+        for name in SCENARIOS:
+            calls = range(1, calls_of(version, name) + 1)
+            every = [Case(version, name, nth, *answer) for nth in calls for answer in ANSWERS]
+            yield from every if WHOLE else chance.sample(every, SAMPLE)
 
 
 def descriptors() -> set[str]:
@@ -122,20 +137,24 @@ def test_every_system_call_may_fail() -> None:
     before, domains = descriptors(), live_handles()["domains"]
     raised = 0
     for case in cases():
-        name, nth, number, status = case
-        emulated = EmulatedDevice("2.0")
-        emulated.fail(None, nth, errno=number, status=status)
-        error = run(SCENARIOS[name], emulated)
-        assert not emulated.failure_waits, case
+        scenario = SCENARIOS[case.scenario]
+        emulated = EmulatedDevice(case.version)
+        emulated.fail(None, case.nth, errno=case.number, status=case.status)
+        error = run(scenario, emulated)
+        if emulated.failure_waits:
+            # A busy machine repeats some calls: this run had fewer of them than the one that was counted.
+            assert error is None, case
+            assert emulated.calls < case.nth, case
+            continue
         assert not emulated.misuses, (case, emulated.misuses)
         if error is not None:
             raised += 1
-            check(error, emulated.failed_call, number, status)
+            check(error, emulated.failed_call, case.number, case.status)
         assert live_handles()["domains"] <= domains, case
         assert descriptors() <= before, case
         with emulated.open() as device:
             assert device.resources() == device.resources(available=False), (case, "resources were kept")
-        assert run(SCENARIOS[name], emulated) is None, (case, "the device is of no more use")
+        assert run(scenario, emulated) is None, (case, "the device is of no more use")
     assert raised, "no failure was noticed"
 
 
@@ -150,7 +169,7 @@ def check(error: BaseException, call: str | None, number: int, status: pydlb.Dri
     elif is_request and call != "GET_DEVICE_VERSION":
         assert (error.errno, error.status) == (number, status), described
         assert isinstance(error, pydlb.ResourceExhausted) == (
-            status.means_exhausted or number in {errno.EMFILE, errno.ENOMEM}
+            status.means_exhausted or number in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
         ), described
     else:
         translated = {errno.EINVAL: {errno.EIO, errno.EBUSY, errno.ENOTTY}}
