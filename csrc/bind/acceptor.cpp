@@ -42,13 +42,18 @@ class Acceptor {
     if (born_ == fork_count()) {
       end();
       pdlb_acceptor_free(acceptor_);
+    } else if (!ended_) {
+      port_->leave();
     }
-    port_->leave();
   }
 
-  // The first call ends the thread; its counters and what it left can still be asked for.
+  // The first call ends the thread, and lets go of port and domain; the counters and what was left can still be asked
+  // for.
   void end() {
-    if (!ended_.exchange(true)) pdlb_acceptor_end(raw());
+    if (ended_.exchange(true)) return;
+    pdlb_acceptor_end(raw());
+    port_->leave();
+    domain_.reset();
   }
 
   Acceptor(const Acceptor &) = delete;
@@ -97,7 +102,7 @@ class Acceptor {
   }
 
  private:
-  const std::shared_ptr<DomainHandle> domain_;
+  std::shared_ptr<DomainHandle> domain_;
   const std::shared_ptr<Port> port_;
   const std::shared_ptr<Board> board_;
   pdlb_acceptor *acceptor_ = nullptr;

@@ -7,7 +7,7 @@ import gc
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,6 +37,19 @@ def test_handles_are_counted() -> None:
             "domains": 1,
             "ports": len(ports),
         }
+
+
+@pytest.mark.parametrize("policy", ["dlb", "exact", lambda workers, _: workers[0]], ids=["dlb", "exact", "function"])
+def test_a_closed_balancer_leaves_nothing(policy: Any) -> None:
+    """Not even while somebody holds it for its statistics: others may want the device."""
+    before = _native.live_handles()
+    balancer = pydlb.Balancer(workers=2, handler=print, policy=policy, backend="software")
+    balancer.close()
+    now = _native.live_handles()
+    assert {kind: now[kind] - before[kind] for kind in ("devices", "domains", "ports")} == dict.fromkeys(
+        ("devices", "domains", "ports"), 0
+    )
+    assert balancer.stats().accepted == 0
 
 
 def test_a_child_keeps_its_owner() -> None:
