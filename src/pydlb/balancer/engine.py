@@ -108,8 +108,9 @@ class Engine:
             Queues.in_software(self.domain, needs.grace) if software else Queues.on_device(self.domain, own)
         )
         self.sender: Final = self.domain.create_dir_port()
-        # A device makes no ports once it is started.
-        self._spare = [] if software else [self.domain.create_ldb_port(**self._shape) for _ in range(ports)]
+        # A device makes no ports once it is started. Those that it made before one fails are closed with it.
+        self._spare: list[LDBPort] = []
+        self._spare.extend(self.domain.create_ldb_port(**self._shape) for _ in range(0 if software else ports))
         self.domain.start()
 
     def take_port(self) -> LDBPort:
