@@ -209,7 +209,7 @@ def open_in_turn(device: str | int | os.PathLike[str], *, large: bool) -> Iterat
     Args:
         device: ``"auto"``, ``"software"``, ``"device"``, a path such as ``"/dev/dlb0"``, a number N for ``/dev/dlbN``,
             or ``"libdlb"`` with an optional ``":path"``. The environment variable ``PYDLB_BACKEND`` takes the place of
-            ``"auto"``.
+            ``"auto"``. Several of these, ``"auto"`` apart, may be given with commas between them.
         large: Software has more of everything than the hardware.
 
     Yields:
@@ -227,7 +227,9 @@ def open_in_turn(device: str | int | os.PathLike[str], *, large: bool) -> Iterat
     if isinstance(device, bool) or not isinstance(device, str | int | os.PathLike):
         raise _unknown(device, source)
     name = str(device)
-    if name == "auto":
+    if "," in name:
+        yield from _open_listed([item.strip() for item in name.split(",")], large=large)
+    elif name == "auto":
         reasons: dict[str, str] = {}
         yield from _open_each(reasons)
         yield Opened(_native.open_software(large=large), "software", _because(reasons))
@@ -267,6 +269,25 @@ def _open_each(reasons: dict[str, str]) -> Iterator[Opened]:
             yield Opened(device, str(path), None)
 
 
+def _open_listed(names: Sequence[str], *, large: bool) -> Iterator[Opened]:
+    """What each of several names stands for, one after the other."""
+    for name in names:
+        if name in ("", "auto"):
+            raise _unknown(",".join(names), "device")
+    reasons: dict[str, str] = {}
+    found = False
+    for name in names:
+        try:
+            for opened in open_in_turn(name, large=large):
+                found = True
+                because = [*reasons.values(), opened.fallback_reason or ""]
+                yield opened._replace(fallback_reason="; ".join(filter(None, because)) or None)
+        except (DeviceError, BackendUnavailable) as error:
+            reasons[name] = str(error)
+    if not found:
+        raise BackendUnavailable(f"none of {', '.join(names)} can be used: {_because(reasons)}", reasons)
+
+
 def _because(reasons: dict[str, str]) -> str:
     return "; ".join(reasons.values()) or _nodes_there([])
 
@@ -289,8 +310,8 @@ def _open_node(path: Path) -> BackendDevice:
 
 def _unknown(device: object, source: str) -> ConfigError:
     return ConfigError(
-        f"{source} is {device!r}: it is 'auto', 'software', 'device', a path such as /dev/dlb0, its number, or "
-        "'libdlb' with an optional ':path'"
+        f"{source} is {device!r}: it is 'auto', 'software', 'device', a path such as /dev/dlb0, its number, "
+        "'libdlb' with an optional ':path', or several of these but 'auto' with commas between them"
     )
 
 

@@ -387,7 +387,8 @@ def open(device: str | int | os.PathLike[str] = "auto", *, limits: Literal["hard
         device: ``"auto"`` for hardware where it can be used, else software; ``"software"``; ``"device"`` for the first
             device that can be used; a path such as ``"/dev/dlb0"``, or its number. The environment variable
             ``PYDLB_BACKEND`` takes the place of ``"auto"``. ``"libdlb"`` or ``"libdlb:/path/of/libdlb.so"`` stands for
-            the vendor's library.
+            the vendor's library. Several with commas between them, ``"auto"`` apart, are tried in turn:
+            ``"3,device,software"``.
         limits: For software: ``"hardware"`` has the numbers of a DLB 2.5, ``"large"`` more of everything.
 
     Returns:

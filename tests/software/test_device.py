@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pydlb
+from pydlb import _backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def test_device_says_what_it_is(device: pydlb.Device) -> None:
@@ -164,3 +166,21 @@ def test_what_a_closed_domain_held_can_be_had_again(device: pydlb.Device) -> Non
             domain.start()
             assert port.send(pydlb.make_events(range(10), queue)) == 8, "another life's events are gone"
             assert len(port.recv(4, timeout=0)) == 4
+
+
+def test_several_backends_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_backend, "DEV", tmp_path)
+    with pydlb.open("3, device,software") as device:
+        assert device.backend == "software"
+        assert device.fallback_reason is not None
+        assert "there is no" in device.fallback_reason
+        assert "no DLB device can be used" in device.fallback_reason
+    monkeypatch.setenv("PYDLB_BACKEND", "device,software")
+    with pydlb.open() as device:
+        assert device.is_software
+    with pytest.raises(pydlb.BackendUnavailable, match="none of 3, device can be used") as caught:
+        pydlb.open("3,device")
+    assert set(caught.value.reasons) == {"3", "device"}
+    for wrong in ("software,auto", "device,", "device,gpu"):
+        with pytest.raises(pydlb.ConfigError):
+            pydlb.open(wrong)
