@@ -22,6 +22,7 @@ commands:
   doctor                              say why hardware is or is not used, and what mends it
   serve [options] MODULE:APP          serve an ASGI or WSGI application on balanced workers, as uvicorn does
   top [URL | --pid PID]               watch a running balancer that has a metrics port
+  envoy explain|migrate FILE          read a configuration of Envoy's DLB balancer: what it means here, and today
   version                             print pydlb's version
 
 pydlb COMMAND --help says more about each.
@@ -33,6 +34,7 @@ COMMANDS: Final = {
     "doctor": "pydlb.cli.doctor",
     "top": "pydlb.cli.top",
     "serve": "pydlb.cli.serve",
+    "envoy": "pydlb.cli.envoy",
 }
 
 

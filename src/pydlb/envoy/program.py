@@ -1,0 +1,138 @@
+"""The Python program that does what listeners say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from . import running
+from .balance import Dlb, FallbackPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .listener import Address, Listener
+
+__all__ = ["program"]
+
+_HEAD = '''\
+WORKERS = 4  # Envoy's --concurrency
+
+
+def handle(connection: pydlb.Connection) -> None:
+    """Yours: called on a worker's thread. With asyncio, pydlb.start_server takes the same policy and backend."""
+    connection.socket.sendall(b"hello from pydlb\\n")
+'''
+
+
+def program(listeners: Sequence[Listener], title: str) -> str:
+    """A whole program, with a balancer for each listener.
+
+    Args:
+        listeners: The listeners.
+        title: The first line of its docstring.
+    """
+    names = _function_names(listeners)
+    functions = [_function(name, listener) for name, listener in zip(names, listeners, strict=True)]
+    body = "\n\n\n".join([_HEAD.rstrip(), *functions, _tail(names)])
+    imports = ["contextlib", "threading"]
+    imports += [name for name in ("pathlib", "socket", "sys") if re.search(rf"(?<![.\w]){name}\.", body)]
+    lines = "\n".join(f"import {name}" for name in sorted(imports))
+    quoted = title.replace("\\", "/").replace('"', "'")
+    return f'"""{quoted}"""\n\n{lines}\n\nimport pydlb\n\n{body}\n'
+
+
+def _function_names(listeners: Iterable[Listener]) -> list[str]:
+    names: list[str] = []
+    for listener in listeners:
+        base = "serve_" + (re.sub(r"\W+", "_", listener.name, flags=re.ASCII).strip("_").lower() or "listener")
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.append(name)
+    return names
+
+
+def _function(name: str, listener: Listener) -> str:
+    label = repr(listener.name)[1:-1].replace('"', "'").replace("\\", "/") or "Without a name"
+    lines = [
+        f"def {name}() -> pydlb.Balancer:",
+        f'    """{label}: line {listener.origin.line} of the configuration."""',
+        *_creation(listener),
+        *_listening(listener),
+        "    return balancer",
+    ]
+    return "\n".join(lines)
+
+
+def _creation(listener: Listener) -> Iterator[str]:
+    chosen = running.balancer_options(listener)
+    balance = listener.balance
+    if not isinstance(balance, Dlb):
+        yield f"    balancer = {_call(chosen)}"
+    elif balance.fallback_policy is FallbackPolicy.NONE:
+        yield "    # As in Envoy, this fails where there is no device that can be used; backend='software' needs none."
+        yield f"    balancer = {_call(chosen)}"
+    else:
+        other = running.fallback_options(balance)
+        yield "    try:"
+        yield f"        balancer = {_call(chosen)}"
+        yield "    except (pydlb.DeviceError, pydlb.BackendUnavailable) as error:"
+        yield f'        print(f"{running.NO_HARDWARE}: {{error}}; {balance.fallback_policy} instead", file=sys.stderr)'
+        yield f"        balancer = {_call(chosen | other)}"
+
+
+def _call(options: dict[str, object]) -> str:
+    words = [f"{key}={_written(value)}" for key, value in options.items()]
+    return f"pydlb.Balancer({', '.join(['WORKERS', 'handler=handle', *words])})"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return f"pydlb.policies.{value!r}" if type(value).__module__ == "pydlb.policies" else repr(value)
+
+
+def _listening(listener: Listener) -> Iterator[str]:
+    if not listener.bind_to_port:
+        yield "    # bind_to_port is false: it does not listen, and gets no connections from elsewhere here."
+        return
+    addresses = [address for address in listener.addresses if address.transport == "tcp"]
+    if len(addresses) < len(listener.addresses):
+        yield "    # Only TCP connections are balanced: other addresses are left out."
+    elif not addresses:
+        yield "    # The configuration does not say where; 0 is any port that is free."
+        yield '    balancer.listen("0.0.0.0", 0)'
+    for address in addresses:
+        yield from _listen(address, listener)
+
+
+def _listen(address: Address, listener: Listener) -> Iterator[str]:
+    options = "" if listener.backlog is None else f", backlog={min(listener.backlog, running.MOST_BACKLOG)}"
+    if listener.reuse_port and address.path is None and not address.both_families:
+        options += ", reuse_port=True"
+    if address.path is not None:
+        path = f"\0{address.path[1:]}" if address.path.startswith("@") else address.path
+        yield f"    balancer.listen(path={path!r}{options})"
+        if address.mode is not None and not address.path.startswith("@"):
+            yield f"    pathlib.Path({address.path!r}).chmod(0o{address.mode:o})"
+    elif address.both_families and ":" in address.host:
+        reuse = ", reuse_port=True" if listener.reuse_port else ""
+        place = f'("{address.host}", {address.port})'
+        sock = f"socket.create_server({place}, family=socket.AF_INET6, dualstack_ipv6=True{reuse})"
+        yield f"    balancer.listen(sock={sock}{options})"
+    else:
+        yield f'    balancer.listen("{address.host}", {address.port}{options})'
+
+
+def _tail(names: list[str]) -> str:
+    return f"""\
+try:
+    with contextlib.ExitStack() as stack:
+        for make in ({", ".join(names)},):
+            balancer = stack.enter_context(make())
+            print(make.__name__, "on", balancer.address(0), "by", balancer.backend, flush=True)
+        threading.Event().wait()
+except KeyboardInterrupt:
+    pass"""
