@@ -42,6 +42,7 @@ py::dict stats(const Port &port) {
 }  // namespace
 
 void register_port(py::module_ &module) {
+  register_port_calls();
   py::class_<Port, std::shared_ptr<Port>>(module, "Port", py::is_final())
       .def_property_readonly("closed", &Port::closed)
       .def_property_readonly("id", [](const Port &port) { return pdlb_port_id(port.pin()->port); })
@@ -51,6 +52,6 @@ void register_port(py::module_ &module) {
       .def("set_enabled", &set_enabled, "enabled"_a)
       .def("fileno", &descriptor)
       .def("stats", &stats)
-      .def("bind_calls", &bind_calls, "domain"_a)
+      .def("bind_calls", &bind_calls, "domain"_a, "cq_depth"_a)
       .def("close", &Port::close);
 }

@@ -3,30 +3,29 @@
 //
 // The interpreter lock is given up only where a call will block: taking it back may take as long as the switch
 // interval, 5 ms, if another thread is busy.
+#include <algorithm>
 #include <cerrno>
-#include <climits>
-#include <cmath>
+#include <ctime>
 
-#include "handles.hpp"
+#include "arguments.hpp"
+#include "batch.hpp"
 #include "unlocked.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
-// What a bound function carries. `queue` is the one that send_one last sent to: its key need not be looked up again.
+// What the functions of a port are bound to.
 struct Calls {
-  std::shared_ptr<Port> port;
-  py::object domain;
-  PyObject *queue = nullptr;
-  uint32_t queue_key = 0;
-
-  ~Calls() { Py_XDECREF(queue); }
+  PyObject_HEAD std::shared_ptr<Port> port;
+  PyObject *domain;
+  uint32_t cq_depth;
+  // The queue that send_one last sent to: its key need not be looked up again.
+  uint32_t queue_key;
+  PyObject *queue;
 };
 
-constexpr const char *kCapsule = "pydlb.port";
-
-Calls *calls_of(PyObject *self) { return static_cast<Calls *>(PyCapsule_GetPointer(self, kCapsule)); }
+Calls *calls_of(PyObject *self) { return reinterpret_cast<Calls *>(self); }
 
 // Holds the port for one call.
 class Use {
@@ -47,86 +46,20 @@ class Use {
   const Port::Entry entry_;
 };
 
-// A contiguous buffer of events, for as long as the object lives.
-class Events {
- public:
-  Events(PyObject *object, bool writable) {
-    if (PyObject_GetBuffer(object, &view_, PyBUF_ND | (writable ? PyBUF_WRITABLE : 0)) < 0) {
-      PyErr_Clear();
-      set_config(writable
-                     ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
-                     : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one");
-      return;
-    }
-    valid_ = view_.ndim == 1 && view_.itemsize == sizeof(pdlb_event);
-    if (!valid_) set_config("a batch is an array of one dimension, of pydlb.EVENT_DTYPE; pydlb.make_events makes one");
-  }
-  // A daemon thread that waited may be ended here, without the interpreter lock, because the interpreter exits.
-  ~Events() {
-    if (view_.obj && PyGILState_Check()) PyBuffer_Release(&view_);
-  }
-  Events(const Events &) = delete;
-  Events &operator=(const Events &) = delete;
-  explicit operator bool() const { return valid_; }
-
-  pdlb_event *data() const { return static_cast<pdlb_event *>(view_.buf); }
-  uint32_t count() const {
-    const Py_ssize_t count = view_.shape[0];
-    return count > INT_MAX ? INT_MAX : static_cast<uint32_t>(count);
-  }
-
- private:
-  Py_buffer view_{};
-  bool valid_ = false;
-};
-
-// Seconds from now, or None for ever, as a deadline. False with the Python error set.
-bool deadline_of(PyObject *timeout, uint64_t *deadline) {
-  *deadline = PDLB_FOREVER;
-  if (!timeout || timeout == Py_None) return true;
-  const double seconds = PyFloat_AsDouble(timeout);
-  if (seconds == -1.0 && PyErr_Occurred()) return false;
-  if (std::isnan(seconds)) return set_config("timeout is not a number of seconds"), false;
-  if (seconds <= 0)
-    *deadline = 0;
-  else if (seconds < 1e9)
-    *deadline = pdlb_now() + static_cast<uint64_t>(seconds * 1e9);
-  return true;
-}
-
-// A Python int, or what numpy and others have instead.
-bool unsigned_of(PyObject *value, const char *text, uint64_t most, uint64_t *result) {
-  if (!PyLong_Check(value)) {
-    PyObject *integer = PyNumber_Index(value);
-    const bool valid = integer && unsigned_of(integer, text, most, result);
-    Py_XDECREF(integer);
-    return valid;
-  }
-  const unsigned long long number = PyLong_AsUnsignedLongLong(value);
-  if (number == ULLONG_MAX && PyErr_Occurred()) {
-    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
-    PyErr_Clear();
-    return set_config(text), false;
-  }
-  if (number > most) return set_config(text), false;
-  *result = number;
-  return true;
-}
-
 // Receive without the interpreter lock once it is known that there is nothing yet. Returns -1 with the error set.
-int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline) {
+int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait) {
   int rc = pdlb_port_recv(port, events, max, 0);
-  if (rc == 0 && deadline && max) {
+  if (rc == 0 && wait && max) {
     pdlb_error error{};
     if (pdlb_port_prepare_wait(port, &error) < 0) return set_error(error), -1;
-  }
-  while ((rc == 0 || rc == -EINTR) && deadline && max) {
-    {
-      const Unlocked lock;
-      rc = pdlb_port_recv(port, events, max, deadline);
-    }
-    if (rc != -EINTR) break;
-    if (PyErr_CheckSignals() < 0) return -1;
+    const uint64_t deadline = deadline_of(wait);
+    do {
+      {
+        const Unlocked lock;
+        rc = pdlb_port_recv(port, events, max, deadline);
+      }
+      if (rc == -EINTR && PyErr_CheckSignals() < 0) return -1;
+    } while (rc == -EINTR);
   }
   if (rc >= 0) return rc;
   if (rc == -ECANCELED) {
@@ -144,41 +77,82 @@ int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t deadline
 
 using SendFunction = uint32_t (*)(pdlb_port *, const pdlb_event *, uint32_t, pdlb_refusal *);
 
-PyObject *send_batch(PyObject *self, PyObject *const *arguments, Py_ssize_t count, SendFunction function) {
-  if (count != 1) return PyErr_Format(PyExc_TypeError, "expected one array of events, got %zd arguments", count);
-  Calls *calls = calls_of(self);
-  const Events events(arguments[0], false);
-  if (!events) return nullptr;
+// Send what is left of a batch after the first `taken`, as far as there are credits. False with the Python error set.
+bool put(const Calls *calls, const Batch &batch, uint32_t *taken, SendFunction function) {
   const Use use(*calls->port);
-  if (!use) return nullptr;
+  if (!use) return false;
   pdlb_refusal why = PDLB_TAKEN;
-  const uint32_t taken = function(calls->port->raw(), events.data(), events.count(), &why);
-  if (why != PDLB_TAKEN && why != PDLB_NO_CREDIT) return set_refusal(why, taken, events.data()[taken]);
+  *taken += function(calls->port->raw(), batch.data() + *taken, batch.count() - *taken, &why);
+  if (why == PDLB_TAKEN || why == PDLB_NO_CREDIT) return true;
+  return set_refusal(why, *taken, batch.data()[*taken]), false;
+}
+
+// How long a send that waits for credits sleeps between tries, from and to.
+constexpr long kFirstPause = 20'000, kLongestPause = 1'000'000;
+
+bool put_in_time(const Calls *calls, const Batch &batch, uint32_t *taken, uint64_t wait) {
+  const uint64_t deadline = deadline_of(wait);
+  timespec pause{0, kFirstPause};
+  while (*taken < batch.count() && (deadline == PDLB_FOREVER || pdlb_now() < deadline)) {
+    unlocked([&] { return nanosleep(&pause, nullptr); });
+    if (PyErr_CheckSignals() < 0) return false;
+    const uint32_t before = *taken;
+    if (!put(calls, batch, taken, pdlb_port_send)) return false;
+    pause.tv_nsec = *taken > before ? kFirstPause : std::min(2 * pause.tv_nsec, kLongestPause);
+  }
+  return true;
+}
+
+Signature<2> send_signature{"send", 1, 2, {"events", "timeout"}};
+
+PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  std::array<PyObject *, 2> values;
+  uint64_t wait = 0;
+  Batch batch;
+  if (!send_signature.read(arguments, count, names, &values) || !batch.take(values[0], "events", false) ||
+      (values[1] && !wait_of(values[1], &wait)))
+    return nullptr;
+  uint32_t taken = 0;
+  if (!put(calls_of(self), batch, &taken, pdlb_port_send)) return nullptr;
+  if (taken < batch.count() && wait && !put_in_time(calls_of(self), batch, &taken, wait)) return nullptr;
   return PyLong_FromUnsignedLong(taken);
 }
 
-PyObject *send(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-  return send_batch(self, arguments, count, pdlb_port_send);
-}
+Signature<1> forward_signature{"forward", 1, 1, {"events"}};
 
-PyObject *forward(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-  return send_batch(self, arguments, count, pdlb_port_forward);
-}
-
-// recv_into(out, max, timeout) -> count
-PyObject *recv_into(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
-  if (count != 3) return PyErr_Format(PyExc_TypeError, "expected out, max and timeout, got %zd arguments", count);
-  Calls *calls = calls_of(self);
-  const Events events(arguments[0], true);
-  uint64_t max, deadline;
-  if (!events || !unsigned_of(arguments[1], "max is not a number of events", UINT64_MAX, &max) ||
-      !deadline_of(arguments[2], &deadline))
+PyObject *forward(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  std::array<PyObject *, 1> values;
+  Batch batch;
+  uint32_t taken = 0;
+  if (!forward_signature.read(arguments, count, names, &values) || !batch.take(values[0], "events", false) ||
+      !put(calls_of(self), batch, &taken, pdlb_port_forward))
     return nullptr;
-  if (max > events.count()) max = events.count();
+  return PyLong_FromUnsignedLong(taken);
+}
+
+Signature<3> recv_signature{"recv", 0, 3, {"max", "timeout", "out"}};
+constexpr uint64_t kUsualBatch = 32;
+
+PyObject *recv(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  const Calls *calls = calls_of(self);
+  std::array<PyObject *, 3> values;
+  if (!recv_signature.read(arguments, count, names, &values)) return nullptr;
+  const auto [most, timeout, out] = values;
+  uint64_t max = kUsualBatch, wait = PDLB_FOREVER;
+  if ((most && !unsigned_of(most, "max must be a number of events, at least 1", UINT64_MAX, &max)) ||
+      (timeout && !wait_of(timeout, &wait)))
+    return nullptr;
+  if (max == 0) return set_config("max is 0: receive at least 1 event");
+  Batch batch;
+  const bool given = out && out != Py_None;
+  if (given ? !batch.take(out, "out", true)
+            : !batch.make(static_cast<uint32_t>(std::min<uint64_t>(max, calls->cq_depth))))
+    return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
-  const int received = receive(calls->port->raw(), events.data(), static_cast<uint32_t>(max), deadline);
-  return received < 0 ? nullptr : PyLong_FromLong(received);
+  max = std::min<uint64_t>(max, batch.count());
+  const int received = receive(calls->port->raw(), batch.data(), static_cast<uint32_t>(max), wait);
+  return received < 0 ? nullptr : batch.first(static_cast<uint32_t>(received));
 }
 
 // ---- one event ------------------------------------------------------------------------------------------------------
@@ -188,7 +162,7 @@ bool key_of(Calls *calls, PyObject *queue, uint32_t *key) {
   if (queue == calls->queue) return *key = calls->queue_key, true;
   PyObject *domain = PyObject_GetAttrString(queue, "_native_domain");
   PyObject *value = domain ? PyObject_GetAttrString(queue, "_key") : nullptr;
-  const bool ours = domain == calls->domain.ptr();
+  const bool ours = domain == calls->domain;
   Py_XDECREF(domain);
   if (!value) {
     if (PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_SetString(PyExc_TypeError, "queue is not a pydlb queue");
@@ -203,103 +177,94 @@ bool key_of(Calls *calls, PyObject *queue, uint32_t *key) {
   return true;
 }
 
-bool option_of(PyObject *name, PyObject *value, pdlb_event *event, uint32_t *type, uint32_t *priority) {
-  uint64_t number = 0;
-  if (PyUnicode_CompareWithASCIIString(name, "flow") == 0) {
-    if (!unsigned_of(value, "flow must be from 0 to 65535", UINT16_MAX, &number)) return false;
-    event->flow = static_cast<uint16_t>(number);
-  } else if (PyUnicode_CompareWithASCIIString(name, "opaque") == 0) {
-    if (!unsigned_of(value, "opaque must be from 0 to 65535", UINT16_MAX, &number)) return false;
-    event->opaque = static_cast<uint16_t>(number);
-  } else if (PyUnicode_CompareWithASCIIString(name, "priority") == 0) {
-    if (!unsigned_of(value, "priority must be from 0 (served first) to 7", PDLB_PRIORITIES - 1, &number)) return false;
-    *priority = static_cast<uint32_t>(number);
-  } else if (PyUnicode_CompareWithASCIIString(name, "sched") == 0) {
-    if (value == Py_None) return true;
-    if (!unsigned_of(value, "sched must be a pydlb.Sched", PDLB_SCHED_DIRECTED, &number)) return false;
-    *type = static_cast<uint32_t>(number);
-  } else {
-    PyErr_Format(PyExc_TypeError, "send_one() got an unexpected keyword argument '%U'", name);
+Signature<6> send_one_signature{"send_one", 2, 2, {"", "", "flow", "priority", "sched", "opaque"}};
+
+// What send_one was told by name. False with the Python error set.
+bool options_of(const std::array<PyObject *, 6> &values, pdlb_event *event, uint32_t type) {
+  const auto [data, queue, flow, priority, sched, opaque] = values;
+  (void)data, (void)queue;
+  uint64_t number[4] = {0, 0, type, 0};
+  if ((flow && !unsigned_of(flow, "flow must be from 0 to 65535", UINT16_MAX, &number[0])) ||
+      (priority &&
+       !unsigned_of(priority, "priority must be from 0 (served first) to 7", PDLB_PRIORITIES - 1, &number[1])) ||
+      (sched && sched != Py_None &&
+       !unsigned_of(sched, "sched must be a pydlb.Sched", PDLB_SCHED_DIRECTED, &number[2])) ||
+      (opaque && !unsigned_of(opaque, "opaque must be from 0 to 65535", UINT16_MAX, &number[3])))
     return false;
-  }
+  event->flow = static_cast<uint16_t>(number[0]);
+  event->opaque = static_cast<uint16_t>(number[3]);
+  event->sched = pdlb_sched_byte(static_cast<uint32_t>(number[2]), static_cast<uint32_t>(number[1]));
   return true;
 }
 
-// send_one(data, queue, *, flow=0, priority=0, sched=None, opaque=0) -> bool
 PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  if (count != 2) return PyErr_Format(PyExc_TypeError, "send_one() takes data and queue, got %zd arguments", count);
   Calls *calls = calls_of(self);
+  std::array<PyObject *, 6> values;
   pdlb_event event{};
-  uint64_t data;
-  if (!unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &data)) return nullptr;
+  if (!send_one_signature.read(arguments, count, names, &values) ||
+      !unsigned_of(values[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
+    return nullptr;
   const Use use(*calls->port);
   uint32_t key;
-  if (!use || !key_of(calls, arguments[1], &key)) return nullptr;
-  event.data = data;
+  if (!use || !key_of(calls, values[1], &key)) return nullptr;
   event.queue = static_cast<uint8_t>(key);
-  uint32_t type = key >> 8, priority = 0;
-  const Py_ssize_t options = names ? PyTuple_GET_SIZE(names) : 0;
-  for (Py_ssize_t i = 0; i < options; i++)
-    if (!option_of(PyTuple_GET_ITEM(names, i), arguments[2 + i], &event, &type, &priority)) return nullptr;
-  event.sched = pdlb_sched_byte(type, priority);
+  if (!names)
+    event.sched = pdlb_sched_byte(key >> 8, 0);
+  else if (!options_of(values, &event, key >> 8))
+    return nullptr;
   pdlb_refusal why = PDLB_TAKEN;
   if (pdlb_port_send(calls->port->raw(), &event, 1, &why) == 1) Py_RETURN_TRUE;
   if (why != PDLB_NO_CREDIT) return set_refusal(why, 0, event);
   Py_RETURN_FALSE;
 }
 
-// The value of a function's only argument, `name`, which may be left out (nullptr). False with the Python error set.
-bool only_argument(PyObject *const *arguments, Py_ssize_t count, PyObject *names, const char *name, PyObject **value) {
-  const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-  *value = count + named ? arguments[0] : nullptr;
-  if (count + named <= 1 && (!named || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), name) == 0))
-    return true;
-  return PyErr_Format(PyExc_TypeError, "expected at most one argument, %s", name), false;
-}
+Signature<1> recv_one_signature{"recv_one", 0, 1, {"timeout"}};
 
-// recv_one(timeout=None) -> int | None
 PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  Calls *calls = calls_of(self);
-  PyObject *timeout;
-  uint64_t deadline;
-  if (!only_argument(arguments, count, names, "timeout", &timeout) || !deadline_of(timeout, &deadline)) return nullptr;
+  const Calls *calls = calls_of(self);
+  std::array<PyObject *, 1> values;
+  uint64_t wait = PDLB_FOREVER;
+  if (!recv_one_signature.read(arguments, count, names, &values) || (values[0] && !wait_of(values[0], &wait)))
+    return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
   pdlb_event event;
-  const int received = receive(calls->port->raw(), &event, 1, deadline);
+  const int received = receive(calls->port->raw(), &event, 1, wait);
   if (received < 0) return nullptr;
   if (received == 0) Py_RETURN_NONE;
-  return PyLong_FromUnsignedLongLong(event.data);
+  return PyLong_FromUnsignedLong(event.data);
 }
 
 // ---- what is held
 // -----------------------------------------------------------------------------------------------------
 
-bool count_of(PyObject *const *arguments, Py_ssize_t count, PyObject *names, uint32_t *result) {
-  *result = 1;
-  PyObject *value;
-  if (!only_argument(arguments, count, names, "n", &value)) return false;
-  if (!value) return true;
-  uint64_t number;
-  if (!unsigned_of(value, "n must be a number of events, from 0", UINT32_MAX, &number)) return false;
+Signature<1> release_signature{"release", 0, 1, {"n"}};
+Signature<1> release_later_signature{"release_later", 0, 1, {"n"}};
+
+bool count_of(const Signature<1> &signature, PyObject *const *arguments, Py_ssize_t count, PyObject *names,
+              uint32_t *result) {
+  std::array<PyObject *, 1> values;
+  uint64_t number = 1;
+  if (!signature.read(arguments, count, names, &values) ||
+      (values[0] && !unsigned_of(values[0], "n must be a number of events, from 0", UINT32_MAX, &number)))
+    return false;
   *result = static_cast<uint32_t>(number);
   return true;
 }
 
-// release(n=1) -> int
 PyObject *release(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  Calls *calls = calls_of(self);
+  const Calls *calls = calls_of(self);
   uint32_t wanted;
-  if (!count_of(arguments, count, names, &wanted)) return nullptr;
+  if (!count_of(release_signature, arguments, count, names, &wanted)) return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
   return PyLong_FromUnsignedLong(pdlb_port_release(calls->port->raw(), wanted));
 }
 
-// release_later(n=1): from any thread
+// From any thread, as set_parked is.
 PyObject *release_later(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   uint32_t wanted;
-  if (!count_of(arguments, count, names, &wanted)) return nullptr;
+  if (!count_of(release_later_signature, arguments, count, names, &wanted)) return nullptr;
   try {
     pdlb_port_release_later(calls_of(self)->port->pin()->port, wanted);
   } catch (py::error_already_set &error) {
@@ -309,7 +274,6 @@ PyObject *release_later(PyObject *self, PyObject *const *arguments, Py_ssize_t c
   Py_RETURN_NONE;
 }
 
-// set_parked(flag): from any thread
 PyObject *set_parked(PyObject *self, PyObject *flag) {
   const int parked = PyObject_IsTrue(flag);
   if (parked < 0) return nullptr;
@@ -327,33 +291,91 @@ PyCFunction as_function(Function function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(function));
 }
 
+constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+
 PyMethodDef methods[] = {
-    {"send", as_function(send), METH_FASTCALL, "Send a batch of events; returns how many were taken."},
-    {"forward", as_function(forward), METH_FASTCALL, "Forward a batch of events; returns how many were taken."},
-    {"recv_into", as_function(recv_into), METH_FASTCALL, "Receive into an array; returns how many."},
-    {"send_one", as_function(send_one), METH_FASTCALL | METH_KEYWORDS,
+    {"send", as_function(send), kFast,
+     "send($self, events, timeout=0)\n--\n\nSend a batch of events; returns how many were taken."},
+    {"forward", as_function(forward), kFast,
+     "forward($self, events)\n--\n\nSend a batch of events on, each in the place of one held; returns how many were "
+     "taken."},
+    {"recv", as_function(recv), kFast,
+     "recv($self, max=32, timeout=None, out=None)\n--\n\nReceive a batch of events, into `out` where that is given."},
+    {"send_one", as_function(send_one), kFast,
      "send_one($self, data, queue, /, *, flow=0, priority=0, sched=None, opaque=0)\n--\n\n"
-     "Send one element with `data`; False if the domain has no credit left."},
-    {"recv_one", as_function(recv_one), METH_FASTCALL | METH_KEYWORDS,
-     "recv_one($self, timeout=None)\n--\n\nReceive one element's data; None if none came within `timeout` seconds."},
-    {"release", as_function(release), METH_FASTCALL | METH_KEYWORDS,
-     "release($self, n=1)\n--\n\nComplete the `n` oldest elements held; returns how many there were."},
-    {"release_later", as_function(release_later), METH_FASTCALL | METH_KEYWORDS,
+     "Send one event with `data`; False if the domain has no credit left."},
+    {"recv_one", as_function(recv_one), kFast,
+     "recv_one($self, timeout=None)\n--\n\nReceive one event's data; None if none came within `timeout` seconds."},
+    {"release", as_function(release), kFast,
+     "release($self, n=1)\n--\n\nComplete the `n` oldest events held; returns how many there were."},
+    {"release_later", as_function(release_later), kFast,
      "release_later($self, n=1)\n--\n\nAs release, from any thread; carried out at the port's next call."},
-    {"set_parked", as_function(set_parked), METH_O, "Tell whether the owner waits on the port's descriptor."},
+    {"set_parked", as_function(set_parked), METH_O,
+     "set_parked($self, flag, /)\n--\n\nTell whether the owner waits on the port's descriptor."},
 };
+
+// ---- what they are bound to -----------------------------------------------------------------------------------------
+
+int traverse(PyObject *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(calls_of(self)->domain);
+  Py_VISIT(calls_of(self)->queue);
+  return 0;
+}
+
+int clear(PyObject *self) {
+  Py_CLEAR(calls_of(self)->queue);
+  return 0;
+}
+
+void dealloc(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  PyObject_GC_UnTrack(self);
+  clear(self);
+  Py_CLEAR(calls_of(self)->domain);
+  calls_of(self)->port.~shared_ptr();
+  PyObject_GC_Del(self);
+  Py_DECREF(type);
+}
+
+template <typename Function>
+PyType_Slot slot(int number, Function function) {
+  return {number, reinterpret_cast<void *>(function)};
+}
+
+PyTypeObject *make_type() {
+  PyType_Slot slots[] = {slot(Py_tp_traverse, traverse), slot(Py_tp_clear, clear), slot(Py_tp_dealloc, dealloc), {}};
+  PyType_Spec spec{"pydlb._native.PortCalls", sizeof(Calls), 0,
+                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+  PyObject *type = PyType_FromSpec(&spec);
+  if (!type) throw py::error_already_set();
+  return reinterpret_cast<PyTypeObject *>(type);
+}
+
+PyTypeObject *calls_type;
 
 }  // namespace
 
-// A dictionary of the functions above, bound to the port. `domain` is the one that the queues must belong to.
-py::dict bind_calls(const std::shared_ptr<Port> &port, const py::object &domain) {
-  auto *calls = new Calls{port, domain};
-  PyObject *capsule = PyCapsule_New(calls, kCapsule, [](PyObject *self) { delete calls_of(self); });
-  if (!capsule) {
-    delete calls;
-    throw py::error_already_set();
-  }
-  const py::object self = py::reinterpret_steal<py::object>(capsule);
+void register_port_calls() {
+  calls_type = make_type();
+  send_signature.intern();
+  forward_signature.intern();
+  recv_signature.intern();
+  send_one_signature.intern();
+  recv_one_signature.intern();
+  release_signature.intern();
+  release_later_signature.intern();
+}
+
+py::dict bind_calls(const std::shared_ptr<Port> &port, const py::object &domain, uint32_t cq_depth) {
+  Calls *calls = PyObject_GC_New(Calls, calls_type);
+  if (!calls) throw py::error_already_set();
+  new (&calls->port) std::shared_ptr<Port>(port);
+  calls->domain = domain.inc_ref().ptr();
+  calls->cq_depth = cq_depth;
+  calls->queue = nullptr;
+  PyObject_GC_Track(calls);
+  const auto self = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(calls));
   py::dict functions;
   for (PyMethodDef &method : methods) {
     PyObject *function = PyCFunction_NewEx(&method, self.ptr(), nullptr);

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import _native
 from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound, DLBError
@@ -18,8 +18,7 @@ from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from .calls import PortCalls
 
 DEV = Path("/dev")
 """Where device nodes are looked for."""
@@ -106,85 +105,10 @@ class BackendPort(Protocol):
     def stats(self) -> dict[str, Any]:
         """By the names of :class:`pydlb.PortStats`."""
 
-    def bind_calls(self, domain: BackendDomain) -> PortCalls:
+    def bind_calls(self, domain: BackendDomain, cq_depth: int) -> PortCalls:
         """The calls that are made once per event or batch, as functions that need no look-up."""
 
     def close(self) -> None: ...
-
-
-class PortCalls(TypedDict):
-    """A port's calls for its one user thread, and two for any thread that are as frequent."""
-
-    send: SendBatch
-    forward: SendBatch
-    recv_into: RecvInto
-    send_one: SendOne
-    recv_one: RecvOne
-    release: Release
-    release_later: ReleaseLater
-    set_parked: SetParked
-
-
-class SendBatch(Protocol):
-    """Send or forward; returns how many events were taken."""
-
-    def __call__(self, events: NDArray[np.void], /) -> int: ...
-
-
-class RecvInto(Protocol):
-    """Receive up to `most` events into `out`; returns how many came."""
-
-    def __call__(self, out: NDArray[np.void], most: int, timeout: float | None, /) -> int: ...
-
-
-class QueueKey(Protocol):
-    """What sending one event needs to know of its queue."""
-
-    @property
-    def _native_domain(self) -> BackendDomain: ...
-    @property
-    def _key(self) -> int:
-        """The queue's id; in bits 8 and 9 the scheduling type of what is sent to it without one named."""
-
-
-class SendOne(Protocol):
-    """Send one event; False if there is no credit."""
-
-    def __call__(
-        self,
-        data: int,
-        queue: QueueKey,
-        /,
-        *,
-        flow: int = 0,
-        priority: int = 0,
-        sched: int | None = None,
-        opaque: int = 0,
-    ) -> bool: ...
-
-
-class RecvOne(Protocol):
-    """Receive one event's data; None if none came in time."""
-
-    def __call__(self, timeout: float | None = None) -> int | None: ...
-
-
-class Release(Protocol):
-    """Complete the oldest events held; returns how many there were."""
-
-    def __call__(self, n: int = 1) -> int: ...
-
-
-class ReleaseLater(Protocol):
-    """The same at the port's next call."""
-
-    def __call__(self, n: int = 1) -> None: ...
-
-
-class SetParked(Protocol):
-    """Tell whether the owner waits on the port's descriptor."""
-
-    def __call__(self, parked: bool, /) -> None: ...
 
 
 # ---- which backend ---------------------------------------------------------------------------------------------------

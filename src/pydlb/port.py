@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import sys
 import warnings
 from typing import TYPE_CHECKING, Final, Self
 
+from . import calls
 from .errors import ConfigError, closed
-from .types import PortStats, Sched, event_dtype
+from .types import PortStats, Sched
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ._backend import BackendDomain, BackendPort, RecvOne, Release, ReleaseLater, SendOne, SetParked
+    from ._backend import BackendDomain, BackendPort
     from .device import Domain
 
 __all__ = ["DirPort", "DirQueue", "LDBPort", "LDBQueue", "Port", "Queue"]
-
-# How long a send that waits for credits sleeps between tries, in seconds: from, to.
-_FIRST_PAUSE: Final = 20e-6
-_LONGEST_PAUSE: Final = 1e-3
-
-
-def _check_dtype(name: str, array: NDArray[np.void]) -> None:
-    """Raise ConfigError for another array, whose items happen to have the size of events."""
-    dtype = getattr(array, "dtype", None)
-    if dtype != event_dtype():
-        given = type(array).__name__ if dtype is None else f"an array of {dtype}"
-        raise ConfigError(f"{name} is {given}: it must be an array of pydlb.EVENT_DTYPE; pydlb.make_events makes one")
 
 
 class Queue:
@@ -89,17 +75,17 @@ class Port:
         domain: The domain that it belongs to.
         cq_depth: The most events that one receive returns.
         releases_on_recv: Whether each receive first releases what the one before returned.
-        send_one: ``send_one(data, queue, *, flow=0, priority=0, sched=None, opaque=0) -> bool``. Send one event; False
-            if the domain has no credit left. Raises as :meth:`send` does. The quickest way for single events.
-        recv_one: ``recv_one(timeout=None) -> int | None``. Receive one event and return its ``data``; None if none came
-            within `timeout` seconds (None waits for ever, 0 polls).
-        release: ``release(n=1) -> int``. Complete the `n` oldest events that the port holds; returns how many there
-            were.
-        release_later: ``release_later(n=1)``. The same from any thread, carried out at the port's next call; for
-            balancing it counts at once. The caller sees to it that `n` events are held.
-        set_parked: ``set_parked(flag)``. An event loop tells that it is about to wait on :meth:`fileno` (True), or has
-            come back (False); from any thread. A port that tells is woken only while it waits, and before those that do
-            not tell.
+
+    What is called for each event or batch is an attribute that holds a function, of the types in :mod:`pydlb.calls`,
+    which say more:
+
+    - ``send(events, timeout=0) -> int``, ``forward(events) -> int``: send a batch; how many were taken.
+    - ``recv(max=32, timeout=None, out=None) -> array``: receive a batch.
+    - ``send_one(data, queue, *, flow=0, priority=0, sched=None, opaque=0) -> bool``: send one event; False if the
+      domain has no credit left.
+    - ``recv_one(timeout=None) -> int | None``: receive one event's `data`.
+    - ``release(n=1) -> int``: complete the oldest events held.
+    - ``release_later(n=1)``, ``set_parked(parked)``: from any thread, for event loops.
 
     **Synchronization**: a port has one user thread at a time; a second one gets :class:`~pydlb.BusyError`. `link`,
     `unlink`, `enable`, `disable`, `fileno`, `stats`, `in_flight`, `release_later`, `set_parked` and `close` may be
@@ -109,25 +95,30 @@ class Port:
     :class:`~pydlb.ClosedError`, releases what is held, and may be called twice.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_calls",
-        "_native",
-        "cq_depth",
-        "domain",
-        "recv_one",
-        "release",
-        "release_later",
-        "releases_on_recv",
-        "send_one",
-        "set_parked",
-    )
+    __slots__ = {
+        "__weakref__": None,
+        "_native": None,
+        "cq_depth": None,
+        "domain": None,
+        "forward": calls.Forward.__call__.__doc__,
+        "recv": calls.Recv.__call__.__doc__,
+        "recv_one": calls.RecvOne.__call__.__doc__,
+        "release": calls.Release.__call__.__doc__,
+        "release_later": calls.ReleaseLater.__call__.__doc__,
+        "releases_on_recv": None,
+        "send": calls.Send.__call__.__doc__,
+        "send_one": calls.SendOne.__call__.__doc__,
+        "set_parked": calls.SetParked.__call__.__doc__,
+    }
 
-    send_one: SendOne
-    recv_one: RecvOne
-    release: Release
-    release_later: ReleaseLater
-    set_parked: SetParked
+    send: calls.Send
+    forward: calls.Forward
+    recv: calls.Recv
+    send_one: calls.SendOne
+    recv_one: calls.RecvOne
+    release: calls.Release
+    release_later: calls.ReleaseLater
+    set_parked: calls.SetParked
 
     def __init__(
         self,
@@ -142,97 +133,8 @@ class Port:
         self.releases_on_recv: Final = releases_on_recv
         self.cq_depth: Final = cq_depth
         self._native = native
-        self._calls = calls = native.bind_calls(native_domain)
-        self.send_one = calls["send_one"]
-        self.recv_one = calls["recv_one"]
-        self.release = calls["release"]
-        self.release_later = calls["release_later"]
-        self.set_parked = calls["set_parked"]
-
-    # ---- events in ---------------------------------------------------------------------------------------------------
-
-    def send(self, events: NDArray[np.void], timeout: float | None = 0) -> int:
-        """Send a batch of events, in order, each to the queue that it names.
-
-        Args:
-            events: A contiguous array of ``pydlb.EVENT_DTYPE``, shape (n,).
-            timeout: Seconds to wait for credits; 0 takes what there are, None waits for ever.
-
-        Returns:
-            How many were taken: all, or fewer if the domain's credits did not suffice.
-
-        Raises:
-            ConfigError: The array is no array of events; or an event was not taken because its queue does not exist or
-                does not do its type of scheduling, the domain is not started, or the port is disabled. The message says
-                which event; those before it were taken.
-            BusyError: Another thread uses the port.
-            ClosedError: The port is closed.
-        """
-        _check_dtype("events", events)
-        taken = self._calls["send"](events)
-        if taken == len(events) or timeout == 0:
-            return taken
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_PAUSE
-        while taken < len(events) and (deadline is None or time.monotonic() < deadline):
-            time.sleep(pause)
-            more = self._calls["send"](events[taken:])
-            pause = _FIRST_PAUSE if more else min(2 * pause, _LONGEST_PAUSE)
-            taken += more
-        return taken
-
-    def forward(self, events: NDArray[np.void]) -> int:
-        """Send a batch of events on; each also completes the oldest event that the port holds.
-
-        An event that is forwarded for one of an ordered queue takes its place in line: all that are forwarded arrive
-        in the order in which the first ones did.
-
-        Args:
-            events: A contiguous array of ``pydlb.EVENT_DTYPE``, shape (n,), with the queues to go to.
-
-        Returns:
-            How many were taken: all, or fewer if the domain's credits did not suffice.
-
-        Raises:
-            ConfigError: As :meth:`send`, and where the port holds fewer events than are forwarded.
-            BusyError: Another thread uses the port.
-            ClosedError: The port is closed.
-        """
-        _check_dtype("events", events)
-        return self._calls["forward"](events)
-
-    # ---- events out --------------------------------------------------------------------------------------------------
-
-    def recv(
-        self, max: int = 32, timeout: float | None = None, out: NDArray[np.void] | None = None
-    ) -> NDArray[np.void]:
-        """Receive a batch of events.
-
-        Args:
-            max: The most to receive, from 1; at most `cq_depth` come at once.
-            timeout: Seconds to wait for the first event; None waits for ever, 0 polls.
-            out: An array of ``pydlb.EVENT_DTYPE`` to receive into, instead of a new one.
-
-        Returns:
-            What was received, shape (n,): a part of `out` where that was given. Empty if nothing came in time.
-
-        Raises:
-            ConfigError: `out` is no writable array of events, or `max` is less than 1.
-            BusyError: Another thread uses the port.
-            ClosedError: The port is closed, or was closed by another thread while this one waited.
-
-        **Error handling**: signal handlers run while it waits, and what they raise ends the wait.
-        """
-        if max < 1:
-            raise ConfigError(f"max is {max}: receive at least 1 event")
-        if out is None:
-            import numpy as np
-
-            out = np.empty(min(max, self.cq_depth), dtype=event_dtype())
-        else:
-            _check_dtype("out", out)
-        count = self._calls["recv_into"](out, max, timeout)
-        return out[:count]
+        for name, call in native.bind_calls(native_domain, cq_depth).items():
+            setattr(self, name, call)
 
     # ---- any thread --------------------------------------------------------------------------------------------------
 
@@ -301,7 +203,8 @@ class Port:
         native = getattr(self, "_native", None)
         if native is not None and not native.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            native.close()
+            if not sys.is_finalizing():  # a thread that will not go on may hold what closing needs
+                native.close()
 
     def __repr__(self) -> str:
         """Kind and number, or that it is closed."""

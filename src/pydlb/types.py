@@ -57,6 +57,18 @@ class _Target(Protocol):
     def default_sched(self) -> Sched: ...
 
 
+def check_events(name: str, given: object) -> None:
+    """See to it that what a caller gave as `name` is an array of events.
+
+    Raises:
+        ConfigError: It is none, or of other items, which may have the size of events.
+    """
+    dtype = getattr(given, "dtype", None)
+    if dtype != event_dtype():
+        found = type(given).__name__ if dtype is None else f"an array of {dtype}"
+        raise ConfigError(f"{name} is {found}: it must be an array of pydlb.EVENT_DTYPE; pydlb.make_events makes one")
+
+
 def make_events(
     data: ArrayLike,
     queue: _Target,

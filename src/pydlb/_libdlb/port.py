@@ -10,6 +10,7 @@ import math
 import operator
 import os
 import select
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pydlb.errors import ConfigError, DeviceGone, ResourceExhausted, busy, closed, refused
-from pydlb.types import event_dtype
+from pydlb.types import check_events, event_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from pydlb._backend import BackendDomain, PortCalls, QueueKey
+    from pydlb._backend import BackendDomain
+    from pydlb.calls import PortCalls, QueueKey
 
     from .device import VendorDomain
 
@@ -36,6 +38,8 @@ _LINKS: Final = 8
 _LONGEST_POLL: Final = 1e6  # seconds
 _ERROR_BIT: Final = 5  # of a received event's last byte
 _PUT_BACK: Final = 64  # events at a time
+_FIRST_PAUSE: Final = 20e-6  # in seconds: how long a send that waits for credits sleeps between tries, from
+_LONGEST_PAUSE: Final = 1e-3  # to
 
 
 class VendorPort:
@@ -228,10 +232,16 @@ class VendorPort:
 
     # ---- events out ------------------------------------------------------------------------------------------------
 
-    def recv_into(self, out: NDArray[np.void], most: int, timeout: float | None, /) -> int:
-        events = _writable(out)
-        deadline = _deadline(timeout)
-        most = min(operator.index(most), len(events), self._cq_depth)
+    def recv(
+        self, max: int = 32, timeout: float | None = None, out: NDArray[np.void] | None = None
+    ) -> NDArray[np.void]:
+        most = min(_in_range("max must be a number of events, at least 1", max, sys.maxsize), self._cq_depth)
+        if most == 0:
+            raise ConfigError("max is 0: receive at least 1 event")
+        events = np.empty(most, dtype=event_dtype()) if out is None else _writable(out)
+        return events[: self._recv(events, min(most, len(events)), _deadline(timeout))]
+
+    def _recv(self, events: NDArray[np.void], most: int, deadline: float) -> int:
         with self._used():
             while True:
                 count = self._take(events, most)
@@ -241,7 +251,7 @@ class VendorPort:
 
     def recv_one(self, timeout: float | None = None) -> int | None:
         event = np.empty(1, dtype=event_dtype())
-        return int(event["data"][0]) if self.recv_into(event, 1, timeout) else None
+        return int(event["data"][0]) if self._recv(event, 1, _deadline(timeout)) else None
 
     def _take(self, events: NDArray[np.void], most: int) -> int:
         """What there is."""
@@ -289,10 +299,18 @@ class VendorPort:
 
     # ---- events in -------------------------------------------------------------------------------------------------
 
-    def send(self, events: NDArray[np.void], /) -> int:
-        return self._enqueue("send", events)
+    def send(self, events: NDArray[np.void], timeout: float | None = 0) -> int:
+        deadline = _deadline(timeout)
+        taken = self._enqueue("send", events)
+        pause = _FIRST_PAUSE
+        while taken < len(events) and time.monotonic() < deadline:
+            time.sleep(pause)
+            more = self._enqueue("send", events[taken:])
+            pause = _FIRST_PAUSE if more else min(2 * pause, _LONGEST_PAUSE)
+            taken += more
+        return taken
 
-    def forward(self, events: NDArray[np.void], /) -> int:
+    def forward(self, events: NDArray[np.void]) -> int:
         return self._enqueue("forward", events)
 
     def send_one(
@@ -419,11 +437,11 @@ class VendorPort:
                 "stalled": False,
             }
 
-    def bind_calls(self, domain: BackendDomain) -> PortCalls:
+    def bind_calls(self, domain: BackendDomain, cq_depth: int) -> PortCalls:
         return {
             "send": self.send,
             "forward": self.forward,
-            "recv_into": self.recv_into,
+            "recv": self.recv,
             "send_one": self.send_one,
             "recv_one": self.recv_one,
             "release": self.release,
@@ -470,21 +488,22 @@ def _in_range(text: str, value: int, most: int) -> int:
     return number
 
 
-def _one_dimension(events: NDArray[np.void]) -> None:
+def _one_dimension(name: str, events: NDArray[np.void]) -> None:
+    check_events(name, events)
     if events.ndim != 1:
         raise ConfigError("a batch is an array of one dimension, of pydlb.EVENT_DTYPE; pydlb.make_events makes one")
 
 
 def _writable(out: NDArray[np.void]) -> NDArray[np.void]:
+    _one_dimension("out", out)
     if not (out.flags.c_contiguous and out.flags.writeable):
         raise ConfigError("out must be a writable, contiguous array of pydlb.EVENT_DTYPE")
-    _one_dimension(out)
     return out
 
 
 def _readable_copy(events: NDArray[np.void]) -> NDArray[np.void]:
     """A copy: libdlb writes commands into what it sends."""
+    _one_dimension("events", events)
     if not events.flags.c_contiguous:
         raise ConfigError("events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one")
-    _one_dimension(events)
     return events.copy()
