@@ -49,7 +49,10 @@ static void allow(struct domain *domain, uint32_t queue, enum pdlb_sched type, e
 }
 
 /* Where a queue's depth is coded into its elements: two thirds of what could wait in it. */
-static uint32_t depth_threshold(const struct domain *domain) { return domain->credits_total / 3 * 2; }
+static uint32_t depth_threshold(const struct domain *domain, bool directed) {
+  const bool apart = directed && domain->directed_credits_apart;
+  return (uint32_t)((uint64_t)(apart ? domain->config.dir_credits : domain->credits_total) * 2 / 3);
+}
 
 static int create_ldb_queue(struct domain *domain, const struct pdlb_ldb_queue_config *config,
                             struct pdlb_error *error) {
@@ -75,7 +78,7 @@ static int create_ldb_queue(struct domain *domain, const struct pdlb_ldb_queue_c
                            : numbers         ? numbers
                                              : PDLB_MAX_QID_INFLIGHTS,
       .num_atomic_inflights = config->atomic_inflights,
-      .depth_threshold = depth_threshold(domain),
+      .depth_threshold = depth_threshold(domain, false),
   };
   const int rc = domain_request(domain, (uint32_t)PDLB_IOC_CREATE_LDB_QUEUE, &args, op, error);
   if (rc < 0) return rc;
@@ -108,7 +111,7 @@ static int create_dir_queue(struct domain *domain, uint32_t port_id, struct pdlb
       return pdlb_fail(error, EINVAL, op, "port %u has a queue already: a pair has one of each", port_id);
   }
   struct pdlb_create_dir_queue_args args = {.port_id = port ? (int32_t)port_id : -1,
-                                            .depth_threshold = depth_threshold(domain)};
+                                            .depth_threshold = depth_threshold(domain, true)};
   const int rc = domain_request(domain, (uint32_t)PDLB_IOC_CREATE_DIR_QUEUE, &args, op, error);
   if (rc < 0) return rc;
   const uint32_t id = args.response.id;

@@ -39,6 +39,11 @@ int emulate_device_command(struct emulation *emulation, unsigned number, unsigne
   journal_begin(device);
   SAVE(device, &device->control);
   const int result = device_command(device, command, args);
+  if (result == 0 && command == PDLB_COMMAND_CREATE_SCHED_DOMAIN) {
+    struct domain *domain = &device->control.domains[((struct pdlb_response *)args)->id];
+    domain->maker = emulation->process;
+    domain->maker_started = emulation->started;
+  }
   journal_commit(device);
   journal_end(device);
   emulate_unlock(emulation, number);

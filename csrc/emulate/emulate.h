@@ -179,8 +179,6 @@ uint64_t emulate_consumer_serial(const struct emulation *emulation, unsigned dev
  * -1: no more. */
 int emulate_next_port(const struct emulation *emulation, unsigned device, unsigned domain, int port, bool *producer,
                       bool *consumer);
-/* False while the domain's descriptor is still being made. */
-bool emulate_domain_named(const struct emulation *emulation, unsigned device, unsigned domain);
 /* Which registration of an eventfd the port has; 0: none. */
 uint64_t emulate_event_serial(const struct emulation *emulation, unsigned device, unsigned port);
 uint32_t emulate_version(const struct emulation *emulation, unsigned device);

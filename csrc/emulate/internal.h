@@ -33,6 +33,8 @@ int futex_wait(_Atomic uint32_t *word, uint32_t value, long milliseconds);
 void futex_wake_all(_Atomic uint32_t *word);
 void bell_ring(struct doorbell *bell);
 uint64_t process_start_time(uint32_t process, bool *zombie);
+/* Whether the process that began at that time has not ended. */
+bool process_lives(uint32_t process, uint64_t started);
 
 /* ---- resources.c --------------------------------------------------------------------------------------------- */
 

@@ -122,10 +122,16 @@ void reset_domain(struct emulation *emulation, struct device *device, unsigned i
   journal_end(device);
 }
 
+/* False once nobody can be about to make its descriptor. */
+static bool is_being_made(const struct domain *domain) {
+  return domain->file == 0 && process_lives(domain->maker, domain->maker_started);
+}
+
 static void collect(struct emulation *emulation, struct device *device) {
   const unsigned number = device_number(emulation, device);
   for (unsigned id = 0; id < PDLB_NUM_DOMAINS; id++) {
-    if (device->control.domains[id].state != DOMAIN_LIVE) continue;
+    const struct domain *domain = &device->control.domains[id];
+    if (domain->state != DOMAIN_LIVE || is_being_made(domain)) continue;
     if (emulation->host->domain_referenced(emulation->context, number, id)) continue;
     reset_domain(emulation, device, id);
   }
@@ -192,9 +198,7 @@ void emulate_function_reset(struct emulation *emulation, unsigned number) {
 /* ---- users --------------------------------------------------------------------------------------------------- */
 
 static bool is_alive(const struct user *user) {
-  bool zombie = false;
-  const uint64_t started = process_start_time(atomic_load(&user->process), &zombie);
-  return started != 0 && !zombie && started == atomic_load(&user->started);
+  return process_lives(atomic_load(&user->process), atomic_load(&user->started));
 }
 
 static bool in_use(const struct device *device) {
@@ -309,10 +313,6 @@ int emulate_next_port(const struct emulation *emulation, unsigned device, unsign
     return (int)i;
   }
   return -1;
-}
-
-bool emulate_domain_named(const struct emulation *emulation, unsigned device, unsigned domain) {
-  return device_of(emulation, device)->control.domains[domain].file != 0;
 }
 
 uint64_t emulate_event_serial(const struct emulation *emulation, unsigned device, unsigned port) {

@@ -67,6 +67,12 @@ uint64_t process_start_time(uint32_t process, bool *zombie) {
   return time;
 }
 
+bool process_lives(uint32_t process, uint64_t started) {
+  bool zombie = false;
+  const uint64_t found = process_start_time(process, &zombie);
+  return found != 0 && !zombie && found == started;
+}
+
 static bool owner_is_dead(const struct device *device, uint32_t owner, unsigned *doubts) {
   bool zombie = false;
   const uint64_t started = process_start_time(owner, &zombie);

@@ -136,7 +136,9 @@ struct domain {
   bool valid; /* false after a reset of the function: every command fails */
   uint16_t next;
   uint64_t serial;
-  uint64_t file; /* inode number */
+  uint64_t file; /* inode number; 0 while its maker has not come so far */
+  uint32_t maker;
+  uint64_t maker_started;
   struct id_list free_queues, used_queues;
   struct id_list free_ports[PDLB_NUM_COS], used_ports[PDLB_NUM_COS];
   struct id_list free_pairs, used_pairs;

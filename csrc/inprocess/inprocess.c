@@ -140,8 +140,7 @@ static bool domain_referenced(void *context, unsigned device, unsigned domain) {
   struct pdlb_emulated *emulated = context;
   const uint64_t serial = emulate_domain_serial(&emulated->emulation, device, domain);
   pthread_mutex_lock(&emulated->mutex);
-  /* Between its creation and its descriptor, too. */
-  const bool held = !emulate_domain_named(&emulated->emulation, device, domain) || refer(emulated, serial, 0) > 0;
+  const bool held = refer(emulated, serial, 0) > 0;
   pthread_mutex_unlock(&emulated->mutex);
   return held;
 }

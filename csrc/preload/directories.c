@@ -1,9 +1,11 @@
 /* Reading directories: /dev has the nodes, and patterns find them. */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -79,6 +81,24 @@ EXPORT struct dirent *readdir(DIR *stream) {
 
 EXPORT struct dirent64 *readdir64(DIR *stream) { return (struct dirent64 *)readdir(stream); }
 
+/* Deprecated, and still called. */
+static int read_into(DIR *stream, struct dirent *entry, struct dirent **result) {
+  typedef int (*function)(DIR *, struct dirent *, struct dirent **);
+  const int error = (__extension__(function) door_real("readdir_r"))(stream, entry, result);
+  if (error != 0 || *result != NULL || !next_node(find(stream), result)) return error;
+  *entry = **result;
+  *result = entry;
+  return 0;
+}
+
+EXPORT int readdir_r(DIR *stream, struct dirent *entry, struct dirent **result) {
+  return read_into(stream, entry, result);
+}
+
+EXPORT int readdir64_r(DIR *stream, struct dirent64 *entry, struct dirent64 **result) {
+  return read_into(stream, (struct dirent *)entry, (struct dirent **)result);
+}
+
 EXPORT void rewinddir(DIR *stream) {
   struct reader *reader = find(stream);
   if (reader != NULL) reader->next = 0;
@@ -89,6 +109,56 @@ EXPORT int closedir(DIR *stream) {
   struct reader *reader = find(stream);
   if (reader != NULL) atomic_store(&reader->stream, NULL);
   return REAL(closedir)(stream);
+}
+
+/* ---- whole directories ---------------------------------------------------------------------------------------- */
+
+/* The C library's own does not come by our readdir(). */
+typedef int (*filter_type)(const struct dirent *);
+typedef int (*order_type)(const struct dirent **, const struct dirent **);
+
+static bool append(struct dirent ***list, size_t *count, const struct dirent *entry) {
+  struct dirent **longer = realloc(*list, (*count + 1) * sizeof *longer);
+  if (longer == NULL) return false;
+  *list = longer;
+  longer[*count] = malloc(sizeof *entry);
+  if (longer[*count] == NULL) return false;
+  /* An entry of the C library's is only as long as it says. */
+  memcpy(longer[*count], entry, entry->d_reclen < sizeof *entry ? entry->d_reclen : sizeof *entry);
+  ++*count;
+  return true;
+}
+
+static int scan(DIR *stream, struct dirent ***list, filter_type wanted, order_type order) {
+  size_t count = 0;
+  bool complete = true;
+  *list = NULL;
+  if (stream == NULL) return -1;
+  for (struct dirent *entry; complete && (entry = readdir(stream)) != NULL;) {
+    if (wanted == NULL || wanted(entry)) complete = append(list, &count, entry);
+  }
+  closedir(stream);
+  if (!complete) {
+    while (count > 0) free((*list)[--count]);
+    free(*list);
+    errno = ENOMEM;
+    return -1;
+  }
+  if (count > 0 && order != NULL) qsort(*list, count, sizeof **list, (int (*)(const void *, const void *))order);
+  return (int)count;
+}
+
+EXPORT int scandir(const char *path, struct dirent ***list, filter_type wanted, order_type order) {
+  if (door() == NULL || !is_dev(path)) {
+    char buffer[DOOR_PATH_MAX];
+    return REAL(scandir)(door_redirect(AT_FDCWD, path, buffer), list, wanted, order);
+  }
+  return scan(opendir(path), list, wanted, order);
+}
+
+EXPORT int scandir64(const char *path, struct dirent64 ***list, int (*wanted)(const struct dirent64 *),
+                     int (*order)(const struct dirent64 **, const struct dirent64 **)) {
+  return scandir(path, (struct dirent ***)list, (filter_type)wanted, (order_type)order);
 }
 
 /* ---- patterns ------------------------------------------------------------------------------------------------ */

@@ -70,10 +70,11 @@ static void add_event(unsigned device, uint64_t serial, int fd) {
 
 static int fetch_descriptor(uint32_t process, uint32_t fd) {
   const int pidfd = (int)syscall(SYS_pidfd_open, process, 0);
-  if (pidfd < 0) return -1;
+  if (pidfd < 0) return -errno;
   const int result = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+  const int error = errno;
   sys_close(pidfd);
-  return result;
+  return result < 0 ? -error : result;
 }
 
 /* ---- what the model asks ------------------------------------------------------------------------------------- */
@@ -112,6 +113,10 @@ static void signal_eventfd(void *context, unsigned device, unsigned port, uint64
   (void)context;
   if (event == NULL) {
     const int fetched = fetch_descriptor(process, fd);
+    if (fetched == -ESRCH) { /* it was killed: nobody listens any more */
+      errno = saved;
+      return;
+    }
     if (fetched >= 0) {
       add_event(device, serial, fetched);
       event = find_event(device, serial);
@@ -137,7 +142,6 @@ static bool domain_referenced(void *context, unsigned device, unsigned domain) {
   char path[DOOR_NAME_MAX];
   bool producer, consumer;
   (void)context;
-  if (!emulate_domain_named(emulation, device, domain)) return true;
   if (file_is_held(name_domain(&the_door, path, device, emulate_domain_serial(emulation, device, domain)))) {
     return true;
   }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 
 #include "door.h"
 #include "system.h"
@@ -237,6 +238,23 @@ EXPORT int faccessat(int directory, const char *path, int mode, int flags) {
   char buffer[DOOR_PATH_MAX];
   return REAL(faccessat)(directory, door_redirect(directory, path, buffer), mode, flags);
 }
+
+/* What ls asks for beside the rest. */
+#define DEFINE_GETXATTR(name)                                                              \
+  EXPORT ssize_t name(const char *path, const char *attribute, void *value, size_t size) { \
+    char buffer[DOOR_PATH_MAX];                                                            \
+    return REAL(name)(door_redirect(AT_FDCWD, path, buffer), attribute, value, size);      \
+  }
+DEFINE_GETXATTR(getxattr)
+DEFINE_GETXATTR(lgetxattr)
+
+#define DEFINE_LISTXATTR(name)                                            \
+  EXPORT ssize_t name(const char *path, char *list, size_t size) {        \
+    char buffer[DOOR_PATH_MAX];                                           \
+    return REAL(name)(door_redirect(AT_FDCWD, path, buffer), list, size); \
+  }
+DEFINE_LISTXATTR(listxattr)
+DEFINE_LISTXATTR(llistxattr)
 
 static const char *const memory_names[] = {"/dlb2_ldb_pp::", "/dlb2_dir_pp::", "/dlb2_ldb_cq::", "/dlb2_dir_cq::"};
 

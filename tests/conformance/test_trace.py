@@ -109,3 +109,62 @@ def test_unknown_faults_are_refused(emulate: Path, fault: str) -> None:
     done = subprocess.run([emulate, "--fault", fault, "--", "true"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "no such fault" in done.stderr
+
+
+BALANCER_JOB = """
+import pydlb
+with pydlb.open("/dev/dlb0") as device:
+    free = device.resources()
+    credits = free.ldb_credits
+    with device.create_domain(ldb_queues=1, ldb_ports=2, dir_ports=1, credits=credits, history_entries=32,
+                              atomic_inflights=64, sequence_slots=free.sequence_slots) as domain:
+        queue = domain.create_ldb_queue(inflights=512, atomic_inflights=64)
+        sender = domain.create_ldb_port(cq_depth=8, history_entries=16)
+        receiver = domain.create_ldb_port(cq_depth=8, history_entries=16)
+        receiver.link(queue)
+        directed = domain.create_dir_queue()
+        receiver.fileno()
+        domain.start()
+        sender.send_one(7, queue)
+        assert receiver.recv_one(timeout=10) == 7
+        receiver.release()
+"""
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.5"])
+def test_the_backend_asks_as_the_vendors_library_does(emulate: Path, tmp_path: Path, version: str) -> None:
+    """For the same job, the same requests with the same values.
+
+    Knowingly different: the poll mode is asked for once, not for each port; the eventfd is registered when somebody
+    first waits; the second descriptor of the domain, which the library gets through a socket, is not needed.
+    """
+    trace = tmp_path / "trace"
+    command = [emulate, "--version", version, "--trace", trace, "--", sys.executable, "-c", BALANCER_JOB]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if "request" in line:
+            set_ones = {name: value for name, value in line["arguments"].items() if value not in (0, [0, 0], [0] * 4)}
+            asked.setdefault(line["request"], []).append(set_ones)
+    credits, directed = (8192, 4096) if version == "2.0" else (16384, 0)
+    domain = {"num_ldb_queues": 1, "num_ldb_ports": 2, "num_dir_ports": 1, "num_atomic_inflights": 64}
+    domain |= {"num_hist_list_entries": 32, "num_ldb_credits": credits, "num_sn_slots": [16, 16], "cos_strict": 1}
+    if directed:
+        domain["num_dir_credits"] = directed
+    assert asked["CREATE_SCHED_DOMAIN"] == [domain]
+    threshold = 5461 if version == "2.0" else 10922
+    queue = {"num_qid_inflights": 512, "num_atomic_inflights": 64, "depth_threshold": threshold}
+    assert asked["CREATE_LDB_QUEUE"] == [queue]
+    assert asked["CREATE_DIR_QUEUE"] == [{"port_id": -1, "depth_threshold": 2730 if version == "2.0" else 10922}]
+    assert asked["CREATE_LDB_PORT"] == [{"cq_depth": 8, "cq_depth_threshold": 1, "cq_history_list_size": 16}] * 2
+    assert asked["MAP_QID"] == [{"port_id": 9, "qid": 31}]
+    assert asked["START_DOMAIN"] == [{}]
+    memory = [line["request"] for line in lines if line.get("request", "").startswith("GET_LDB_PORT")]
+    assert memory == ["GET_LDB_PORT_CQ_FD", "GET_LDB_PORT_PP_FD"] * 2
+    stored = [(line["port"], line["stored"]["command"]) for line in lines if "stored" in line]
+    assert stored.count(("ldb 2", "NEW")) == stored.count(("ldb 9", "REL")) == stored.count(("ldb 9", "BAT_T")) == 1
+    assert set(stored) == {("ldb 2", "NEW"), ("ldb 9", "REL"), ("ldb 9", "BAT_T"), ("ldb 9", "ARM")}
+    assert len(asked["DISABLE_LDB_PORT"]) == 2
+    assert asked["ENQUEUE_DOMAIN_ALERT"]
