@@ -165,6 +165,27 @@ static void test_eventfd_of_another(void) {
   CHECK(munmap(port.producer, PDLB_PP_SIZE) == 0 && munmap(port.consumer, PDLB_CQ_SIZE) == 0);
 }
 
+/* Nobody complains of an interrupt whose listener was killed. */
+static void test_eventfd_of_the_dead(void) {
+  struct client client = client_open(0, 0, 1);
+  struct client_port port = client_dir_port(&client, 8);
+  client_start(&client);
+  const pid_t child = fork();
+  if (child == 0) {
+    struct pdlb_enable_cq_epoll_args args = {
+        .port_id = port.id, .process_id = (uint32_t)getpid(), .event_fd = (uint32_t)eventfd(0, EFD_NONBLOCK)};
+    CHECK(ioctl(client.domain, REQUEST(ENABLE_CQ_EPOLL), &args) == 0);
+    const struct pdlb_qe arm[4] = {{.command = PDLB_QE_ARM}};
+    client_store(&port, arm);
+    raise(SIGKILL);
+  }
+  CHECK(waitpid(child, NULL, 0) == child);
+  send_value(&port, (uint8_t)port.id, 6);
+  receive_value(&port, 6);
+  CHECK(close(client.domain) == 0 && close(client.device) == 0);
+  CHECK(munmap(port.producer, PDLB_PP_SIZE) == 0 && munmap(port.consumer, PDLB_CQ_SIZE) == 0);
+}
+
 /* ---- threads that sleep in the driver ------------------------------------------------------------------------ */
 
 struct sleeper {
@@ -225,6 +246,7 @@ int main(void) {
   test_mapping_keeps();
   test_passing();
   test_eventfd_of_another();
+  test_eventfd_of_the_dead();
   test_sleepers();
   return 0;
 }
