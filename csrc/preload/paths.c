@@ -11,6 +11,7 @@ static const char *const trees[] = {
     "/sys/class/dlb2",
     "/sys/module/dlb2",
     "/sys/bus/pci/drivers/dlb2",
+    "/sys/bus/pci/devices/0000:6d",
     "/sys/devices/pci0000:6d/0000:6d",
 };
 

@@ -106,6 +106,9 @@ static void make_links(struct tree *tree, unsigned device) {
   snprintf(name, sizeof name, "/sys/bus/pci/drivers/dlb2/0000:6d:%02x.0", device);
   snprintf(target, sizeof target, "../../../../devices/pci0000:6d/0000:6d:%02x.0", device);
   make_link(tree, name, target);
+  snprintf(name, sizeof name, "/sys/bus/pci/devices/0000:6d:%02x.0", device);
+  snprintf(target, sizeof target, "../../../devices/pci0000:6d/0000:6d:%02x.0", device);
+  make_link(tree, name, target);
   snprintf(name, sizeof name, PCI "/driver", device);
   make_link(tree, name, "../../../bus/pci/drivers/dlb2");
 }

@@ -102,7 +102,37 @@ def test_attributes_are_written(emulate: Path) -> None:
     )
 
 
+DIRECTORY_READERS = """
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+static int ours(const struct dirent *entry) { return strncmp(entry->d_name, "dlb", 3) == 0; }
+int main(void) {
+  struct dirent **list, entry, *next;
+  const int count = scandir("/dev", &list, ours, alphasort);
+  for (int i = 0; i < count; i++) printf("%s ", list[i]->d_name);
+  printf("%d ", scandir("/sys/class/dlb2", &list, ours, alphasort));
+  DIR *folder = opendir("/dev");
+  while (readdir_r(folder, &entry, &next) == 0 && next != NULL)
+    if (ours(next)) printf("%s ", next->d_name);
+  return closedir(folder);
+}
+"""
+
+
+def test_other_readers_of_directories(emulate: Path, tmp_path: Path) -> None:
+    (tmp_path / "readers.c").write_text(DIRECTORY_READERS)
+    subprocess.run(["cc", "-w", "-o", tmp_path / "readers", tmp_path / "readers.c"], check=True)
+    done = run(emulate, str(tmp_path / "readers"), options=("--devices", "2"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["dlb0", "dlb1", "2", "dlb0", "dlb1"]
+
+
 def test_ordinary_tools(emulate: Path) -> None:
+    listing = run(emulate, "ls", "-l", "/sys/class/dlb2", "/sys/bus/pci/devices/0000:6d:00.0/vendor")
+    assert (listing.returncode, listing.stderr) == (0, "")
+    assert "dlb0 -> ../../devices/pci" in listing.stdout
     done = run(emulate, "sh", "-c", "ls -l /dev/dlb0 && cat /sys/class/dlb2/dlb*/device/total_resources/num_dir_ports")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("crw-------")
