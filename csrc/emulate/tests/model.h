@@ -86,6 +86,13 @@ static inline struct emulation model_make(uint32_t version) {
   return emulation;
 }
 
+/* With a descriptor, so to speak: until then its maker keeps it. */
+static inline int model_create_domain(struct emulation *emulation, struct pdlb_create_sched_domain_args *args) {
+  const int result = emulate_device_command(emulation, 0, PDLB_COMMAND_CREATE_SCHED_DOMAIN, args);
+  if (result == 0) emulate_name_domain(emulation, 0, args->response.id, 1 + args->response.id);
+  return result;
+}
+
 static inline void model_drop(struct emulation *emulation) { free(emulation->region); }
 
 /* A consumer's place in its queue. */

@@ -82,7 +82,7 @@ static void create_domain(void) {
       .cos_strict = (uint8_t)model_random(2),
       .num_cos_ldb_ports = {model_random(2), model_random(2), 0, model_random(2)},
   };
-  emulate_device_command(&emulation, 0, PDLB_COMMAND_CREATE_SCHED_DOMAIN, &args);
+  model_create_domain(&emulation, &args);
 }
 
 /* Numbers that are often right. */

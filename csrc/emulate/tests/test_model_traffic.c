@@ -32,7 +32,7 @@ static void make_domain(void) {
       .num_dir_credits = 256,
       .num_sn_slots = {1, 0},
   };
-  CHECK(emulate_device_command(&emulation, 0, PDLB_COMMAND_CREATE_SCHED_DOMAIN, &args) == 0);
+  CHECK(model_create_domain(&emulation, &args) == 0);
   domain_id = args.response.id;
 }
 

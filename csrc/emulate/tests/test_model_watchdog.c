@@ -15,7 +15,7 @@ static void command(unsigned number, void *args) {
 /* A directed port with its queue, in a domain that is started. */
 static unsigned make_port(void) {
   struct pdlb_create_sched_domain_args domain = {.num_dir_ports = 1, .num_ldb_credits = 8, .num_dir_credits = 8};
-  CHECK(emulate_device_command(&emulation, 0, PDLB_COMMAND_CREATE_SCHED_DOMAIN, &domain) == 0);
+  CHECK(model_create_domain(&emulation, &domain) == 0);
   domain_id = domain.response.id;
   struct pdlb_create_dir_port_args port = {.cq_depth = 8, .cq_depth_threshold = 1, .queue_id = -1};
   command(PDLB_COMMAND_CREATE_DIR_PORT, &port);
