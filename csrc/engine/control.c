@@ -39,9 +39,9 @@ static void lay_out(struct engine_header *header, const struct pdlb_engine_confi
 #define PLACE(field, bytes) (header->field = at, at = align_up(at + (bytes), PAGE))
   PLACE(queues_at, queues * sizeof(struct engine_queue));
   PLACE(ports_at, ports * sizeof(struct engine_port));
-  PLACE(idle_at, header->port_words * sizeof(uint64_t));
+  PLACE(idle_at, (header->port_words + 1) * sizeof(uint64_t));
   PLACE(links_at, queues * header->port_words * sizeof(uint64_t));
-  PLACE(history_at, header->history_slots * sizeof(struct history_entry));
+  PLACE(history_at, header->history_slots * sizeof(history_entry));
   PLACE(rings_at, queues * PDLB_PRIORITIES * ring * sizeof(struct pdlb_event));
   PLACE(flows_at, config->ldb_queues * header->flows_stride);
   PLACE(order_at, config->ldb_queues * header->order_stride);
@@ -61,7 +61,9 @@ void pdlb_engine_format(void *region, const struct pdlb_engine_config *config) {
   struct engine_header *header = region;
   uint64_t end;
   lay_out(header, config, &end);
-  atomic_store_explicit(&header->credits, config->credits, memory_order_release);
+  _Atomic uint64_t *idle = (_Atomic uint64_t *)((char *)region + header->idle_at);
+  atomic_store_explicit(&idle[header->port_words], UINT64_MAX, memory_order_relaxed);
+  atomic_store_explicit(&header->credits, (int32_t)config->credits, memory_order_release);
 }
 
 void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct pdlb_engine_host *host, void *context,
@@ -70,6 +72,7 @@ void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct p
   engine->header = region;
   engine->queues = (struct engine_queue *)(engine->base + engine->header->queues_at);
   engine->ports = (struct engine_port *)(engine->base + engine->header->ports_at);
+  engine->idle = (_Atomic uint64_t *)(engine->base + engine->header->idle_at);
   engine->host = host;
   engine->context = context;
   engine->owner = owner;
@@ -78,8 +81,21 @@ void pdlb_engine_attach(struct pdlb_engine *engine, void *region, const struct p
 /* ---- start and stop
  * ------------------------------------------------------------------------------------------------------- */
 
+/* Every port is told, so that a send has but one place to look at. */
 static int set_started(struct pdlb_engine *engine, uint32_t started, const char *already, const char **why) {
-  if (atomic_exchange_explicit(&engine->header->started, started, memory_order_acq_rel) != started) return 0;
+  struct engine_header *header = engine->header;
+  engine_lock(engine, &header->control_lock);
+  const bool same = atomic_exchange_explicit(&header->started, started, memory_order_acq_rel) == started;
+  for (uint32_t directed = 0; directed < 2; directed++)
+    for (uint32_t id = 0; id < header->ports_made[directed]; id++) {
+      _Atomic uint32_t *notice = &engine->ports[pdlb_engine_port_index(engine, id, directed)].notice;
+      if (started)
+        atomic_fetch_and_explicit(notice, ~NOTICE_STOPPED, memory_order_release);
+      else
+        atomic_fetch_or_explicit(notice, NOTICE_STOPPED, memory_order_release);
+    }
+  engine_unlock(&header->control_lock);
+  if (!same) return 0;
   *why = already;
   return -EINVAL;
 }
@@ -107,6 +123,21 @@ static int free_queue(const struct pdlb_engine *engine, bool directed) {
   return -1;
 }
 
+/* From now on elements may be sent to it. */
+static void open_queue(struct pdlb_engine *engine, uint32_t index, uint32_t id) {
+  struct engine_queue *queue = &engine->queues[index];
+  queue->index = index;
+  queue->entry = ENTRY_MAKE(0, 1, index, PDLB_SCHED_ATOMIC);
+  queue->flows_at = engine->header->flows_at + index * engine->header->flows_stride;
+  atomic_store_explicit(&queue->linked_word, engine->header->port_words, memory_order_relaxed);
+  atomic_store_explicit(&queue->linked, 0, memory_order_relaxed);
+  atomic_store_explicit(&queue->configured, 1, memory_order_release);
+  for (uint32_t type = PDLB_SCHED_ATOMIC; type <= PDLB_SCHED_DIRECTED; type++)
+    if (queue->types & (1u << type))
+      atomic_store_explicit(&engine->header->route[(type << 8) | id], engine_queue_at(engine, &engine->queues[index]),
+                            memory_order_release);
+}
+
 int pdlb_engine_ldb_queue_create(struct pdlb_engine *engine, const struct pdlb_ldb_queue_config *config,
                                  const char **why) {
   struct engine_header *header = engine->header;
@@ -123,11 +154,38 @@ int pdlb_engine_ldb_queue_create(struct pdlb_engine *engine, const struct pdlb_l
     queue->inflight_limit = config->inflights ? config->inflights : UINT32_MAX;
     queue->even = config->sharing == PDLB_SHARE_EVEN;
     queue->grace = config->grace_ns ? config->grace_ns : DEFAULT_GRACE_NS;
-    if (queue->even) atomic_store_explicit(&header->timed, 1, memory_order_relaxed);
-    atomic_store_explicit(&queue->configured, 1, memory_order_release);
+    /* An ordered queue that does nothing else has no more in flight than it has sequence numbers, whatever counts. */
+    queue->limited = queue->inflight_limit != UINT32_MAX &&
+                     !(queue->types == 1u << PDLB_SCHED_ORDERED && queue->inflight_limit >= queue->window);
+    atomic_store_explicit(&queue->slow, queue->even || queue->limited ? SLOW_KIND : 0, memory_order_relaxed);
+    open_queue(engine, (uint32_t)id, (uint32_t)id);
   }
   engine_unlock(&header->control_lock);
   return id < 0 ? -ENOSPC : id;
+}
+
+/* Under the control lock: the port serves the queue from now on, or no longer. While what senders look at is half
+ * changed, it makes them look at the whole set. */
+static void set_linked(struct pdlb_engine *engine, uint32_t port, uint32_t queue_index, bool linked) {
+  struct engine_queue *queue = &engine->queues[queue_index];
+  _Atomic uint64_t *set = engine_linked(engine, queue_index);
+  const uint32_t words = engine->header->port_words;
+  const uint64_t bit = 1ull << (port % 64);
+  atomic_store_explicit(&queue->linked_word, words, memory_order_seq_cst);
+  atomic_store_explicit(&queue->linked, UINT64_MAX, memory_order_seq_cst);
+  if (linked)
+    atomic_fetch_or_explicit(&set[port / 64], bit, memory_order_seq_cst);
+  else
+    atomic_fetch_and_explicit(&set[port / 64], ~bit, memory_order_seq_cst);
+  uint32_t used = 0, last = 0;
+  for (uint32_t word = 0; word < words; word++) {
+    if (!atomic_load_explicit(&set[word], memory_order_relaxed)) continue;
+    used++;
+    last = word;
+  }
+  if (used > 1 || queue->even) return; /* sharing evenly, each send has something to tell */
+  atomic_store_explicit(&queue->linked, atomic_load_explicit(&set[last], memory_order_relaxed), memory_order_seq_cst);
+  atomic_store_explicit(&queue->linked_word, last, memory_order_seq_cst);
 }
 
 /* A directed port and its queue are one pair and share one id: either half may be made first. */
@@ -138,8 +196,8 @@ static void pair(struct pdlb_engine *engine, uint32_t id) {
   atomic_store_explicit(&engine->queues[queue_index].paired_port, port_index, memory_order_relaxed);
   atomic_store_explicit(&port->link[0], LINK_MAKE(queue_index, 0), memory_order_release);
   atomic_store_explicit(&port->link_order, LINK_ORDER_END << 8, memory_order_release);
-  atomic_fetch_or_explicit(&engine_linked(engine, queue_index)[port_index / 64], 1ull << (port_index % 64),
-                           memory_order_seq_cst);
+  atomic_store_explicit(&port->only_link, engine_queue_at(engine, &engine->queues[queue_index]), memory_order_release);
+  set_linked(engine, port_index, queue_index, true);
 }
 
 bool pdlb_engine_port_exists(const struct pdlb_engine *engine, uint32_t id, bool directed) {
@@ -187,7 +245,7 @@ int pdlb_engine_dir_queue_create(struct pdlb_engine *engine, uint32_t port, cons
     queue->inflight_limit = UINT32_MAX;
     queue->grace = DEFAULT_GRACE_NS;
     atomic_store_explicit(&queue->paired_port, NIL, memory_order_relaxed);
-    atomic_store_explicit(&queue->configured, 1, memory_order_release);
+    open_queue(engine, pdlb_engine_queue_index(engine, (uint32_t)id, true), (uint32_t)id);
     if (pdlb_engine_port_exists(engine, (uint32_t)id, true)) pair(engine, (uint32_t)id);
   }
   engine_unlock(&header->control_lock);
@@ -205,19 +263,22 @@ int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t index) {
  * --------------------------------------------------------------------------------------------------------------------
  */
 
-static bool overlaps(const struct engine_port *port, uint32_t at, uint32_t slots) {
-  return atomic_load_explicit(&port->configured, memory_order_relaxed) &&
-         at < port->history_at + port->history_mask + 1 && port->history_at < at + slots;
+static bool overlaps(const struct engine_port *port, uint64_t at, uint64_t bytes) {
+  const uint64_t length = (port->history_mask + 1) * sizeof(history_entry);
+  return atomic_load_explicit(&port->configured, memory_order_relaxed) && at < port->history_at + length &&
+         port->history_at < at + bytes;
 }
 
-/* A slice of the history list, aligned to its size, that no other port has; NIL if there is none. */
-static uint32_t free_history(const struct pdlb_engine *engine, uint32_t slots) {
-  for (uint32_t at = 0; at + slots <= engine->header->history_slots; at += slots) {
+/* A slice of the history list, aligned to its size, that no other port has; 0 if there is none. */
+static uint64_t free_history(const struct pdlb_engine *engine, uint32_t slots) {
+  const struct engine_header *header = engine->header;
+  const uint64_t bytes = slots * sizeof(history_entry), end = header->history_slots * sizeof(history_entry);
+  for (uint64_t at = 0; at + bytes <= end; at += bytes) {
     uint32_t index = 0;
-    while (index < engine->header->ldb_ports && !overlaps(&engine->ports[index], at, slots)) index++;
-    if (index == engine->header->ldb_ports) return at;
+    while (index < header->ports_made[0] && !overlaps(&engine->ports[index], header->history_at + at, bytes)) index++;
+    if (index == header->ports_made[0]) return header->history_at + at;
   }
-  return NIL;
+  return 0;
 }
 
 static int free_ldb_port(const struct pdlb_engine *engine, const char **why) {
@@ -245,19 +306,26 @@ static int choose_dir_port(const struct pdlb_engine *engine, uint32_t queue, con
 }
 
 /* A port that was destroyed left no links and no flows behind; its numbers begin anew. */
-static void reset_port(struct engine_port *port, const struct pdlb_port_config *config, bool directed) {
-  port->release_on_recv = config->release_on_recv;
+static void reset_port(const struct pdlb_engine *engine, struct engine_port *port,
+                       const struct pdlb_port_config *config, bool directed) {
   port->cq_depth = config->cq_depth;
-  port->history_head = port->history_tail = port->calls = port->last_received = 0;
-  _Atomic uint32_t *const numbers[] = {&port->in_flight, &port->released_later, &port->presence, &port->stalled,
+  port->calls = port->last_received = 0;
+  port->room = directed ? UINT32_MAX : config->history_entries;
+  _Atomic uint32_t *const numbers[] = {&port->history_head, &port->history_tail, &port->released_later, &port->presence,
                                        &port->woken_stamp};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
     atomic_store_explicit(numbers[i], 0, memory_order_relaxed);
-  _Atomic uint64_t *const counts[] = {&port->sent, &port->received, &port->released, &port->wakes};
-  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) atomic_store_explicit(counts[i], 0, memory_order_relaxed);
+  atomic_store_explicit(&port->wakes, 0, memory_order_relaxed);
+  port->sent_before = engine_get(&port->sent);
+  port->received_before = engine_get(&port->received);
   atomic_store_explicit(&port->history_limit, directed ? UINT32_MAX : config->history_entries, memory_order_relaxed);
   atomic_store_explicit(&port->link_order, LINK_ORDER_END, memory_order_relaxed);
-  atomic_store_explicit(&port->enabled, 1, memory_order_relaxed);
+  atomic_store_explicit(&port->only_link, 0, memory_order_relaxed);
+  atomic_store_explicit(&port->user, engine->owner, memory_order_relaxed);
+  atomic_store_explicit(
+      &port->notice,
+      (config->release_on_recv && !directed ? NOTICE_RELEASES : 0) | (pdlb_engine_started(engine) ? 0 : NOTICE_STOPPED),
+      memory_order_relaxed);
 }
 
 int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_config *config, bool directed,
@@ -266,14 +334,18 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
   engine_lock(engine, &header->control_lock);
   int id = directed ? choose_dir_port(engine, queue, why) : free_ldb_port(engine, why);
   const uint32_t slots = directed ? 0 : power_of_two(config->history_entries);
-  const uint32_t history = directed ? 0 : free_history(engine, slots);
-  if (id >= 0 && history == NIL) {
+  const uint64_t history = directed ? 0 : free_history(engine, slots);
+  if (id >= 0 && !directed && !history) {
     *why = "the domain has no run of history entries left for this port";
     id = -ENOSPC;
   }
   if (id >= 0) {
-    struct engine_port *port = &engine->ports[pdlb_engine_port_index(engine, (uint32_t)id, directed)];
-    reset_port(port, config, directed);
+    const uint32_t index = pdlb_engine_port_index(engine, (uint32_t)id, directed);
+    struct engine_port *port = &engine->ports[index];
+    port->index = index;
+    port->owns = engine_flow_owned_by(index);
+    if ((uint32_t)id >= header->ports_made[directed]) header->ports_made[directed] = (uint32_t)id + 1;
+    reset_port(engine, port, config, directed);
     if (!directed) {
       port->history_at = history;
       port->history_mask = slots - 1;
@@ -283,6 +355,13 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
   }
   engine_unlock(&header->control_lock);
   return id;
+}
+
+void pdlb_engine_use(struct pdlb_engine *engine, uint32_t index, struct pdlb_engine_user *user) {
+  struct engine_port *port = &engine->ports[index];
+  *user = (struct pdlb_engine_user){
+      .engine = engine, .port = port, .history = engine_history(engine, port), .index = index};
+  atomic_store_explicit(&user->port->user, engine->owner, memory_order_release);
 }
 
 /* ---- links
@@ -304,7 +383,7 @@ static uint32_t empty_slot(const struct engine_port *port) {
 }
 
 /* Write down anew in which order the port's links are served. */
-static void order_links(struct engine_port *port) {
+static void order_links(const struct pdlb_engine *engine, struct engine_port *port) {
   uint64_t order = LINK_ORDER_END;
   for (int priority = PDLB_PRIORITIES - 1; priority >= 0; priority--) {
     for (int slot = PDLB_MAX_LINKS - 1; slot >= 0; slot--) {
@@ -313,6 +392,10 @@ static void order_links(struct engine_port *port) {
     }
   }
   atomic_store_explicit(&port->link_order, order, memory_order_release);
+  const bool one = order != LINK_ORDER_END && order >> 8 == LINK_ORDER_END >> 8;
+  const uint32_t first = one ? atomic_load_explicit(&port->link[order & 0xFF], memory_order_relaxed) : LINK_NONE;
+  atomic_store_explicit(&port->only_link, one ? engine_queue_at(engine, &engine->queues[LINK_QUEUE(first)]) : 0,
+                        memory_order_release);
 }
 
 int pdlb_engine_link(struct pdlb_engine *engine, uint32_t index, uint32_t queue_index, uint32_t priority,
@@ -328,9 +411,8 @@ int pdlb_engine_link(struct pdlb_engine *engine, uint32_t index, uint32_t queue_
     atomic_store_explicit(&port->link[slot], LINK_MAKE(queue_index, priority), memory_order_release);
     if (fresh) engine_flows_linked(engine, queue_index, index);
     engine_unlock(&queue->egress);
-    order_links(port);
-    atomic_fetch_or_explicit(&engine_linked(engine, queue_index)[index / 64], 1ull << (index % 64),
-                             memory_order_seq_cst);
+    order_links(engine, port);
+    set_linked(engine, index, queue_index, true);
   }
   engine_unlock(&engine->header->control_lock);
   if (slot == NIL) {
@@ -346,13 +428,13 @@ static void unlink_slot(struct pdlb_engine *engine, uint32_t index, uint32_t slo
   struct engine_port *port = &engine->ports[index];
   const uint32_t queue_index = LINK_QUEUE(atomic_load_explicit(&port->link[slot], memory_order_relaxed));
   struct engine_queue *queue = &engine->queues[queue_index];
-  atomic_fetch_and_explicit(&engine_linked(engine, queue_index)[index / 64], ~(1ull << (index % 64)),
-                            memory_order_seq_cst);
+  set_linked(engine, index, queue_index, false);
   engine_lock(engine, &queue->egress);
   atomic_store_explicit(&port->link[slot], LINK_NONE, memory_order_release);
+  atomic_store_explicit(&port->only_link, 0, memory_order_release);
   if (!queue->directed) engine_flows_unlinked(engine, queue_index, index, slot);
   engine_unlock_and_fence(&queue->egress);
-  order_links(port);
+  order_links(engine, port);
 }
 
 /* What a port that no longer serves the queue may have been woken for goes to others. */
@@ -363,11 +445,12 @@ static void offer_again(struct pdlb_engine *engine, uint32_t queue_index) {
 
 void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
   struct engine_port *port = &engine->ports[index];
-  atomic_store_explicit(&port->enabled, enabled, memory_order_seq_cst);
   if (enabled) {
+    atomic_fetch_and_explicit(&port->notice, ~NOTICE_DISABLED, memory_order_seq_cst);
     if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
     return;
   }
+  atomic_fetch_or_explicit(&port->notice, NOTICE_DISABLED, memory_order_seq_cst);
   for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
     if (link != LINK_NONE) offer_again(engine, LINK_QUEUE(link));
@@ -389,7 +472,7 @@ int pdlb_engine_unlink(struct pdlb_engine *engine, uint32_t index, uint32_t queu
 
 void pdlb_engine_port_destroy(struct pdlb_engine *engine, uint32_t index) {
   struct engine_port *port = &engine->ports[index];
-  atomic_store_explicit(&port->enabled, 0, memory_order_seq_cst);
+  atomic_fetch_or_explicit(&port->notice, NOTICE_DISABLED, memory_order_seq_cst);
   pdlb_engine_disarm(engine, index);
   uint32_t queues[PDLB_MAX_LINKS], count = 0;
   engine_lock(engine, &engine->header->control_lock);

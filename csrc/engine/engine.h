@@ -10,6 +10,7 @@
 #ifndef PDLB_ENGINE_H
 #define PDLB_ENGINE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "pdlb.h"
@@ -41,10 +42,19 @@ struct pdlb_engine {
   struct engine_header *header;
   struct engine_queue *queues; /* load-balanced queues first, then directed ones */
   struct engine_port *ports;   /* load-balanced ports first, then directed ones */
+  _Atomic uint64_t *idle;      /* the set of idle ports; after it a word that is all ones */
   char *base;
   const struct pdlb_engine_host *host;
   void *context;
   uint32_t owner; /* what this process writes into a lock that it holds; never 0 */
+};
+
+/* A port as the thread that uses it holds it. */
+struct pdlb_engine_user {
+  struct pdlb_engine *engine;
+  struct engine_port *port;
+  _Atomic uint64_t *history; /* the port's slice of the history list */
+  uint32_t index;
 };
 
 size_t pdlb_engine_size(const struct pdlb_engine_config *config);
@@ -77,18 +87,21 @@ void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t port, bool ena
 /* `queue`: an index into engine->queues. -EINVAL if it was not created. */
 int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t queue);
 
-/* ---- data path: one thread per port; `port` is an index ------------------------------------------------------------
- */
+/* ---- data path: one thread per port ------------------------------------------------------------------------------ */
 
-uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
+/* This process uses the port, `port` being an index, from now on. */
+void pdlb_engine_use(struct pdlb_engine *engine, uint32_t port, struct pdlb_engine_user *user);
+
+uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why);
-uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *events, uint32_t count,
+uint32_t pdlb_engine_forward(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                              enum pdlb_refusal *why);
 /* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
- * the time at which that port will have lost its turn. */
-uint32_t pdlb_engine_schedule(struct pdlb_engine *engine, uint32_t port, struct pdlb_event *events, uint32_t max,
+ * the time at which that port will have lost its turn; `retry_at` may be NULL. */
+uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at);
-uint32_t pdlb_engine_release(struct pdlb_engine *engine, uint32_t port, uint32_t count);
+uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count);
+/* Any thread; `port` is an index, as everywhere below. */
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count);
 
 /* ---- waiting --------------------------------------------------------------------------------------------------- */

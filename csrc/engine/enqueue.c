@@ -1,8 +1,10 @@
-/* The way in: credits, then the ring of the element's queue and priority.
+/* The way in: credits, then the front of the element's queue, or the ring of its priority.
  *
  * Every ring has room for all credits of the domain, so an element with a credit always finds a place, and
- * back-pressure shows in exactly one spot: where credits are taken.
+ * back-pressure shows in exactly one spot: where credits are taken. They are taken inside the ingress lock, where a
+ * dead owner's can be told from a live one's.
  */
+#include "front.h"
 #include "internal.h"
 
 enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key) {
@@ -14,212 +16,227 @@ enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t ke
   return queue->types & (1u << type) ? PDLB_TAKEN : PDLB_BAD_SCHED;
 }
 
+/* One addition in the common case. Whoever finds too few has taken all there were, and gives back what was not there.
+ */
 uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
-  _Atomic uint32_t *credits = &engine->header->credits;
-  uint32_t free = atomic_load_explicit(credits, memory_order_relaxed), taken;
-  do {
-    taken = free < wanted ? free : wanted;
-    if (UNLIKELY(taken == 0)) return 0;
-  } while (
-      !atomic_compare_exchange_weak_explicit(credits, &free, free - taken, memory_order_acquire, memory_order_relaxed));
+  const int32_t free = atomic_fetch_sub_explicit(&engine->header->credits, (int32_t)wanted, memory_order_acquire);
+  if (LIKELY(free >= (int32_t)wanted)) return wanted;
+  const uint32_t taken = free > 0 ? (uint32_t)free : 0;
+  engine_give_credits(engine, wanted - taken);
   return taken;
 }
 
-static inline uint32_t load_tail(const struct engine_queue *queue, uint32_t priority) {
-  return atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+/* ---- places ------------------------------------------------------------------------------------------------------ */
+
+/* `front_seen` is old, or tells that the rings are in use; or the front has elements of another type. */
+static __attribute__((noinline)) bool front_can_take(struct engine_queue *queue, uint64_t tail, uint32_t count,
+                                                     uint32_t way) {
+  if (engine_slow(queue) & SLOW_RINGS) {
+    if (engine_get(&queue->ring_in) != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) return false;
+    atomic_fetch_and_explicit(&queue->slow, ~SLOW_RINGS, memory_order_relaxed);
+  }
+  queue->front_seen = atomic_load_explicit(&queue->front_taken, memory_order_acquire);
+  if (queue->front_seen == tail) atomic_store_explicit(&queue->front_way, way, memory_order_relaxed);
+  if (tail + count - queue->front_seen <= FRONT && atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way)
+    return true;
+  /* What comes from now on is younger than all in the front, until the rings are empty. */
+  atomic_fetch_or_explicit(&queue->slow, SLOW_RINGS, memory_order_relaxed);
+  queue->front_seen = tail - FRONT;
+  return false;
+}
+
+static inline bool front_takes(struct engine_queue *queue, uint64_t tail, uint32_t count, uint32_t way) {
+  return LIKELY(tail + count - queue->front_seen <= FRONT &&
+                atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way);
+}
+
+/* False if not all have the way `way`; nothing of it is to be seen then. */
+static __attribute__((noinline)) bool put_in_front(struct engine_queue *queue, uint64_t tail,
+                                                   const struct pdlb_event *events, uint32_t count, uint32_t way) {
+  const uint32_t slot = (uint32_t)tail & FRONT_MASK, straight = FRONT - slot;
+  if (LIKELY(count <= straight)) return front_put(queue, slot, events, count, way);
+  return front_put(queue, slot, events, straight, way) && front_put(queue, 0, events + straight, count - straight, way);
+}
+
+static inline void put_one_in_front(struct engine_queue *queue, uint64_t tail, const struct pdlb_event *event) {
+  const size_t slot = tail & FRONT_MASK;
+  queue->front[slot] = *event;
+  queue->front_key[slot] = front_key_of(event);
 }
 
 /* The commit: whoever sees the tail sees the elements before it. */
-static inline void store_tail(struct engine_queue *queue, uint32_t priority, uint32_t tail) {
-  atomic_store_explicit(&queue->tail[priority], tail, memory_order_release);
+static inline void store_front_tail(struct engine_queue *queue, uint64_t tail) {
+  atomic_store_explicit(&queue->front_tail, tail, memory_order_release);
 }
 
-/* One by one: the general case, where a ring may wrap. */
-static uint32_t copy_each(const struct pdlb_engine *engine, uint32_t index, uint32_t key,
-                          const struct pdlb_event *events, uint32_t count) {
+static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
+                         uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
-  const uint32_t mask = engine_ring_mask(engine);
-  uint32_t copied = 0;
-  for (; copied < count && engine_event_key(&events[copied]) == key; copied++) {
-    const uint32_t priority = pdlb_event_priority(&events[copied]), tail = load_tail(queue, priority);
-    engine_ring(engine, index, priority)[tail & mask] = events[copied];
-    store_tail(queue, priority, tail + 1);
-  }
-  return copied;
-}
-
-/* Into eight rings at once, none of which wraps within `count` elements. */
-static uint32_t copy_batch(const struct pdlb_engine *engine, uint32_t index, uint32_t key,
-                           const struct pdlb_event *events, uint32_t count) {
-  struct engine_queue *queue = &engine->queues[index];
-  const uint32_t mask = engine_ring_mask(engine);
-  struct pdlb_event *place[PDLB_PRIORITIES];
+  const uint32_t mask = engine_ring_mask(engine), shift = engine->header->ring_shift;
+  struct pdlb_event *const rings = engine_ring(engine, index, 0);
+  uint32_t tail[PDLB_PRIORITIES];
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-    place[priority] = engine_ring(engine, index, priority) + (load_tail(queue, priority) & mask);
-
-  const struct pdlb_event *event = events, *const end = events + count;
-  for (; event != end && engine_event_key(event) == key; event++) *place[pdlb_event_priority(event)]++ = *event;
-
-  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++) {
-    const uint32_t tail = load_tail(queue, priority);
-    const struct pdlb_event *start = engine_ring(engine, index, priority) + (tail & mask);
-    store_tail(queue, priority, tail + (uint32_t)(place[priority] - start));
+    tail[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+  for (uint32_t i = 0; i < count; i++) {
+    const uint32_t priority = pdlb_event_priority(&events[i]);
+    rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[i];
   }
-  return (uint32_t)(event - events);
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+    atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
+  atomic_store_explicit(&queue->ring_in, engine_get(&queue->ring_in) + count, memory_order_release);
 }
 
-static bool none_wraps(const struct pdlb_engine *engine, const struct engine_queue *queue, uint32_t count) {
-  const uint32_t mask = engine_ring_mask(engine);
-  uint32_t last = 0;
-  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++) {
-    const uint32_t at = load_tail(queue, priority) & mask;
-    if (at > last) last = at;
-  }
-  return last + count <= mask + 1;
-}
-
-/* Fewer than these are not worth the look at all eight rings. */
-#define BATCH_FROM 4u
-
-/* Under the ingress lock. */
-static uint32_t append_locked(const struct pdlb_engine *engine, uint32_t index, uint32_t key,
-                              const struct pdlb_event *events, uint32_t count) {
+void engine_append_locked(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
-  const uint32_t seen = atomic_load_explicit(&queue->types_seen, memory_order_relaxed), type = 1u << (key >> 8);
-  if (UNLIKELY(!(seen & type))) atomic_store_explicit(&queue->types_seen, seen | type, memory_order_relaxed);
-  const uint32_t copied = count >= BATCH_FROM && none_wraps(engine, queue, count)
-                              ? copy_batch(engine, index, key, events, count)
-                              : copy_each(engine, index, key, events, count);
-  const uint64_t enqueued = atomic_load_explicit(&queue->enqueued, memory_order_relaxed);
-  atomic_store_explicit(&queue->enqueued, enqueued + copied, memory_order_release);
-  return copied;
+  const uint64_t tail = engine_get(&queue->front_tail);
+  const uint32_t way = engine_event_key(events);
+  if (front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way)) {
+    if (count == 1)
+      put_one_in_front(queue, tail, events);
+    else
+      put_in_front(queue, tail, events, count, way);
+    store_front_tail(queue, tail + count);
+  } else {
+    put_in_rings(engine, index, events, count);
+  }
 }
 
-/* The queue's clock starts with the element that finds nothing before it. */
-static inline void start_waiting(const struct pdlb_engine *engine, struct engine_queue *queue) {
-  if (engine_is_timed(engine) && atomic_load_explicit(&queue->waiting_since, memory_order_relaxed) == 0)
-    atomic_store_explicit(&queue->waiting_since, engine_now(engine), memory_order_relaxed);
-}
-
-uint32_t engine_append(struct pdlb_engine *engine, uint32_t index, uint32_t key, const struct pdlb_event *events,
-                       uint32_t count) {
+void engine_append(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
   engine_lock(engine, &queue->ingress);
-  const uint32_t copied = append_locked(engine, index, key, events, count);
-  start_waiting(engine, queue);
+  engine_append_locked(engine, index, events, count);
   engine_unlock_and_fence(&queue->ingress);
-  return copied;
 }
 
-/* As engine_append, for elements that have no credit yet; takes them where a dead owner's can be told from a live
- * one's: inside the lock. */
-static uint32_t append_with_credit(struct pdlb_engine *engine, uint32_t index, uint32_t key,
-                                   const struct pdlb_event *events, uint32_t count) {
+uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count) {
+  const uint32_t key = engine_event_key(events);
+  uint32_t run = 1;
+  while (run < count && engine_event_key(&events[run]) == key) run++;
+  return run;
+}
+
+/* ---- sending: the general case ----------------------------------------------------------------------------------- */
+
+static uint32_t append_with_credit(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
+                                   uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
   engine_lock(engine, &queue->ingress);
   const uint32_t credits = engine_take_credits(engine, count);
-  uint32_t copied = 0;
-  if (LIKELY(credits != 0)) {
-    copied = append_locked(engine, index, key, events, credits);
-    if (copied < credits) engine_give_credits(engine, credits - copied);
-    start_waiting(engine, queue);
-  }
+  if (LIKELY(credits != 0)) engine_append_locked(engine, index, events, credits);
   engine_unlock_and_fence(&queue->ingress);
-  return copied;
+  return credits;
 }
 
-static enum pdlb_refusal check_sender(const struct pdlb_engine *engine, const struct engine_port *port) {
-  if (UNLIKELY(!atomic_load_explicit(&engine->header->started, memory_order_acquire))) return PDLB_NOT_STARTED;
-  if (UNLIKELY(!atomic_load_explicit(&port->enabled, memory_order_relaxed))) return PDLB_PORT_DISABLED;
-  return PDLB_TAKEN;
+static enum pdlb_refusal check_sender(const struct engine_port *port) {
+  const uint32_t notice = engine_notice(port);
+  if (notice & NOTICE_STOPPED) return PDLB_NOT_STARTED;
+  return notice & NOTICE_DISABLED ? PDLB_PORT_DISABLED : PDLB_TAKEN;
 }
 
-uint32_t pdlb_engine_send(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
-                          uint32_t count, enum pdlb_refusal *why) {
-  struct engine_port *port = &engine->ports[port_index];
+/* Run by run of elements that go the same way. */
+static __attribute__((noinline)) uint32_t send_runs(const struct pdlb_engine_user *user,
+                                                    const struct pdlb_event *events, uint32_t count,
+                                                    enum pdlb_refusal *why) {
+  struct pdlb_engine *engine = user->engine;
   uint32_t sent = 0;
-  *why = count ? check_sender(engine, port) : PDLB_TAKEN;
+  *why = count ? check_sender(user->port) : PDLB_TAKEN;
   while (sent < count && *why == PDLB_TAKEN) {
     const uint32_t key = engine_event_key(&events[sent]);
-    *why = engine_check_key(engine, key);
-    if (UNLIKELY(*why != PDLB_TAKEN)) break;
-    const uint32_t queue = engine_key_queue(engine, key);
-    const uint32_t copied = append_with_credit(engine, queue, key, events + sent, count - sent);
-    if (UNLIKELY(copied == 0)) {
-      *why = PDLB_NO_CREDIT;
-      atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);
+    const struct engine_queue *queue = engine_route(engine, key);
+    if (UNLIKELY(!queue)) {
+      *why = engine_check_key(engine, key);
       break;
     }
-    engine_offer(engine, queue, copied);
-    sent += copied;
+    const uint32_t run = engine_run_of_key(events + sent, count - sent);
+    const uint32_t taken = append_with_credit(engine, queue->index, events + sent, run);
+    if (taken) engine_offer(engine, queue->index, taken);
+    sent += taken;
+    if (UNLIKELY(taken < run)) {
+      *why = PDLB_NO_CREDIT;
+      atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);
+    }
   }
-  const uint64_t total = atomic_load_explicit(&port->sent, memory_order_relaxed);
-  atomic_store_explicit(&port->sent, total + sent, memory_order_relaxed);
+  engine_add(&user->port->sent, sent);
   return sent;
 }
 
-/* ---- forward: into the oldest held element's place ------------------------------------------------------------------
- */
+/* ---- sending: at once, all the same way, into a front with room -------------------------------------------------- */
 
-/* The ordered queue in whose line the oldest held element has its place, or NIL. */
-static uint32_t line_of_oldest(const struct pdlb_engine *engine, const struct engine_port *port) {
-#ifdef PDLB_BREAK_REORDER
-  return NIL;
-#endif
-  const struct history_entry *oldest = &engine_history(engine, port)[port->history_head & port->history_mask];
-  return oldest->type == PDLB_SCHED_ORDERED ? oldest->queue : NIL;
+static __attribute__((noinline)) uint32_t offer_and_return(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  engine_offer_to_idle(engine, queue, count);
+  return count;
 }
 
-/* `event` goes to its queue at once, and the oldest held element is completed after it, so that what follows in an
- * atomic flow stays behind. */
-static void forward_at_once(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event) {
-  const uint32_t key = engine_event_key(event), queue = engine_key_queue(engine, key);
-  engine_append(engine, queue, key, event, 1);
-  engine_offer(engine, queue, 1);
-  engine_complete(engine, port, 1);
+/* The ingress lock and `count` credits; false if not both can be had at once. */
+static inline bool enter(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count) {
+  if (UNLIKELY(!engine_try_lock(engine, &queue->ingress))) return false;
+  const int32_t free = atomic_fetch_sub_explicit(&engine->header->credits, (int32_t)count, memory_order_acquire);
+  if (LIKELY(free >= (int32_t)count)) return true;
+  engine_give_credits(engine, count);
+  engine_unlock(&queue->ingress);
+  return false;
 }
 
-static enum pdlb_refusal check_forward(const struct pdlb_engine *engine, const struct engine_port *port,
-                                       const struct pdlb_event *event, bool credit) {
-  if (port->history_head == port->history_tail) return PDLB_NOT_HELD;
-  const enum pdlb_refusal why = engine_check_key(engine, engine_event_key(event));
-  return why == PDLB_TAKEN && !credit ? PDLB_NO_CREDIT : why;
+static inline void turn_back(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count) {
+  engine_give_credits(engine, count);
+  engine_unlock(&queue->ingress);
 }
 
-/* With credits for `credits` of the elements. */
-static uint32_t forward_each(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
-                             uint32_t count, uint32_t credits, enum pdlb_refusal *why) {
-  struct engine_port *port = &engine->ports[port_index];
-  uint32_t sent = 0, line = NIL;
-  for (; sent < count; sent++) {
-    *why = check_forward(engine, port, &events[sent], sent < credits);
-    if (*why != PDLB_TAKEN) break;
-    const uint32_t next = line_of_oldest(engine, port);
-    /* Before anything overtakes on another way. */
-    if (line != NIL && line != next) engine_order_flush(engine, line);
-    line = next;
-    if (line != NIL)
-      engine_complete_in_order(engine, port_index, &events[sent]);
-    else
-      forward_at_once(engine, port_index, &events[sent]);
-  }
-  if (line != NIL) engine_order_flush(engine, line);
-  return sent;
-}
-
-uint32_t pdlb_engine_forward(struct pdlb_engine *engine, uint32_t port_index, const struct pdlb_event *events,
+/* The commit, and what comes after it. */
+static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
                              uint32_t count, enum pdlb_refusal *why) {
-  struct engine_port *port = &engine->ports[port_index];
-  engine_settle(engine, port_index);
-  *why = count ? check_sender(engine, port) : PDLB_TAKEN;
-  if (*why != PDLB_TAKEN || count == 0) return 0;
+  store_front_tail(queue, tail + count);
+  engine_unlock_and_fence(&queue->ingress);
+  engine_add(&user->port->sent, count);
+  *why = PDLB_TAKEN;
+  if (UNLIKELY(engine_may_offer(user->engine, queue))) return offer_and_return(user->engine, queue->index, count);
+  return count;
+}
 
-  const uint32_t credits = engine_take_credits(engine, count);
-  const uint32_t sent = forward_each(engine, port_index, events, count, credits, why);
-  if (sent < credits) engine_give_credits(engine, credits - sent);
-  if (*why == PDLB_NO_CREDIT)
-    atomic_fetch_add_explicit(&engine->header->refused_no_credit, count - sent, memory_order_relaxed);
-  const uint64_t total = atomic_load_explicit(&port->sent, memory_order_relaxed);
-  atomic_store_explicit(&port->sent, total + sent, memory_order_relaxed);
-  return sent;
+/* With what `enter` gave, to a place that wraps. */
+static __attribute__((noinline)) uint32_t send_wrapped(const struct pdlb_engine_user *user,
+                                                       const struct pdlb_event *events, uint32_t count,
+                                                       enum pdlb_refusal *why, struct engine_queue *queue) {
+  const uint64_t tail = engine_get(&queue->front_tail);
+  if (LIKELY(put_in_front(queue, tail, events, count, engine_event_key(events))))
+    return leave(user, queue, tail, count, why);
+  turn_back(user->engine, queue, count);
+  return send_runs(user, events, count, why);
+}
+
+static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_user *user,
+                                                     const struct pdlb_event *events, uint32_t count,
+                                                     enum pdlb_refusal *why, struct engine_queue *queue) {
+  const uint32_t way = engine_event_key(events);
+  if (UNLIKELY(count > FRONT || !enter(user->engine, queue, count))) return send_runs(user, events, count, why);
+  const uint64_t tail = engine_get(&queue->front_tail);
+  const uint32_t slot = (uint32_t)tail & FRONT_MASK;
+  if (LIKELY(front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way))) {
+    if (UNLIKELY(slot + count > FRONT)) return send_wrapped(user, events, count, why, queue);
+    if (LIKELY(front_put(queue, slot, events, count, way))) return leave(user, queue, tail, count, why);
+  }
+  turn_back(user->engine, queue, count);
+  return send_runs(user, events, count, why);
+}
+
+/* On the way that is hoped for nothing is called but to end with it, so that no register need be saved. What is not as
+ * hoped for goes the general way. */
+uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
+                          enum pdlb_refusal *why) {
+  struct pdlb_engine *engine = user->engine;
+  const uint32_t no_sends = NOTICE_STOPPED | NOTICE_DISABLED;
+  if (UNLIKELY((engine_notice(user->port) & no_sends) || !count)) return send_runs(user, events, count, why);
+  const uint32_t way = engine_event_key(events);
+  struct engine_queue *queue = engine_route(engine, way);
+  if (UNLIKELY(!queue)) return send_runs(user, events, count, why);
+  if (count > 1) return send_batch(user, events, count, why, queue);
+
+  if (UNLIKELY(!enter(engine, queue, 1))) return send_runs(user, events, 1, why);
+  const uint64_t tail = engine_get(&queue->front_tail);
+  if (UNLIKELY(!front_takes(queue, tail, 1, way))) {
+    turn_back(engine, queue, 1);
+    return send_runs(user, events, 1, why);
+  }
+  put_one_in_front(queue, tail, events);
+  return leave(user, queue, tail, 1, why);
 }

@@ -35,6 +35,14 @@ static void list_remove(struct parked_flow *records, struct flow_list *list, uin
     list->tail = record->previous;
 }
 
+static uint32_t load_flow(const struct pdlb_engine *engine, uint32_t queue, uint32_t flow) {
+  return atomic_load_explicit(&engine_flows(engine, queue)[flow], memory_order_acquire);
+}
+
+static void store_flow(const struct pdlb_engine *engine, uint32_t queue, uint32_t flow, uint32_t word) {
+  atomic_store_explicit(&engine_flows(engine, queue)[flow], word, memory_order_release);
+}
+
 static uint32_t link_slot(const struct engine_port *port, uint32_t queue) {
   for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_relaxed);
@@ -46,7 +54,7 @@ static uint32_t link_slot(const struct engine_port *port, uint32_t queue) {
 /* Put the flow on the list where its state and its most urgent element want it. */
 static void place(struct pdlb_engine *engine, uint32_t queue, uint32_t index) {
   struct parked_flow *records = engine_parked_flows(engine, queue), *record = &records[index];
-  const uint32_t word = engine_flows(engine, queue)[record->flow];
+  const uint32_t word = load_flow(engine, queue, record->flow);
   const uint8_t priority = (uint8_t)__builtin_ctz(record->priorities);
   uint8_t where = PLACE_READY;
   uint32_t slot = 0, port = 0;
@@ -92,33 +100,43 @@ static uint32_t new_node(struct pdlb_engine *engine, uint32_t queue_index) {
   return index;
 }
 
-uint32_t engine_park(struct pdlb_engine *engine, uint32_t queue_index, const struct pdlb_event *event) {
+void engine_flow_add(struct pdlb_engine *engine, uint32_t queue_index, uint32_t node_index) {
   struct engine_queue *queue = &engine->queues[queue_index];
-  struct parked_node *nodes = engine_nodes(engine, queue_index);
-  uint32_t *flows = engine_flows(engine, queue_index);
-  uint32_t index;
-  if (flows[event->flow] & FLOW_PARKED) {
-    index = engine_flow_records(engine, queue_index)[event->flow];
-  } else {
-    index = new_record(engine, queue_index, event->flow);
-    flows[event->flow] |= FLOW_PARKED;
-  }
+  struct parked_node *nodes = engine_nodes(engine, queue_index), *node = &nodes[node_index];
+  /* From now on the port that has it in flight, if one still has, cannot free it without the lock. */
+  const uint32_t word =
+      atomic_fetch_or_explicit(&engine_flows(engine, queue_index)[node->event.flow], FLOW_PARKED, memory_order_acq_rel);
+  const uint32_t index = word & FLOW_PARKED ? engine_flow_records(engine, queue_index)[node->event.flow]
+                                            : new_record(engine, queue_index, node->event.flow);
   struct parked_flow *record = &engine_parked_flows(engine, queue_index)[index];
-  const uint32_t node = new_node(engine, queue_index), priority = pdlb_event_priority(event);
-  nodes[node].event = *event;
-  nodes[node].next = NIL;
-  if (++queue->park_stamp == 0) queue->park_stamp = 1;
-  nodes[node].stamp = queue->park_stamp;
+  const uint32_t priority = pdlb_event_priority(&node->event);
+  node->next = NIL;
   if (record->priorities & (1u << priority))
-    nodes[record->tail[priority]].next = node;
+    nodes[record->tail[priority]].next = node_index;
   else
-    record->head[priority] = node;
-  record->tail[priority] = node;
+    record->head[priority] = node_index;
+  record->tail[priority] = node_index;
   record->priorities |= (uint8_t)(1u << priority);
   const uint32_t parked = atomic_load_explicit(&queue->parked, memory_order_relaxed);
   atomic_store_explicit(&queue->parked, parked + 1, memory_order_relaxed);
+  atomic_fetch_or_explicit(&queue->slow, SLOW_PARKED, memory_order_relaxed);
   place(engine, queue_index, index);
-  const uint32_t word = flows[event->flow];
+}
+
+/* Until the caller has taken it from where it lay, the element is in two places; what is noted here tells which is
+ * right, should the caller die. */
+uint32_t engine_park(struct pdlb_engine *engine, uint32_t queue_index, const struct pdlb_event *event, uint32_t ring,
+                     uint64_t from) {
+  struct engine_queue *queue = &engine->queues[queue_index];
+  const uint32_t index = new_node(engine, queue_index);
+  struct parked_node *node = &engine_nodes(engine, queue_index)[index];
+  queue->parked_from_ring = ring;
+  queue->parked_from = from;
+  node->event = *event;
+  atomic_store_explicit(&queue->park_stamp, engine_get(&queue->park_stamp) + 1, memory_order_release);
+  atomic_store_explicit(&node->stamp, engine_get(&queue->park_stamp), memory_order_release);
+  engine_flow_add(engine, queue_index, index);
+  const uint32_t word = load_flow(engine, queue_index, event->flow);
   return word & FLOW_COUNT ? ((word & FLOW_OWNER) >> FLOW_OWNER_SHIFT) - 1 : NIL;
 }
 
@@ -133,37 +151,39 @@ static void take_node(struct pdlb_engine *engine, uint32_t queue_index, struct p
     record->priorities &= (uint8_t)~(1u << priority);
   else
     record->head[priority] = nodes[node].next;
-  nodes[node].stamp = 0;
+  atomic_store_explicit(&nodes[node].stamp, 0, memory_order_release);
   nodes[node].next = queue->node_free;
   queue->node_free = node + 1;
   const uint32_t parked = atomic_load_explicit(&queue->parked, memory_order_relaxed);
   atomic_store_explicit(&queue->parked, parked - 1, memory_order_relaxed);
+  if (parked == 1) atomic_fetch_and_explicit(&queue->slow, ~SLOW_PARKED, memory_order_relaxed);
 }
 
 static void forget_record(struct pdlb_engine *engine, uint32_t queue_index, uint32_t index) {
   struct engine_queue *queue = &engine->queues[queue_index];
   struct parked_flow *records = engine_parked_flows(engine, queue_index), *record = &records[index];
   list_remove(records, list_of(engine, queue_index, record), index);
-  engine_flows(engine, queue_index)[record->flow] &= ~FLOW_PARKED;
+  store_flow(engine, queue_index, record->flow, load_flow(engine, queue_index, record->flow) & ~FLOW_PARKED);
   record->place = PLACE_NOWHERE;
   record->next = queue->record_free;
   queue->record_free = index + 1;
 }
 
 uint32_t engine_unpark(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port_index, uint32_t slot,
-                       uint32_t priority, struct pdlb_event *events, uint32_t count) {
+                       uint32_t priority, struct pdlb_event *events, uint32_t count, uint32_t *tail) {
   struct engine_port *port = &engine->ports[port_index];
   struct parked_flow *records = engine_parked_flows(engine, queue_index);
-  uint32_t *flows = engine_flows(engine, queue_index);
   uint32_t taken = 0;
   while (taken < count) {
     uint32_t index = port->owned[slot][priority].head;
     if (!index) index = engine->queues[queue_index].ready[priority].head;
     if (!index) break;
     struct parked_flow *record = &records[--index];
-    flows[record->flow] = ((flows[record->flow] & (FLOW_COUNT | FLOW_PARKED)) | engine_flow_owned_by(port_index)) + 1;
+    const uint32_t word = load_flow(engine, queue_index, record->flow) & (FLOW_COUNT | FLOW_PARKED);
+    store_flow(engine, queue_index, record->flow, (word | port->owns) + 1);
     take_node(engine, queue_index, record, priority, &events[taken++]);
-    engine_history_push(engine, port, queue_index, PDLB_SCHED_ATOMIC, record->flow, 1);
+    atomic_store_explicit(&engine_history(engine, port)[(*tail)++ & port->history_mask],
+                          ENTRY_MAKE(record->flow, 1, queue_index, PDLB_SCHED_ATOMIC), memory_order_relaxed);
     if (record->priorities)
       place(engine, queue_index, index);
     else
@@ -173,10 +193,9 @@ uint32_t engine_unpark(struct pdlb_engine *engine, uint32_t queue_index, uint32_
 }
 
 bool engine_flow_completed(struct pdlb_engine *engine, uint32_t queue, uint32_t flow) {
-  uint32_t *word = &engine_flows(engine, queue)[flow];
-  *word -= 1;
-  if (*word & FLOW_COUNT) return false;
-  *word = FLOW_PARKED;
+  const uint32_t word = load_flow(engine, queue, flow) - 1;
+  store_flow(engine, queue, flow, word & FLOW_COUNT ? word : FLOW_PARKED);
+  if (word & FLOW_COUNT) return false;
   place(engine, queue, engine_flow_records(engine, queue)[flow]);
   return true;
 }
@@ -196,9 +215,9 @@ void engine_flows_unlinked(struct pdlb_engine *engine, uint32_t queue, uint32_t 
 
 void engine_flows_linked(struct pdlb_engine *engine, uint32_t queue, uint32_t port) {
   const struct parked_flow *records = engine_parked_flows(engine, queue);
-  const uint32_t *flows = engine_flows(engine, queue);
   for (uint32_t index = 0; index < engine->queues[queue].record_unused; index++) {
     if (!records[index].priorities || records[index].place != PLACE_NOWHERE) continue;
-    if ((flows[records[index].flow] & FLOW_OWNER) == engine_flow_owned_by(port)) place(engine, queue, index);
+    if ((load_flow(engine, queue, records[index].flow) & FLOW_OWNER) == engine_flow_owned_by(port))
+      place(engine, queue, index);
   }
 }

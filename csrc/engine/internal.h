@@ -13,52 +13,78 @@
 /* Elements handed over at a time where a batch of the caller's is not at hand. */
 #define ENGINE_BATCH 32u
 
-/* ---- enqueue.c
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- counters that one thread, or the holder of one lock, writes ------------------------------------------------- */
+
+static inline void engine_add(_Atomic uint64_t *counter, uint64_t count) {
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + count, memory_order_relaxed);
+}
+
+static inline uint64_t engine_get(const _Atomic uint64_t *counter) {
+  return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static inline uint32_t engine_slow(const struct engine_queue *queue) {
+  return atomic_load_explicit(&queue->slow, memory_order_relaxed);
+}
+
+/* ---- enqueue.c --------------------------------------------------------------------------------------------------- */
 
 /* Queue and type of an element, as they stand in its bytes 10 and 11: elements with the same key go the same way. */
 static inline uint32_t engine_event_key(const struct pdlb_event *event) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  uint16_t both;
+  memcpy(&both, &event->queue, sizeof both);
+  return both & ROUTE_MASK;
+#else
   return (uint32_t)event->queue | ((uint32_t)(event->sched & 3u) << 8);
+#endif
 }
+
+static inline uint32_t engine_key_type(uint32_t key) { return key >> 8; }
 
 static inline uint32_t engine_key_queue(const struct pdlb_engine *engine, uint32_t key) {
   return pdlb_engine_queue_index(engine, key & 0xFFu, (key >> 8) == PDLB_SCHED_DIRECTED);
 }
 
-enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key);
-
-uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted);
-static inline void engine_give_credits(struct pdlb_engine *engine, uint32_t count) {
-  atomic_fetch_add_explicit(&engine->header->credits, count, memory_order_release);
+/* The queue that elements with this key go to; NULL where they may not. */
+static inline struct engine_queue *engine_route(const struct pdlb_engine *engine, uint32_t key) {
+  const uint32_t at = atomic_load_explicit(&engine->header->route[key], memory_order_acquire);
+  return LIKELY(at) ? engine_queue_of(engine, at) : NULL;
 }
 
-static inline bool engine_is_timed(const struct pdlb_engine *engine) {
-  return UNLIKELY(atomic_load_explicit(&engine->header->timed, memory_order_relaxed));
+/* Why there is no route; PDLB_TAKEN where there is one. */
+enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key);
+
+/* With a lock held. Up to `wanted` credits. */
+uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted);
+static inline void engine_give_credits(struct pdlb_engine *engine, uint32_t count) {
+  atomic_fetch_add_explicit(&engine->header->credits, (int32_t)count, memory_order_release);
 }
 
 static inline uint64_t engine_now(const struct pdlb_engine *engine) { return engine->host->now(engine->context); }
 
-/* Append the leading elements that have `key`, for which the caller holds credits. Wakes nobody. */
-uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, uint32_t key, const struct pdlb_event *events,
-                       uint32_t count);
+/* Under the queue's ingress lock: elements of one key, for which the caller holds credits. */
+void engine_append_locked(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
+/* The same with no ingress lock held. Wakes nobody. */
+void engine_append(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
+/* How many of the elements, from the first on, have the first one's key. */
+uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count);
 
-/* ---- wake.c
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- wake.c ------------------------------------------------------------------------------------------------------ */
 
 void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
+
+/* Whether a port that serves the queue may be idle. */
+static inline bool engine_may_offer(const struct pdlb_engine *engine, const struct engine_queue *queue) {
+  const uint32_t word = atomic_load_explicit(&queue->linked_word, memory_order_relaxed);
+  return atomic_load_explicit(&engine->idle[word], memory_order_seq_cst) &
+         atomic_load_explicit(&queue->linked, memory_order_relaxed);
+}
 
 /* `count` elements of `queue` wait: wake idle ports for them. To be called with no lock held, and after a
  * sequentially consistent operation that followed the commit. */
 static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
-  const _Atomic uint64_t *idle = engine_idle(engine);
-  const _Atomic uint64_t *linked = engine_linked(engine, queue);
-  for (uint32_t word = 0; word < engine->header->port_words; word++) {
-    if (UNLIKELY(atomic_load_explicit(&idle[word], memory_order_seq_cst) &
-                 atomic_load_explicit(&linked[word], memory_order_relaxed))) {
-      engine_offer_to_idle(engine, queue, count);
-      return;
-    }
-  }
+  if (UNLIKELY(engine_may_offer(engine, &engine->queues[queue]))) engine_offer_to_idle(engine, queue, count);
 }
 
 /* Even sharing: wake up to `count` idle ports that are due. Returns how many. */
@@ -67,15 +93,28 @@ uint32_t engine_offer_to_due(struct pdlb_engine *engine, uint32_t queue, uint32_
 /* Wake this very port, if it is idle. */
 void engine_call(struct pdlb_engine *engine, uint32_t port);
 
+/* From now on something waits in the queue that did not before. */
+void engine_start_waiting(struct pdlb_engine *engine, struct engine_queue *queue);
+
 /* Even sharing, under the queue's egress lock: how many of `waiting` elements the port may take now. 0 means that
  * others are due first; `*retry_at` is then lowered to the end of their grace, and `*offer` set where one of them has
  * not been told. */
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer);
 
+static inline uint32_t engine_notice(const struct engine_port *port) {
+  return atomic_load_explicit(&port->notice, memory_order_relaxed);
+}
+
+/* Elements received and not released. Read in this order, so that it is never below 0. */
+static inline uint32_t engine_in_flight(const struct engine_port *port) {
+  const uint64_t released = atomic_load_explicit(&port->released, memory_order_acquire);
+  return (uint32_t)(atomic_load_explicit(&port->received, memory_order_relaxed) - released);
+}
+
 /* What the port holds, as balancing sees it: what is to be released later does not count. */
 static inline uint32_t engine_load(const struct engine_port *port) {
-  const uint32_t held = atomic_load_explicit(&port->in_flight, memory_order_relaxed);
+  const uint32_t held = engine_in_flight(port);
   const uint32_t later = atomic_load_explicit(&port->released_later, memory_order_relaxed);
   return held > later ? held - later : 0;
 }
@@ -84,63 +123,105 @@ static inline bool engine_has_room(const struct engine_port *port) {
   return engine_load(port) < atomic_load_explicit(&port->history_limit, memory_order_relaxed);
 }
 
-/* ---- release.c
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- release.c --------------------------------------------------------------------------------------------------- */
 
 /* Complete the `count` oldest elements, whatever may be put off. */
 uint32_t engine_complete(struct pdlb_engine *engine, uint32_t port, uint32_t count);
 
-void engine_release_put_off(struct pdlb_engine *engine, uint32_t port);
-
 /* Carry out what pdlb_engine_release_later put off. */
-static inline void engine_settle(struct pdlb_engine *engine, uint32_t port) {
-  if (UNLIKELY(atomic_load_explicit(&engine->ports[port].released_later, memory_order_relaxed)))
-    engine_release_put_off(engine, port);
+void engine_settle(struct pdlb_engine *engine, uint32_t port);
+
+/* Elements of the queue, of which the in-flight limit counts so many, are completed. With no lock held. */
+void engine_leave_flight(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
+
+/* The port has released elements: if it was full and idle, it can be given something again. */
+void engine_count_released(struct pdlb_engine *engine, uint32_t port, uint32_t count);
+
+static inline uint64_t engine_oldest(const struct pdlb_engine *engine, const struct engine_port *port) {
+  const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
+  return atomic_load_explicit(&engine_history(engine, port)[head & port->history_mask], memory_order_relaxed);
 }
 
-/* The oldest element that the port holds is an ordered one: `event` takes its place in line. The line is not moved. */
-void engine_complete_in_order(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event);
+/* `done` of the oldest entry's elements are completed; the entry with it, where these are all. */
+static inline void engine_shorten_oldest(const struct pdlb_engine *engine, struct engine_port *port, uint32_t done) {
+  const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
+  history_entry *oldest = &engine_history(engine, port)[head & port->history_mask];
+  const uint64_t entry = atomic_load_explicit(oldest, memory_order_relaxed);
+  if (ENTRY_COUNT(entry) <= done)
+    atomic_store_explicit(&port->history_head, head + 1, memory_order_relaxed);
+  else
+    atomic_store_explicit(
+        oldest, ENTRY_MAKE(ENTRY_FIRST(entry) + done, ENTRY_COUNT(entry) - done, ENTRY_QUEUE(entry), ENTRY_TYPE(entry)),
+        memory_order_relaxed);
+}
 
-/* ---- schedule.c
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- schedule.c, pass.c ------------------------------------------------------------------------------------------ */
 
-/* Without a lock, so a guess: elements in rings and parked. An element may be taken before its sender has counted it;
- * that one has yet to look for idle ports. */
+/* What one port may take of one queue, at whatever pace that needs. With no lock held. */
+uint32_t engine_pass(struct pdlb_engine *engine, uint32_t port, uint32_t slot, uint32_t queue,
+                     struct pdlb_event *events, uint32_t count, uint64_t *retry_at);
+
+/* Without a lock: whether anything waits. May say so of what is just being taken. */
+static inline bool engine_any_queued(const struct engine_queue *queue) {
+  return atomic_load_explicit(&queue->front_taken, memory_order_seq_cst) !=
+             atomic_load_explicit(&queue->front_tail, memory_order_seq_cst) ||
+         atomic_load_explicit(&queue->ring_out, memory_order_seq_cst) !=
+             atomic_load_explicit(&queue->ring_in, memory_order_seq_cst) ||
+         atomic_load_explicit(&queue->parked, memory_order_seq_cst);
+}
+
+/* Elements that ever came, and that ever were given to ports. Without a lock each is exact for some moment only if
+ * nobody is at work. */
+static inline uint64_t engine_enqueued(const struct engine_queue *queue) {
+  return atomic_load_explicit(&queue->front_tail, memory_order_seq_cst) +
+         atomic_load_explicit(&queue->ring_in, memory_order_seq_cst);
+}
+
+static inline uint64_t engine_scheduled(const struct engine_queue *queue) {
+  const uint64_t out = atomic_load_explicit(&queue->front_taken, memory_order_seq_cst) +
+                       atomic_load_explicit(&queue->front_gone, memory_order_seq_cst) +
+                       atomic_load_explicit(&queue->ring_out, memory_order_seq_cst);
+  return out - atomic_load_explicit(&queue->parked, memory_order_seq_cst);
+}
+
+/* Elements that wait: a guess, as above, but never below 0. */
 static inline uint32_t engine_queued(const struct engine_queue *queue) {
-  const uint64_t out = atomic_load_explicit(&queue->scheduled, memory_order_seq_cst);
-  const uint64_t in = atomic_load_explicit(&queue->enqueued, memory_order_seq_cst);
+  const uint64_t out = engine_scheduled(queue), in = engine_enqueued(queue);
   return in > out ? (uint32_t)(in - out) : 0;
 }
 
-/* ---- flows.c: all under the queue's egress lock
- * --------------------------------------------------------------------------- */
+/* ---- flows.c: all under the queue's egress lock ------------------------------------------------------------------ */
 
-/* Set an element aside because its flow is in flight elsewhere, or has elements set aside before it. Returns the
- * port that has the flow in flight, or NIL. */
-uint32_t engine_park(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *event);
-/* Take up to `count` parked elements of this priority that the port may have, its own flows first; each gets its
- * entry in the port's history list. */
+/* Set an element aside because its flow is in flight elsewhere, or has elements set aside before it. `from`: the
+ * position at which it lies in the ring of priority `ring`, or NIL for the front. Returns the port that has the flow
+ * in flight, or NIL. */
+uint32_t engine_park(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *event, uint32_t ring,
+                     uint64_t from);
+/* Take up to `count` parked elements of this priority that the port may have, its own flows first. Notes each in the
+ * port's history from `*tail` on. */
 uint32_t engine_unpark(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t slot, uint32_t priority,
-                       struct pdlb_event *events, uint32_t count);
+                       struct pdlb_event *events, uint32_t count, uint32_t *tail);
+/* A flow that is free, or in flight on the port which is called `mine` in flow words. */
+static inline bool engine_may_take_flow(uint32_t word, uint32_t mine) {
+#ifdef PDLB_BREAK_ATOMIC
+  return true;
+#endif
+  return LIKELY(word == 0) || (word & (FLOW_OWNER | FLOW_PARKED)) == mine;
+}
+
 /* One element of the flow was completed. True if that freed the flow and it has parked elements. */
 bool engine_flow_completed(struct pdlb_engine *engine, uint32_t queue, uint32_t flow);
 void engine_flows_unlinked(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t slot);
 void engine_flows_linked(struct pdlb_engine *engine, uint32_t queue, uint32_t port);
+/* Put the node's element with its flow. */
+void engine_flow_add(struct pdlb_engine *engine, uint32_t queue, uint32_t node);
 
-static inline uint32_t engine_flow_owned_by(uint32_t port) { return (port + 1u) << FLOW_OWNER_SHIFT; }
+/* ---- order.c ----------------------------------------------------------------------------------------------------- */
 
-static inline void engine_history_push(const struct pdlb_engine *engine, struct engine_port *port, uint32_t queue,
-                                       uint32_t type, uint32_t first, uint32_t count) {
-  struct history_entry *entry = &engine_history(engine, port)[port->history_tail & port->history_mask];
-  entry->first = first;
-  entry->count = (uint16_t)count;
-  entry->queue = (uint8_t)queue;
-  entry->type = (uint8_t)type;
-  port->history_tail++;
+static inline struct order_slot *engine_order_slot(const struct pdlb_engine *engine, uint32_t queue,
+                                                   uint32_t sequence) {
+  return &engine_order(engine, queue)[sequence & (engine->queues[queue].window - 1)];
 }
-
-/* ---- order.c
- * --------------------------------------------------------------------------------------------------------------- */
 
 /* Under the queue's egress lock: what takes the place of sequence number `sequence`; NULL for nothing. */
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event);

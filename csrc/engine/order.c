@@ -6,61 +6,74 @@
  */
 #include "internal.h"
 
-static struct order_slot *slot_of(const struct pdlb_engine *engine, uint32_t queue, uint32_t sequence) {
-  return &engine_order(engine, queue)[sequence & (engine->queues[queue].window - 1)];
-}
-
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event) {
-  struct order_slot *slot = slot_of(engine, queue, sequence);
+  struct order_slot *slot = engine_order_slot(engine, queue, sequence);
   if (event) {
     slot->event = *event;
     atomic_fetch_add_explicit(&engine->queues[queue].in_line, 1, memory_order_relaxed);
   }
-  slot->state = event ? ORDER_FORWARDED : ORDER_DROPPED;
+  __atomic_store_n(&slot->state, event ? ORDER_FORWARDED : ORDER_DROPPED, __ATOMIC_RELEASE);
 }
 
-/* Under the egress lock: move up to `max` elements that are next in line into `events`. */
-static uint32_t collect(struct pdlb_engine *engine, uint32_t index, struct pdlb_event *events, uint32_t max) {
-  struct engine_queue *queue = &engine->queues[index];
-  uint32_t count = 0;
-  while (count < max && queue->oldest_sequence != queue->next_sequence) {
-    struct order_slot *slot = slot_of(engine, index, queue->oldest_sequence);
+/* What the next slots in line have: up to `max` elements for one queue, copied out. `*slots`: from how many slots. */
+static uint32_t collect(const struct pdlb_engine *engine, uint32_t index, struct pdlb_event *events, uint32_t max,
+                        uint32_t *slots) {
+  const struct engine_queue *queue = &engine->queues[index];
+  uint32_t count = 0, sequence = queue->oldest_sequence;
+  for (; count < max && sequence != queue->next_sequence; sequence++) {
+    const struct order_slot *slot = engine_order_slot(engine, index, sequence);
     if (slot->state == ORDER_OPEN) break;
-    if (slot->state == ORDER_FORWARDED) events[count++] = slot->event;
-    slot->state = ORDER_OPEN;
-    queue->oldest_sequence++;
+    if (slot->state != ORDER_FORWARDED) continue;
+    if (count && engine_event_key(&slot->event) != engine_event_key(events)) break;
+    events[count++] = slot->event;
   }
+  *slots = sequence - queue->oldest_sequence;
   return count;
 }
 
-/* One round under the lock, so that nobody can overtake between collecting and appending. */
-static uint32_t flush_round(struct pdlb_engine *engine, uint32_t index, struct pdlb_event *events) {
+/* Under the egress lock: these slots are open for the next round. */
+static void move_line_on(struct pdlb_engine *engine, uint32_t index, uint32_t slots) {
   struct engine_queue *queue = &engine->queues[index];
+  for (uint32_t i = 0; i < slots; i++) engine_order_slot(engine, index, queue->oldest_sequence + i)->state = ORDER_OPEN;
+  queue->oldest_sequence += slots;
+}
+
+/* The elements arrive where they are for. Should this process die here, `flush` tells whether they did. */
+static void deliver(struct pdlb_engine *engine, struct engine_queue *line, const struct pdlb_event *events,
+                    uint32_t count, uint32_t slots) {
+  const uint32_t target_index = engine_key_queue(engine, engine_event_key(events));
+  struct engine_queue *target = &engine->queues[target_index];
+  engine_lock(engine, &target->ingress);
+  line->flush.slots = slots;
+  line->flush.arrived = engine_enqueued(target);
+  __atomic_store_n(&line->flush.target, target_index + 1, __ATOMIC_RELEASE);
+  engine_append_locked(engine, target_index, events, count);
+  engine_unlock_and_fence(&target->ingress);
+}
+
+/* One round under the lock, so that nobody can overtake between collecting and delivering. False if there was nothing
+ * to do. */
+static bool flush_round(struct pdlb_engine *engine, uint32_t index) {
+  struct pdlb_event events[ENGINE_BATCH];
+  struct engine_queue *queue = &engine->queues[index];
+  uint32_t slots;
   engine_lock(engine, &queue->egress);
-  const uint32_t window_before = queue->next_sequence - queue->oldest_sequence;
-  const uint32_t count = collect(engine, index, events, ENGINE_BATCH);
-  for (uint32_t done = 0; done < count;) {
-    const uint32_t key = engine_event_key(&events[done]);
-    done += engine_append(engine, engine_key_queue(engine, key), key, events + done, count - done);
+  const uint32_t count = collect(engine, index, events, ENGINE_BATCH, &slots);
+  if (!slots) {
+    engine_unlock(&queue->egress);
+    return false;
   }
+  if (count) deliver(engine, queue, events, count, slots);
+  const bool was_full = queue->next_sequence - queue->oldest_sequence == queue->window;
+  move_line_on(engine, index, slots);
   if (count) atomic_fetch_sub_explicit(&queue->in_line, count, memory_order_relaxed);
-  const bool was_full = window_before == queue->window && queue->next_sequence - queue->oldest_sequence < window_before;
+  __atomic_store_n(&queue->flush.target, 0, __ATOMIC_RELEASE);
   engine_unlock_and_fence(&queue->egress);
-  if (was_full) engine_offer(engine, index, window_before);
-  return count;
+  if (count) engine_offer(engine, engine_key_queue(engine, engine_event_key(events)), count);
+  if (was_full && engine_any_queued(queue)) engine_offer(engine, index, queue->window);
+  return true;
 }
 
 void engine_order_flush(struct pdlb_engine *engine, uint32_t index) {
-  struct pdlb_event events[ENGINE_BATCH];
-  uint32_t count;
-  do {
-    count = flush_round(engine, index, events);
-    for (uint32_t done = 0; done < count;) {
-      const uint32_t key = engine_event_key(&events[done]);
-      uint32_t run = 1;
-      while (done + run < count && engine_event_key(&events[done + run]) == key) run++;
-      engine_offer(engine, engine_key_queue(engine, key), run);
-      done += run;
-    }
-  } while (count == ENGINE_BATCH);
+  while (flush_round(engine, index)) continue;
 }

@@ -1,15 +1,25 @@
 /* The engine's region: what lies in it, where, and who may write it.
  *
+ * The way of an element. The first 64 elements that wait in a queue lie in its front, in order of arrival and whatever
+ * their priority; a byte beside each tells its priority and type. While nothing else waits, a receiver that has room
+ * for all of the front takes all of it and puts it in order on the way out: one store commits a send, one a schedule.
+ * When the front is full, or what comes is of another type, it goes into a ring for each priority, until these are
+ * empty again: what lies in the front is older than anything in the rings. Elements of atomic flows that are in flight
+ * elsewhere are parked.
+ *
  * Truth and derived state. A process may be killed between any two instructions. Everything here is therefore either
- *   truth, which changes by one store that commits an operation (a ring's tail for what was sent, a ring's head for
- *   what was scheduled, a parked node's `stamp`, an order slot's state), or
- *   derived from truth (flow words, lists of parked flows, counters, credits), and can be rebuilt by whoever finds a
- *   lock whose word names a dead owner.
- * An element is in exactly one place: in a ring between head and tail, in a parked node, in an order slot, or held by
- * a port, whose history list names it.
+ *   truth, which changes by one store that commits an operation: `front_tail` and a ring's tail for what was sent;
+ *   `front_taken`, a front key's GONE, a ring's head, and a parked node's stamp for what was scheduled; a history entry
+ *   and the history's ends for what a port holds; an order slot's state; or
+ *   derived from truth: flow words, lists of parked flows, counters, credits. recover.c rebuilds it for whoever finds
+ *   locks that a dead process held.
+ * An element is in exactly one place: in the front, in a ring between head and tail, in a parked node, in an order
+ * slot, or held by a port, whose history list names it. Between leaving a queue and entering the history it is lost
+ * with the process that was taking it.
  *
  * Locks. Each queue has two: `ingress` for those who append, `egress` for those who schedule or release. The order is
- * control, then egress, then ingress; at most one of each kind is held.
+ * control, then egress, then ingress; at most one of each kind is held, but for recovery, which holds all. Credits are
+ * taken and given, and what a port has received is counted, with a lock held: so recovery can add up.
  */
 #ifndef PDLB_ENGINE_REGION_H
 #define PDLB_ENGINE_REGION_H
@@ -37,10 +47,17 @@
 #define FLOW_PARKED 0x80000000u
 #define FLOW_OWNER_SHIFT 20
 
+static inline uint32_t engine_flow_owned_by(uint32_t port) { return (port + 1u) << FLOW_OWNER_SHIFT; }
+
+/* What may be sent: by an element's bytes 10 and 11, which are its queue and, in two bits, its type. */
+#define ROUTES 1024u
+#define ROUTE_MASK (ROUTES - 1)
+
 struct engine_header {
   /* Fixed when formatted. */
   uint32_t ldb_queues, dir_queues, ldb_ports, dir_ports;
   uint32_t credits_total;
+  _Atomic uint32_t ports_made[2]; /* load-balanced, directed: those beyond were never used */
   uint32_t ring_shift; /* a ring has 1 << ring_shift elements: room for every credit, so a send with credit fits */
   uint32_t history_slots;
   uint32_t port_words; /* 64-bit words in a set of ports */
@@ -50,17 +67,39 @@ struct engine_header {
   alignas(CACHE_LINE) _Atomic uint32_t control_lock;
   _Atomic uint32_t started;
   _Atomic uint32_t external_clock;
-  _Atomic uint32_t timed; /* queues keep their clocks: one of them shares evenly, or a clock outside ticks */
 
-  alignas(CACHE_LINE) _Atomic uint32_t credits;
+  alignas(CACHE_LINE) _Atomic int32_t credits; /* below 0 for a moment, where somebody wanted more than there were */
   alignas(CACHE_LINE) _Atomic uint64_t wakes;
   _Atomic uint64_t rewakes;
   _Atomic uint64_t refused_no_credit;
+
+  _Atomic uint32_t route[ROUTES]; /* where the queue lies; 0: there is none, or it does not do this type */
 };
 
 /* A list of parked flows, by record index. */
 struct flow_list {
   uint32_t head, tail;
+};
+
+#define FRONT 64u
+#define FRONT_MASK (FRONT - 1)
+
+/* What a front key says of an element: its priority, and whether it has been taken. */
+#define KEY_PRIORITY 0x07u
+#define KEY_GONE 0x80u
+
+/* Why the front cannot be taken as a whole, in engine_queue.slow. */
+#define SLOW_KIND 1u   /* the queue shares evenly, or limits what is in flight */
+#define SLOW_PARKED 2u /* elements are parked */
+#define SLOW_LEFT 4u   /* elements of the front were left behind */
+#define SLOW_RINGS 8u  /* what comes goes into the rings, until they are empty; set and cleared under `ingress` */
+
+/* What is being moved from an ordered line into the queue that it is for: so that, should the mover die, it is known
+ * whether it arrived. Written with both locks held, before the target's tail moves. */
+struct engine_flush {
+  uint32_t target;  /* a queue's index + 1; 0: nothing is */
+  uint32_t slots;   /* so many of the oldest are then done with */
+  uint64_t arrived; /* elements that had come to the target before */
 };
 
 struct engine_queue {
@@ -69,45 +108,69 @@ struct engine_queue {
   uint8_t directed;
   uint8_t types; /* 1 << enum pdlb_sched for each it does */
   uint8_t even;
+  uint8_t limited; /* it counts what is in flight */
   uint32_t inflight_limit;
   uint32_t window; /* order slots, a power of two; 0 where the queue is not ordered */
   uint64_t grace;
+  uint32_t index;
+  uint64_t flows_at;            /* its flow words */
+  uint64_t entry;               /* what a history says of one atomic element of it, but for the flow */
   _Atomic uint32_t paired_port; /* directed: index of the port that is fed, or NIL */
+  /* The linked ports again, where one word of the set has them all: else every bit, so that whoever asks looks. */
+  _Atomic uint32_t linked_word;
+  _Atomic uint64_t linked;
 
   /* Appending: under `ingress`. A tail is the commit of a send. */
   alignas(CACHE_LINE) _Atomic uint32_t ingress;
+  _Atomic uint64_t front_tail; /* elements that ever came to the front */
+  uint64_t front_seen;         /* `front_taken`, as last looked at from here */
+  _Atomic uint32_t front_way;  /* bytes 10 and 11, as a route has them, of all that lies in the front */
+  _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
-  _Atomic uint32_t types_seen; /* of all elements that ever came: one bit only lets scheduling copy whole runs */
-  _Atomic uint64_t enqueued;
 
-  /* Scheduling: under `egress`. A head is the commit of a schedule. */
+  /* Scheduling: under `egress`. */
   alignas(CACHE_LINE) _Atomic uint32_t egress;
+  _Atomic uint32_t slow;
+  _Atomic uint64_t front_taken; /* all before it are gone */
+  uint64_t front_looked;        /* up to here the front is sorted into `left`; or it is below `front_taken` */
+  _Atomic uint64_t ring_out;    /* the sum of the rings' heads */
   _Atomic uint32_t head[PDLB_PRIORITIES];
-  uint32_t picks;       /* elements scheduled since a lower priority was last served first */
-  uint32_t starve_turn; /* the priority that was then served */
+  _Atomic uint32_t front_gone; /* of those from `front_taken` on */
   _Atomic uint32_t parked;
-  _Atomic uint64_t scheduled;
 
-  alignas(CACHE_LINE) _Atomic uint32_t inflight;
-  _Atomic uint64_t waiting_since; /* even sharing: when the head element became the head; 0: unknown or empty */
+  alignas(CACHE_LINE) uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
+  uint32_t picks;       /* elements scheduled since a lower priority was last served first, while others waited */
+  uint32_t starve_turn; /* the priority that was then served */
+
+  alignas(CACHE_LINE) _Atomic uint32_t inflight; /* where it is limited */
+  /* When the element that waits longest began to, as far as known (0: unknown), and how many had been scheduled then.
+   */
+  _Atomic uint64_t waiting_since, waiting_at;
 
   /* Atomic flows that wait: under `egress`. */
   struct flow_list ready[PDLB_PRIORITIES];
   uint32_t node_free, node_unused;
   uint32_t record_free, record_unused;
-  uint32_t park_stamp;
+  /* The last element that was parked: its stamp, and where it was taken from. */
+  _Atomic uint64_t park_stamp;
+  uint64_t parked_from;
+  uint32_t parked_from_ring; /* a priority, or NIL for the front */
 
   /* Ordered: sequence numbers of elements scheduled and not yet completed in order; under `egress`. */
   uint32_t next_sequence;
   uint32_t oldest_sequence;
   _Atomic uint32_t in_line; /* elements in order slots: sent, but not yet in the queue that they are for */
+  struct engine_flush flush;
+
+  alignas(CACHE_LINE) uint8_t front_key[FRONT];
+  struct pdlb_event front[FRONT];
 };
 
 /* A parked element. `stamp` is not 0 while it is in use, and says in which order the elements were parked. */
 struct parked_node {
   struct pdlb_event event;
+  _Atomic uint64_t stamp;
   uint32_t next;
-  uint32_t stamp;
 };
 
 enum flow_place { PLACE_NOWHERE = 0, PLACE_READY, PLACE_OWNED };
@@ -132,13 +195,17 @@ struct order_slot {
   uint32_t state;
 };
 
-/* Elements that a port holds, oldest first, as runs that are released alike. */
-struct history_entry {
-  uint32_t first; /* atomic: the flow; ordered: the first sequence number */
-  uint16_t count;
-  uint8_t queue;
-  uint8_t type;
-};
+/* Elements that a port holds, oldest first, as runs that are released alike. One word, so that it changes at once: the
+ * flow of an atomic one or the first sequence number of ordered ones, the count, the queue, the type. */
+typedef _Atomic uint64_t history_entry;
+
+#define ENTRY_MAKE(first, count, queue, type) \
+  ((uint64_t)(first) | ((uint64_t)(count) << 32) | ((uint64_t)(queue) << 48) | ((uint64_t)(type) << 56))
+#define ENTRY_FIRST(entry) ((uint32_t)(entry))
+#define ENTRY_COUNT(entry) ((uint32_t)((entry) >> 32) & 0xFFFFu)
+#define ENTRY_QUEUE(entry) ((uint32_t)((entry) >> 48) & 0xFFu)
+#define ENTRY_TYPE(entry) ((uint32_t)((entry) >> 56))
+#define ENTRY_MOST UINT16_MAX
 
 #define LINK_NONE 0u
 #define LINK_MAKE(queue, priority) (0x80000000u | ((uint32_t)(priority) << 16) | (uint32_t)(queue))
@@ -146,31 +213,42 @@ struct history_entry {
 #define LINK_PRIORITY(link) (((link) >> 16) & 7u)
 #define LINK_ORDER_END UINT64_MAX
 
+/* What a port's thread has to look at before it goes on, in engine_port.notice. */
+#define NOTICE_STOPPED 1u   /* the domain is not started: no sends */
+#define NOTICE_DISABLED 2u  /* no sends, nothing scheduled */
+#define NOTICE_STALLED 4u   /* it was due and did not come */
+#define NOTICE_LATER 8u     /* releases were put off */
+#define NOTICE_RELEASES 16u /* each schedule first releases what the one before returned */
+
 struct engine_port {
   /* Fixed once configured. */
   _Atomic uint32_t configured;
-  uint8_t release_on_recv;
+  uint32_t index;
+  uint32_t owns; /* its name in flow words */
   uint32_t cq_depth;
-  uint32_t history_at, history_mask;
+  uint32_t history_mask;
+  uint64_t history_at;   /* its slice of the history list */
+  _Atomic uint32_t user; /* the process that uses it, as it names itself in locks */
 
   /* Written by control calls, read by anybody: a waker may look at a port that is just being made anew. */
-  _Atomic uint32_t history_limit; /* UINT32_MAX for a directed port, which holds nothing */
-  _Atomic uint32_t enabled;
+  _Atomic uint32_t history_limit;        /* UINT32_MAX for a directed port, which holds nothing */
   _Atomic uint32_t link[PDLB_MAX_LINKS]; /* a link keeps its slot for life */
   _Atomic uint64_t link_order;           /* slots, a byte each, in the order of service; 0xFF ends */
+  _Atomic uint32_t only_link;            /* where the queue lies, if there is but one link; else 0 */
 
   /* The port's thread. */
-  alignas(CACHE_LINE) uint32_t history_head;
-  uint32_t history_tail;
+  alignas(CACHE_LINE) _Atomic uint32_t history_head;
+  _Atomic uint32_t history_tail;
   uint32_t calls;
-  uint32_t last_received; /* what the last receive returned, for release_on_recv */
-  _Atomic uint32_t in_flight;
-  _Atomic uint64_t sent, received, released;
+  uint32_t last_received;                    /* what the last receive returned, for NOTICE_RELEASES */
+  uint32_t room;                             /* elements that it may still hold */
+  _Atomic uint64_t sent, received, released; /* since the region was formatted, by all ports that had this index */
+  uint64_t sent_before, received_before;     /* when this one was created */
 
   /* Anybody. */
-  alignas(CACHE_LINE) _Atomic uint32_t released_later;
+  alignas(CACHE_LINE) _Atomic uint32_t notice;
+  _Atomic uint32_t released_later;
   _Atomic uint32_t presence; /* enum pdlb_presence */
-  _Atomic uint32_t stalled;
   _Atomic uint32_t woken_stamp;
   _Atomic uint64_t wakes;
 
@@ -196,6 +274,15 @@ static inline uint32_t pdlb_engine_queue_index(const struct pdlb_engine *engine,
   return directed ? engine->header->ldb_queues + id : id;
 }
 
+/* Offsets of queues are below 4 GiB: they lie at the region's beginning. */
+static inline uint32_t engine_queue_at(const struct pdlb_engine *engine, const struct engine_queue *queue) {
+  return (uint32_t)((const char *)queue - engine->base);
+}
+
+static inline struct engine_queue *engine_queue_of(const struct pdlb_engine *engine, uint32_t at) {
+  return (struct engine_queue *)(engine->base + at);
+}
+
 /* The ring of one queue and priority. */
 static inline struct pdlb_event *engine_ring(const struct pdlb_engine *engine, uint32_t queue, uint32_t priority) {
   const uint64_t index = ((uint64_t)queue * PDLB_PRIORITIES + priority) << engine->header->ring_shift;
@@ -206,21 +293,22 @@ static inline uint32_t engine_ring_mask(const struct pdlb_engine *engine) {
   return (1u << engine->header->ring_shift) - 1u;
 }
 
-static inline struct history_entry *engine_history(const struct pdlb_engine *engine, const struct engine_port *port) {
-  return (struct history_entry *)(engine->base + engine->header->history_at) + port->history_at;
+static inline history_entry *engine_history(const struct pdlb_engine *engine, const struct engine_port *port) {
+  return (history_entry *)(engine->base + port->history_at);
 }
 
 static inline struct order_slot *engine_order(const struct pdlb_engine *engine, uint32_t queue) {
   return (struct order_slot *)(engine->base + engine->header->order_at + queue * engine->header->order_stride);
 }
 
-/* The tables of one load-balanced queue's atomic flows: words, then records by flow, records, nodes. */
-static inline uint32_t *engine_flows(const struct pdlb_engine *engine, uint32_t queue) {
-  return (uint32_t *)(engine->base + engine->header->flows_at + queue * engine->header->flows_stride);
+/* The tables of one load-balanced queue's atomic flows: words (under `egress`, but that the port which has a flow in
+ * flight may free it by compare and exchange), then records by flow, records, nodes. */
+static inline _Atomic uint32_t *engine_flows(const struct pdlb_engine *engine, uint32_t queue) {
+  return (_Atomic uint32_t *)(engine->base + engine->queues[queue].flows_at);
 }
 
 static inline uint32_t *engine_flow_records(const struct pdlb_engine *engine, uint32_t queue) {
-  return engine_flows(engine, queue) + FLOWS;
+  return (uint32_t *)(engine_flows(engine, queue) + FLOWS);
 }
 
 static inline struct parked_flow *engine_parked_flows(const struct pdlb_engine *engine, uint32_t queue) {

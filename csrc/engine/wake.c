@@ -7,7 +7,7 @@
 #include "internal.h"
 
 static inline _Atomic uint64_t *word_of(const struct pdlb_engine *engine, uint32_t port) {
-  return &engine_idle(engine)[port / 64];
+  return &engine->idle[port / 64];
 }
 
 void pdlb_engine_arm(struct pdlb_engine *engine, uint32_t port) {
@@ -46,7 +46,6 @@ static inline enum pdlb_presence presence_of(const struct engine_port *port) {
 
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external) {
   atomic_store_explicit(&engine->header->external_clock, external, memory_order_relaxed);
-  if (external) atomic_store_explicit(&engine->header->timed, 1, memory_order_relaxed);
 }
 
 bool pdlb_engine_has_clock(const struct pdlb_engine *engine) {
@@ -55,16 +54,16 @@ bool pdlb_engine_has_clock(const struct pdlb_engine *engine) {
 
 bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port_index) {
   const struct engine_port *port = &engine->ports[port_index];
-  if (!atomic_load_explicit(&port->enabled, memory_order_relaxed) || !engine_has_room(port)) return false;
+  if ((engine_notice(port) & NOTICE_DISABLED) || !engine_has_room(port)) return false;
   for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
-    if (link != LINK_NONE && engine_queued(&engine->queues[LINK_QUEUE(link)])) return true;
+    if (link != LINK_NONE && engine_any_queued(&engine->queues[LINK_QUEUE(link)])) return true;
   }
   return false;
 }
 
 static inline bool may_take(const struct engine_port *port) {
-  return atomic_load_explicit(&port->enabled, memory_order_relaxed) && engine_has_room(port);
+  return !(engine_notice(port) & NOTICE_DISABLED) && engine_has_room(port);
 }
 
 /* ---- choosing
@@ -83,7 +82,7 @@ static bool better(const struct engine_port *left, const struct engine_port *rig
 
 /* The idle port to wake next for this queue; NIL if there is none with less in flight than `level`. */
 static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint32_t level) {
-  const _Atomic uint64_t *linked = engine_linked(engine, queue), *idle = engine_idle(engine);
+  const _Atomic uint64_t *linked = engine_linked(engine, queue), *idle = engine->idle;
   uint32_t best = NIL;
   for (uint32_t word = 0; word < engine->header->port_words; word++) {
     uint64_t bits = atomic_load_explicit(&idle[word], memory_order_seq_cst) &
@@ -117,13 +116,39 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
 
 void engine_call(struct pdlb_engine *engine, uint32_t port) { wake(engine, port, NIL); }
 
+/* ---- how long something has waited ------------------------------------------------------------------------------- */
+
+static void wait_since(struct engine_queue *queue, uint64_t now) {
+  atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+  atomic_store_explicit(&queue->waiting_at, engine_scheduled(queue), memory_order_relaxed);
+}
+
+/* Nothing has been scheduled since it was noted how long the first one waits. */
+static bool knows_since(const struct engine_queue *queue, uint64_t *since) {
+  *since = engine_get(&queue->waiting_since);
+  return *since && engine_get(&queue->waiting_at) == engine_scheduled(queue);
+}
+
+void engine_start_waiting(struct pdlb_engine *engine, struct engine_queue *queue) {
+  uint64_t since;
+  if (!knows_since(queue, &since)) wait_since(queue, engine_now(engine));
+}
+
+static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
+  uint64_t since;
+  if (!knows_since(queue, &since) || since > now) {
+    since = now;
+    wait_since(queue, now);
+  }
+  *until = since + queue->grace;
+  return now >= *until;
+}
+
 /* ---- even sharing
  * -------------------------------------------------------------------------------------------------------- */
 
 /* Whether the port counts when elements are levelled: it is served, has room, and came when it was last due. */
-static bool is_due(const struct engine_port *port) {
-  return may_take(port) && !atomic_load_explicit(&port->stalled, memory_order_relaxed);
-}
+static bool is_due(const struct engine_port *port) { return may_take(port) && !(engine_notice(port) & NOTICE_STALLED); }
 
 static uint64_t room_below(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t *lowest) {
   const _Atomic uint64_t *linked = engine_linked(engine, queue);
@@ -167,21 +192,11 @@ static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level
       struct engine_port *port = &engine->ports[index];
       const bool untold = pdlb_engine_armed(engine, index) && presence_of(port) != PDLB_AWAKE;
       if (index == but || !is_due(port) || engine_load(port) >= level || untold) continue;
-      atomic_store_explicit(&port->stalled, 1, memory_order_relaxed);
+      atomic_fetch_or_explicit(&port->notice, NOTICE_STALLED, memory_order_relaxed);
       any = true;
     }
   }
   return any;
-}
-
-static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
-  uint64_t since = atomic_load_explicit(&queue->waiting_since, memory_order_relaxed);
-  if (since == 0 || since > now) {
-    since = now;
-    atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
-  }
-  *until = since + queue->grace;
-  return now >= *until;
 }
 
 /* What the port may take at once, to rise to the level. If not all that are due can rise so far, the last step is
@@ -204,7 +219,7 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
     const uint64_t now = engine_now(engine);
     if (grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;
-      atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+      wait_since(queue, now);
       until = now + queue->grace;
     }
     *offer = true;
@@ -239,6 +254,8 @@ static void offer_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t co
  * -------------------------------------------------------------------------------------------------------------- */
 
 void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  /* Who is told has the grace from now on; the clock outside sees to it. */
+  if (engine->queues[queue].even || pdlb_engine_has_clock(engine)) engine_start_waiting(engine, &engine->queues[queue]);
   if (engine->queues[queue].even) {
     offer_evenly(engine, queue, count);
     return;
@@ -257,7 +274,7 @@ static uint64_t tick_queue(struct pdlb_engine *engine, uint32_t index, uint64_t 
   uint64_t until;
   if (!grace_is_over(queue, now, &until)) return until;
   if (queue->even) pass_over(engine, index, fill_level(engine, index, waiting), NIL);
-  atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+  wait_since(queue, now);
   const uint64_t before = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
   engine_offer(engine, index, waiting);
   const uint64_t after = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);

@@ -55,18 +55,18 @@ static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *
 static uint32_t port_send(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_send(&port->domain->engine, port->index, events, count, why);
+  return pdlb_engine_send(&port->user, events, count, why);
 }
 
 static uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
                              enum pdlb_refusal *why) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_forward(&port->domain->engine, port->index, events, count, why);
+  return pdlb_engine_forward(&port->user, events, count, why);
 }
 
 static uint32_t port_release(struct pdlb_port *base, uint32_t count) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_release(&port->domain->engine, port->index, count);
+  return pdlb_engine_release(&port->user, count);
 }
 
 static void port_release_later(struct pdlb_port *base, uint32_t count) {
@@ -112,6 +112,8 @@ static void set_up(struct software_port *port, struct software_domain *domain, u
   port->domain = domain;
   port->index = directed ? domain->taken.ldb_ports + id : id;
   port->waiter = &domain->waiters[port->index];
+  port->doorbell = port->waiter->doorbell;
+  pdlb_engine_use(&domain->engine, port->index, &port->user);
 }
 
 /* Under the domain's mutex. */
@@ -147,7 +149,7 @@ int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config
   }
   set_up(port, domain, (uint32_t)id, directed);
   port->history_entries = config->history_entries;
-  atomic_store_explicit(&port->waiter->doorbell->cancelled, 0, memory_order_relaxed);
+  atomic_fetch_and_explicit(&port->doorbell->special, ~DOORBELL_CANCELLED, memory_order_relaxed);
   *result = &port->base;
   return 0;
 }

@@ -22,11 +22,13 @@ struct software_device {
 struct doorbell {
   alignas(64) _Atomic uint32_t sequence; /* the futex: moves on with every wake */
   _Atomic uint32_t sleeping;             /* the port's thread is in the futex, or on its way */
-  _Atomic uint32_t cancelled;
-  _Atomic uint32_t has_fd;    /* its user may wait on a descriptor */
-  _Atomic uint32_t signalled; /* which may have to be read */
-  _Atomic uint32_t rung;      /* by somebody who has no such descriptor: the domain's creator signals it */
+  _Atomic uint32_t special;              /* DOORBELL_*: what a receive has to heed */
+  _Atomic uint32_t signalled;            /* which may have to be read */
+  _Atomic uint32_t rung;                 /* by somebody who has no such descriptor: the domain's creator signals it */
 };
+
+#define DOORBELL_CANCELLED 1u
+#define DOORBELL_HAS_FD 2u /* its user may wait on a descriptor */
 
 /* What this process has to wait on one port, or to wake it. */
 struct waiter {
@@ -68,7 +70,9 @@ struct software_domain {
 struct software_port {
   struct pdlb_port base;
   struct software_domain *domain;
+  struct pdlb_engine_user user;
   struct waiter *waiter;
+  struct doorbell *doorbell; /* the waiter's */
   uint32_t index;
   uint32_t history_entries;
 };

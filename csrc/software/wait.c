@@ -109,31 +109,34 @@ void software_answer_bells(struct software_domain *domain) {
 /* What a futex word's address means to the kernel: this process's memory, or whatever is mapped there. */
 static int futex_scope(const struct software_domain *domain) { return domain->memory_fd < 0 ? FUTEX_PRIVATE_FLAG : 0; }
 
+static bool has_fd(const struct doorbell *doorbell) {
+  return atomic_load_explicit(&doorbell->special, memory_order_seq_cst) & DOORBELL_HAS_FD;
+}
+
 static void rouse(struct software_domain *domain, struct waiter *waiter) {
   struct doorbell *doorbell = waiter->doorbell;
   atomic_fetch_add_explicit(&doorbell->sequence, 1, memory_order_seq_cst);
   if (atomic_load_explicit(&doorbell->sleeping, memory_order_seq_cst))
     syscall(SYS_futex, &doorbell->sequence, FUTEX_WAKE | futex_scope(domain), 1, NULL, NULL, 0);
-  else if (atomic_load_explicit(&doorbell->has_fd, memory_order_acquire))
+  else if (has_fd(doorbell))
     signal_fd(domain, waiter);
 }
 
 void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace) {
   struct software_domain *domain = context;
   struct waiter *waiter = &domain->waiters[port];
-  if (late != PDLB_NONE && atomic_load_explicit(&waiter->doorbell->has_fd, memory_order_acquire))
-    watch(domain, port, late, pdlb_now() + grace);
+  if (late != PDLB_NONE && has_fd(waiter->doorbell)) watch(domain, port, late, pdlb_now() + grace);
   rouse(domain, waiter);
 }
 
 void software_port_cancel(struct pdlb_port *base) {
   struct software_port *port = (struct software_port *)base;
-  struct doorbell *doorbell = port->waiter->doorbell;
-  atomic_store_explicit(&doorbell->cancelled, 1, memory_order_seq_cst);
+  struct doorbell *doorbell = port->doorbell;
+  atomic_fetch_or_explicit(&doorbell->special, DOORBELL_CANCELLED, memory_order_seq_cst);
   /* It is chosen no more, and what it was chosen for goes to others. */
   pdlb_engine_port_enable(&port->domain->engine, port->index, false);
   rouse(port->domain, port->waiter);
-  if (atomic_load_explicit(&doorbell->has_fd, memory_order_seq_cst)) signal_fd(port->domain, port->waiter);
+  if (has_fd(doorbell)) signal_fd(port->domain, port->waiter);
 }
 
 /* ---- waiting
@@ -169,7 +172,7 @@ static int arm_fd_and_look(struct software_port *port, struct pdlb_event *events
   int rc = 0;
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
-  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
+  rc = (int)pdlb_engine_schedule(&port->user, events, max, &retry_at);
 #endif
   if (rc == 0 && retry_at != PDLB_FOREVER) {
     pthread_mutex_lock(&port->waiter->mutex);
@@ -192,12 +195,12 @@ static int sleep_on(const struct software_port *port, uint32_t sequence, uint64_
 }
 
 static bool is_cancelled(const struct doorbell *doorbell) {
-  return atomic_load_explicit(&doorbell->cancelled, memory_order_seq_cst);
+  return atomic_load_explicit(&doorbell->special, memory_order_seq_cst) & DOORBELL_CANCELLED;
 }
 
 /* Arm, look again, sleep. Returns what was received, 0 to try again, or -errno. */
 static int wait_once(struct software_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
-  struct doorbell *doorbell = port->waiter->doorbell;
+  struct doorbell *doorbell = port->doorbell;
   struct pdlb_engine *engine = &port->domain->engine;
   uint64_t retry_at = deadline;
   int rc = 0;
@@ -206,7 +209,7 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
   const enum pdlb_presence before = pdlb_engine_presence(engine, port->index, PDLB_PARKED);
   pdlb_engine_arm(engine, port->index);
 #ifndef PDLB_BREAK_RECHECK
-  rc = (int)pdlb_engine_schedule(engine, port->index, events, max, &retry_at);
+  rc = (int)pdlb_engine_schedule(&port->user, events, max, &retry_at);
 #endif
   if (rc == 0 && !is_cancelled(doorbell)) rc = sleep_on(port, sequence, retry_at);
   atomic_store_explicit(&doorbell->sleeping, 0, memory_order_seq_cst);
@@ -215,23 +218,30 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
   return rc;
 }
 
-int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
-  struct software_port *port = (struct software_port *)base;
-  const struct doorbell *doorbell = port->waiter->doorbell;
-  const bool has_fd = atomic_load_explicit(&doorbell->has_fd, memory_order_acquire);
-  if (has_fd) drain_fd(port);
+static __attribute__((noinline)) int recv_or_wait(struct software_port *port, struct pdlb_event *events, uint32_t max,
+                                                  uint64_t deadline) {
+  const struct doorbell *doorbell = port->doorbell;
+  const bool by_fd = has_fd(doorbell);
+  if (by_fd) drain_fd(port);
   for (;;) {
     if (is_cancelled(doorbell)) return -ECANCELED;
     uint64_t retry_at = PDLB_FOREVER;
-    int rc = (int)pdlb_engine_schedule(&port->domain->engine, port->index, events, max, &retry_at);
+    int rc = (int)pdlb_engine_schedule(&port->user, events, max, &retry_at);
     if (rc == 0 && max && deadline && pdlb_now() < deadline) {
       rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
     }
-    if (has_fd && rc == 0 && max) return arm_fd_and_look(port, events, max);
-    if (has_fd && rc > 0 && (uint32_t)rc < max) arm_fd(port);
+    if (by_fd && rc == 0 && max) return arm_fd_and_look(port, events, max);
+    if (by_fd && rc > 0 && (uint32_t)rc < max) arm_fd(port);
     return rc;
   }
+}
+
+int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct software_port *port = (struct software_port *)base;
+  if (atomic_load_explicit(&port->doorbell->special, memory_order_acquire) || deadline)
+    return recv_or_wait(port, events, max, deadline);
+  return (int)pdlb_engine_schedule(&port->user, events, max, NULL);
 }
 
 /* ---- descriptors
@@ -258,7 +268,7 @@ static void close_fds(struct waiter *waiter) {
 
 void software_waiter_close(struct waiter *waiter, bool unused) {
   pthread_mutex_lock(&waiter->mutex);
-  if (unused) atomic_store_explicit(&waiter->doorbell->has_fd, 0, memory_order_release);
+  if (unused) atomic_fetch_and_explicit(&waiter->doorbell->special, ~DOORBELL_HAS_FD, memory_order_release);
   close_fds(waiter);
   waiter->watches = 0;
   pthread_mutex_unlock(&waiter->mutex);
@@ -300,7 +310,7 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
   pthread_mutex_unlock(&waiter->mutex);
   if (rc < 0) return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
-    atomic_store_explicit(&waiter->doorbell->has_fd, 1, memory_order_seq_cst);
+    atomic_fetch_or_explicit(&waiter->doorbell->special, DOORBELL_HAS_FD, memory_order_seq_cst);
     arm_fd(port);
     /* A cancel that came before it could signal the descriptor. */
     if (is_cancelled(waiter->doorbell)) signal_fd(port->domain, waiter);

@@ -27,7 +27,13 @@ enum { MAX_PORTS = 64, MAX_QUEUES = 32, MAX_BATCH = 1024 };
 
 struct stream {
   struct pdlb_event *events;
-  uint32_t at, length;
+  const struct pdlb_event *next, *end;
+};
+
+/* Who receives, and what is sent to it. */
+struct turn {
+  struct pdlb_port *port;
+  struct stream *stream;
 };
 
 struct bench {
@@ -129,8 +135,10 @@ static void make_events(struct bench *bench) {
     const uint32_t width = bench->queue_count - first < PDLB_MAX_LINKS ? bench->queue_count - first : PDLB_MAX_LINKS;
     const uint32_t made = width * (bench->flows + batch);
     struct stream *stream = &bench->streams[group];
-    *stream = (struct stream){.events = calloc(made + batch, sizeof(struct pdlb_event)), .length = made};
+    *stream = (struct stream){.events = calloc(made + batch, sizeof(struct pdlb_event))};
     if (!stream->events) exit(1);
+    stream->next = stream->events;
+    stream->end = stream->events + made;
     for (uint32_t i = 0; i < made + batch; i++) {
       const uint32_t turn = bench->spread ? i % width : i / batch % width;
       const uint32_t nth = bench->spread ? i / width : i / batch / width * batch + i % batch;
@@ -148,35 +156,40 @@ static inline void expect(uint32_t moved, uint32_t wanted, const char *where) {
   exit(1);
 }
 
-static void move_once(struct bench *bench, struct pdlb_port *port, const struct pdlb_event *events) {
-  struct pdlb_event received[MAX_BATCH];
+static void forward_all(const struct bench *bench, struct pdlb_port *port, struct pdlb_event *events, uint32_t count) {
   enum pdlb_refusal why;
-  const uint32_t batch = bench->batch;
-
-  expect(pdlb_port_send(bench->producer, events, batch, &why), batch, "send");
-  expect((uint32_t)pdlb_port_recv(port, received, batch, 0), batch, "recv");
-  if (bench->forwarding) {
-    for (uint32_t i = 0; i < batch; i++) {
-      received[i].queue = bench->sink_queue;
-      received[i].sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, pdlb_event_priority(&received[i]));
-    }
-    expect(pdlb_port_forward(port, received, batch, &why), batch, "forward");
-    expect((uint32_t)pdlb_port_recv(bench->sink, received, batch, 0), batch, "recv after forward");
-    port = bench->sink;
+  for (uint32_t i = 0; i < count; i++) {
+    events[i].queue = bench->sink_queue;
+    events[i].sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, pdlb_event_priority(&events[i]));
   }
-  if (!bench->directed) expect(pdlb_port_release(port, batch), batch, "release");
+  expect(pdlb_port_forward(port, events, count, &why), count, "forward");
+  expect((uint32_t)pdlb_port_recv(bench->sink, events, count, 0), count, "recv after forward");
 }
 
+/* The loop that is counted: what it does itself is kept small. */
 static void move_all(struct bench *bench) {
-  uint32_t port = 0, group = 0;
-  for (uint64_t moved = 0; moved < bench->count; moved += bench->batch) {
-    struct stream *stream = &bench->streams[group];
-    const struct pdlb_event *events = stream->events + stream->at;
-    stream->at += bench->batch;
-    if (stream->at >= stream->length) stream->at = 0;
-    move_once(bench, bench->ports[port], events);
-    if (++group == bench->group_count) group = 0;
-    if (++port == bench->port_count) port = group = 0;
+  struct pdlb_port *const producer = bench->producer;
+  const uint32_t batch = bench->batch;
+  const bool forwarding = bench->forwarding, releasing = !bench->directed;
+  struct pdlb_event received[MAX_BATCH];
+  enum pdlb_refusal why;
+  struct turn turns[MAX_PORTS], *const end = turns + bench->port_count, *turn = turns;
+  for (uint32_t i = 0; i < bench->port_count; i++)
+    turns[i] = (struct turn){bench->ports[i], &bench->streams[i % bench->group_count]};
+  for (uint64_t calls = (bench->count + batch - 1) / batch; calls; calls--) {
+    struct pdlb_port *consumer = turn->port;
+    struct stream *stream = turn->stream;
+    const struct pdlb_event *events = stream->next;
+    stream->next = events + batch < stream->end ? events + batch : stream->events;
+    if (++turn == end) turn = turns;
+
+    expect(pdlb_port_send(producer, events, batch, &why), batch, "send");
+    expect((uint32_t)pdlb_port_recv(consumer, received, batch, 0), batch, "recv");
+    if (forwarding) {
+      forward_all(bench, consumer, received, batch);
+      consumer = bench->sink;
+    }
+    if (releasing) expect(pdlb_port_release(consumer, batch), batch, "release");
   }
 }
 
