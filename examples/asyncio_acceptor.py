@@ -114,6 +114,11 @@ def table(stats: pydlb.BalancerStats) -> list[str]:
     ]
     if stats.accept_error:
         lines.append(f"accepting stopped {stats.backoffs} times for a moment: {stats.accept_error}")
+    if stats.fallbacks:
+        lines.append(
+            f"the device failed {stats.fallbacks} times and came back {stats.recoveries} times; "
+            f"{stats.resent} connections were sent again"
+        )
     lines.append(
         f"{'all':<12}{stats.accepted:>10}{stats.open:>8}{stats.served:>10}{stats.aborted:>9}"
         f"   waiting {stats.waiting}, imbalance {stats.imbalance:.2f}"

@@ -56,6 +56,7 @@ static void discard(struct pdlb_acceptor *acceptor) {
   free(acceptor->last_seen);
   pthread_mutex_destroy(&acceptor->workers.mutex);
   pthread_cond_destroy(&acceptor->has_stopped);
+  pthread_cond_destroy(&acceptor->has_moved);
   pthread_mutex_destroy(&acceptor->call_mutex);
   pthread_mutex_destroy(&acceptor->mutex);
   free(acceptor);
@@ -66,6 +67,7 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
   pthread_condattr_init(&attributes);
   pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
   pthread_cond_init(&acceptor->has_stopped, &attributes);
+  pthread_cond_init(&acceptor->has_moved, &attributes);
   pthread_condattr_destroy(&attributes);
   pthread_mutex_init(&acceptor->mutex, NULL);
   pthread_mutex_init(&acceptor->call_mutex, NULL);
@@ -79,10 +81,7 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
   if (acceptor->call_fd < 0) return -errno;
   struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = CALLED}};
   if (epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, acceptor->call_fd, &event) < 0) return -errno;
-  struct pdlb_shared shared;
-  if (pdlb_domain_share(acceptor->domain, &shared, NULL) < 0) return 0;
-  event.data.u64 = BELL;
-  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, shared.bell_fd, &event) < 0 ? -errno : 0;
+  return move_watch_bell(acceptor, EPOLL_CTL_ADD);
 }
 
 static int init_permits(struct pdlb_acceptor *acceptor) {
@@ -106,6 +105,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->listeners.epoll_fd = acceptor->call_fd = -1;
   acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
+  acceptor->workers.directed = config->directed;
   acceptor->workers.policy = (struct pdlb_policy_config){.queue = config->queue, .grace_ns = PDLB_FOREVER / 2};
   acceptor->drain_until = PDLB_FOREVER;
   int rc = slots_init(&acceptor->slots, config->slots);
@@ -251,6 +251,8 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   stats->aborted = atomic_load_explicit(&acceptor->aborted, memory_order_relaxed);
   stats->taken_back = atomic_load_explicit(&acceptor->taken_back, memory_order_relaxed);
   stats->held_up = atomic_load_explicit(&acceptor->times_held_up, memory_order_relaxed);
+  stats->retries = atomic_load_explicit(&acceptor->retries, memory_order_relaxed);
+  stats->resent = atomic_load_explicit(&acceptor->resent, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);
   stats->last_errno = atomic_load_explicit(&acceptor->last_errno, memory_order_relaxed);
   for (uint32_t bucket = 0; bucket < PDLB_HANDOFF_BUCKETS; bucket++)

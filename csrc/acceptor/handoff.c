@@ -27,16 +27,25 @@ struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_ar
                                                                : pick(&acceptor->workers, arrival);
 }
 
-/* Under the lock. There must be room among what is unsent. `worker` NULL: to whoever comes first. */
+/* Under the lock. There must be room among what is unsent. `worker` NULL: to whoever comes first; where there is no
+ * queue for that, and nobody, it waits for somebody to be there. */
 static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
                     struct pdlb_accepted *accepted) {
+  struct workers *workers = &acceptor->workers;
+  const bool is_shared = workers->policy.queue != PDLB_NONE;
+  if (!worker && !is_shared) worker = pick_idlest(workers);
   if (worker && !worker_assign(worker, accepted->listener, token)) worker = NULL;
   accepted->worker = worker ? worker->handle : PDLB_NONE;
   slots_put(&acceptor->slots, token, accepted);
+  if (!worker && !is_shared) {
+    acceptor->homeless = true;
+    return;
+  }
+  const bool directed = worker && workers->directed;
   acceptor->unsent[acceptor->unsent_count++] = (struct pdlb_event){
       .data = token,
-      .queue = (uint8_t)(worker ? worker->queue : acceptor->workers.policy.queue),
-      .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0),
+      .queue = (uint8_t)(worker ? worker->queue : workers->policy.queue),
+      .sched = pdlb_sched_byte(directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_UNORDERED, 0),
   };
 }
 
@@ -56,10 +65,51 @@ static void route(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_ac
 bool handoff_send(struct pdlb_acceptor *acceptor) {
   if (acceptor->unsent_count == 0) return true;
   enum pdlb_refusal why;
+  if (acceptor->refused_before) acceptor_count(&acceptor->retries);
   const uint32_t sent = pdlb_port_send(acceptor->port, acceptor->unsent, acceptor->unsent_count, &why);
   acceptor->unsent_count -= sent;
   memmove(acceptor->unsent, acceptor->unsent + sent, acceptor->unsent_count * sizeof *acceptor->unsent);
+  acceptor->refused_before = acceptor->unsent_count != 0;
+  if (why != PDLB_TAKEN && why != PDLB_NO_CREDIT) acceptor->send_trouble = why;
   return acceptor->unsent_count == 0;
+}
+
+/* ---- sending again -------------------------------------------------------------------------------------------------
+ */
+
+/* Under the lock: what waits in a slot goes to whom it was picked for, if that worker is there still. */
+static void send_again(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_accepted *accepted) {
+  struct worker *worker = accepted->worker == PDLB_NONE ? NULL : workers_find(&acceptor->workers, accepted->worker);
+  if (worker) {
+    worker_not_waiting(worker);
+    worker_close(worker, accepted->listener);
+    if (worker->state != WORKER_ACTIVE || worker->queue == PDLB_NONE) worker = NULL;
+  }
+  acceptor_count(&acceptor->resent);
+  send_to(acceptor, worker, token, accepted);
+}
+
+bool handoff_resend(struct pdlb_acceptor *acceptor) {
+  struct resend *resend = &acceptor->resend;
+  while (resend->left && handoff_send(acceptor)) {
+    lock(acceptor);
+    while (resend->left && acceptor->unsent_count < MAX_BATCH) {
+      const uint32_t index = acceptor->slots.count - resend->left--;
+      uint64_t token;
+      struct pdlb_accepted accepted;
+      if (slots_withdraw_at(&acceptor->slots, index, resend->homeless_only, &token, &accepted))
+        send_again(acceptor, token, &accepted);
+    }
+    unlock(acceptor);
+  }
+  return handoff_send(acceptor) && resend->left == 0;
+}
+
+/* Under the lock: somebody is there again. */
+static void house_homeless(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->homeless || acceptor->resend.left || !pick_idlest(&acceptor->workers)) return;
+  acceptor->homeless = false;
+  acceptor->resend = (struct resend){.left = acceptor->slots.count, .homeless_only = true};
 }
 
 void handoff_fresh(struct pdlb_acceptor *acceptor) {
@@ -83,6 +133,16 @@ static void forget_taken(struct pdlb_acceptor *acceptor, struct worker *worker) 
     worker->head++;
 }
 
+/* Where all share a queue, whoever comes takes from it. */
+static bool another_may_have_it(const struct workers *workers, const struct worker *worker) {
+  if (workers->policy.queue != PDLB_NONE) return true;
+  for (uint32_t place = 0; place < workers->count; place++) {
+    const struct worker *other = &workers->table[place];
+    if (other != worker && worker_may_be_picked(other)) return true;
+  }
+  return false;
+}
+
 static bool another_is_idle(const struct workers *workers, const struct worker *worker) {
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *other = &workers->table[place];
@@ -99,7 +159,12 @@ static bool is_to_lose(struct pdlb_acceptor *acceptor, struct worker *worker, ui
     return false;
   }
   const uint64_t grace = acceptor->workers.policy.grace_ns;
-  if (worker->state != WORKER_ACTIVE || atomic_load_explicit(&worker->stalled, memory_order_relaxed)) return true;
+  if (worker->state != WORKER_ACTIVE) return true;
+  if (atomic_load_explicit(&worker->stalled, memory_order_relaxed)) {
+    if (another_may_have_it(&acceptor->workers, worker)) return true;
+    if (now + grace < *look_at) *look_at = now + grace;
+    return false;
+  }
   const uint64_t since = worker->assigned[worker->head & (worker->size - 1)].at;
   const uint64_t due = (since > worker->came_at ? since : worker->came_at) + grace;
   if (due <= now && another_is_idle(&acceptor->workers, worker)) {
@@ -153,9 +218,10 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
       give_away(acceptor, worker, token, &accepted);
     look_at = now + LOOK_AGAIN_NS; /* there may be more, and others have what this one had */
   }
+  house_homeless(acceptor);
   unlock(acceptor);
   handoff_send(acceptor);
-  return look_at;
+  return acceptor->resend.homeless_only && acceptor->resend.left ? now : look_at;
 }
 
 /* ---- who has what --------------------------------------------------------------------------------------------------

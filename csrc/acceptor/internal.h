@@ -32,8 +32,14 @@ struct last_seen {
   uint64_t settled, at;
 };
 
+/* What waits is sent again, slot by slot: after a move all of it, else what no worker could be found for. */
+struct resend {
+  uint32_t left;
+  bool homeless_only;
+};
+
 struct pdlb_acceptor {
-  struct pdlb_domain *domain;
+  struct pdlb_domain *domain; /* the thread's own, as is the port */
   struct pdlb_port *port;
   struct pdlb_acceptor_config config;
   struct slots slots;
@@ -44,9 +50,15 @@ struct pdlb_acceptor {
 
   pthread_mutex_t mutex; /* guards what follows */
   struct listeners listeners;
-  bool paused, stopping, stopped, ending;
+  bool paused, stopping, stopped, ending, ended;
   uint64_t drain_until;
   pthread_cond_t has_stopped;
+  struct pdlb_domain *next_domain; /* where the thread is to move to; NULL: it stays */
+  struct pdlb_port *next_port;
+  int move_result;
+  bool asked;                /* somebody wants to know whether there is trouble */
+  enum pdlb_refusal trouble; /* what is wrong with the domain; PDLB_TAKEN: nothing */
+  pthread_cond_t has_moved;  /* or been told of trouble */
 
   /* The thread's own. */
   uint64_t backoff, accept_again_at;
@@ -56,10 +68,15 @@ struct pdlb_acceptor {
   uint32_t fresh_count;
   struct pdlb_event unsent[MAX_BATCH]; /* to be sent, perhaps once there is credit for them */
   uint32_t unsent_count;
-  struct last_seen *last_seen; /* by seat, where there is a board */
+  struct last_seen *last_seen;    /* by seat, where there is a board */
+  enum pdlb_refusal send_trouble; /* why the port took nothing, other than for want of credits */
+  bool refused_before;            /* the last attempt to send left something */
+  struct resend resend;
+  bool homeless; /* something waits that no worker was there for */
 
   _Atomic bool held_up; /* the thread waits for a slot or a credit: call it after a take */
   _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;
+  _Atomic uint64_t retries, resent;
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };
@@ -78,7 +95,14 @@ bool handoff_send(struct pdlb_acceptor *acceptor);
 uint64_t handoff_look(struct pdlb_acceptor *acceptor);
 /* Under the lock of the workers, which may be left for a moment. NULL for none. */
 struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival);
+/* Under the mutex. False while there is something left to send again. */
+bool handoff_resend(struct pdlb_acceptor *acceptor);
 void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted);
+
+/* Under the mutex: take up with another domain, if that was asked for. */
+void move_carry_out(struct pdlb_acceptor *acceptor);
+/* Wait for the domain's bell too, if it has one (EPOLL_CTL_ADD), or no more. */
+int move_watch_bell(struct pdlb_acceptor *acceptor, int operation);
 
 /* The thread: accepts until it is told to end. */
 void *acceptor_run(void *acceptor);

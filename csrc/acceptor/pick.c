@@ -166,6 +166,28 @@ static struct worker *pick_by_client(struct workers *workers, const struct pdlb_
   return best;
 }
 
+/* ---- in place of a queue -------------------------------------------------------------------------------------------
+ */
+
+static bool is_idler(const struct worker *one, const struct worker *other) {
+  const bool stalls = atomic_load_explicit(&one->stalled, memory_order_relaxed);
+  if (stalls != atomic_load_explicit(&other->stalled, memory_order_relaxed)) return !stalls;
+  const uint32_t waiting = worker_waiting(one), others = worker_waiting(other);
+  if (waiting != others) return waiting < others;
+  return compare(one, worker_count(one, 0, false), other, worker_count(other, 0, false)) < 0;
+}
+
+struct worker *pick_idlest(struct workers *workers) {
+  struct worker *best = NULL;
+  for (uint32_t i = 1; i <= workers->count; i++) {
+    struct worker *worker = &workers->table[(workers->last + i) % workers->count];
+    if (worker->state != WORKER_ACTIVE || !worker->weight || worker->queue == PDLB_NONE) continue;
+    if (!best || is_idler(worker, best)) best = worker;
+  }
+  if (best) workers->last = best->handle & (MAX_WORKERS - 1);
+  return best;
+}
+
 struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival) {
   struct worker *worker = NULL;
   if (workers->count == 0) return NULL;

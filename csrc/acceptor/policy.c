@@ -48,7 +48,7 @@ static void set_state(struct pdlb_acceptor *acceptor, uint32_t handle, enum work
   struct worker *worker = workers_find(&acceptor->workers, handle);
   if (worker && worker->state != WORKER_LEAVING) worker->state = state;
   pthread_mutex_unlock(&acceptor->workers.mutex);
-  if (worker && state != WORKER_ACTIVE) acceptor_call(acceptor);
+  if (worker) acceptor_call(acceptor);
 }
 
 void pdlb_acceptor_worker_remove(struct pdlb_acceptor *acceptor, uint32_t handle) {
@@ -64,6 +64,7 @@ void pdlb_acceptor_worker_queue(struct pdlb_acceptor *acceptor, uint32_t handle,
   struct worker *worker = workers_find(&acceptor->workers, handle);
   if (worker) worker->queue = queue;
   pthread_mutex_unlock(&acceptor->workers.mutex);
+  acceptor_call(acceptor);
 }
 
 void pdlb_acceptor_worker_weigh(struct pdlb_acceptor *acceptor, uint32_t handle, uint32_t weight) {

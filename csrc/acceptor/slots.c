@@ -74,6 +74,14 @@ bool slots_withdraw(struct slots *slots, uint64_t old, uint64_t *token, struct p
   return take_word(slots, index, word, accepted);
 }
 
+bool slots_withdraw_at(struct slots *slots, uint32_t index, bool nobodys, uint64_t *token,
+                       struct pdlb_accepted *accepted) {
+  struct slot *slot = &slots->slot[index];
+  const uint32_t word = atomic_load_explicit(&slot->word, memory_order_acquire);
+  if (!(word & 1) || (nobodys && slot->accepted.worker != PDLB_NONE)) return false;
+  return slots_withdraw(slots, (uint64_t)(word & ~1u) << 32 | index, token, accepted);
+}
+
 bool slots_take(struct slots *slots, uint64_t token, struct pdlb_accepted *accepted) {
   const uint32_t index = (uint32_t)token, word = (uint32_t)(token >> 32);
   if (index >= slots->count || (word & 1) || !take_word(slots, index, word, accepted)) return false;

@@ -27,6 +27,10 @@ bool slots_reserve(struct slots *slots, uint64_t *token);
 void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted);
 /* Take a connection, but keep its slot, to put it there again under the new token; false if it does not wait. */
 bool slots_withdraw(struct slots *slots, uint64_t old, uint64_t *token, struct pdlb_accepted *accepted);
+/* The same, of whatever waits in a slot; `nobodys`: only if no worker was picked for it. For the one thread that puts.
+ */
+bool slots_withdraw_at(struct slots *slots, uint32_t index, bool nobodys, uint64_t *token,
+                       struct pdlb_accepted *accepted);
 /* Whether the connection that the token names still waits. */
 bool slots_waits(const struct slots *slots, uint64_t token);
 bool slots_take(struct slots *slots, uint64_t token, struct pdlb_accepted *accepted);

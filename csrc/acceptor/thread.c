@@ -26,10 +26,10 @@ static bool has_slot(struct pdlb_acceptor *acceptor) {
 
 /* False, and to be called after the next take, if there is no slot or no credit. */
 static bool has_room(struct pdlb_acceptor *acceptor) {
-  if (handoff_send(acceptor) && has_slot(acceptor)) return true;
+  if (handoff_resend(acceptor) && has_slot(acceptor)) return true;
   if (!atomic_exchange_explicit(&acceptor->held_up, true, memory_order_seq_cst))
     acceptor_count(&acceptor->times_held_up);
-  return handoff_send(acceptor) && has_slot(acceptor);
+  return handoff_resend(acceptor) && has_slot(acceptor);
 }
 
 static void back_off(struct pdlb_acceptor *acceptor, int error) {
@@ -169,16 +169,32 @@ static void stop_if_done(struct pdlb_acceptor *acceptor) {
   pthread_cond_broadcast(&acceptor->has_stopped);
 }
 
+/* Under the mutex: why nothing can be sent. */
+static void note_trouble(struct pdlb_acceptor *acceptor) {
+  if (acceptor->asked) { /* to send nothing tells whether something could be sent */
+    enum pdlb_refusal why;
+    acceptor->asked = false;
+    pdlb_port_send(acceptor->port, acceptor->unsent, 0, &why);
+    if (why != PDLB_TAKEN && why != PDLB_NO_CREDIT) acceptor->send_trouble = why;
+  }
+  if (acceptor->send_trouble == PDLB_TAKEN || acceptor->next_domain) return;
+  if (acceptor->trouble == PDLB_TAKEN) acceptor->trouble = acceptor->send_trouble;
+  acceptor->send_trouble = PDLB_TAKEN;
+  pthread_cond_broadcast(&acceptor->has_moved);
+}
+
 /* When there is nothing more to accept, the thread goes on: it sends what waits for a credit, and keeps the time. */
 void *acceptor_run(void *argument) {
   struct pdlb_acceptor *acceptor = argument;
   pthread_mutex_lock(&acceptor->mutex);
   while (!acceptor->ending) {
+    move_carry_out(acceptor);
     uint64_t next = step(acceptor);
     pthread_mutex_unlock(&acceptor->mutex);
     handoff_fresh(acceptor);
     const uint64_t look = handoff_look(acceptor), tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
     pthread_mutex_lock(&acceptor->mutex);
+    note_trouble(acceptor);
     stop_if_done(acceptor);
     if (acceptor->stopping && !acceptor->stopped && acceptor->drain_until < next) next = acceptor->drain_until;
     pthread_mutex_unlock(&acceptor->mutex);
@@ -186,6 +202,8 @@ void *acceptor_run(void *argument) {
     wait_until(acceptor, tick < next ? tick : next);
     pthread_mutex_lock(&acceptor->mutex);
   }
+  acceptor->ended = true;
+  pthread_cond_broadcast(&acceptor->has_moved);
   pthread_mutex_unlock(&acceptor->mutex);
   return NULL;
 }

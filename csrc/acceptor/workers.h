@@ -43,6 +43,7 @@ struct workers {
   uint64_t added;
   uint32_t last; /* the place that was picked last */
   uint64_t random;
+  bool directed; /* their queues are directed ones, and there may be none that they share */
   struct pdlb_policy_config policy;
 };
 
@@ -65,6 +66,9 @@ uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_l
 
 /* The policy's choice, of those that are there and come for what they are given; NULL for none. */
 struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival);
+
+/* Where nobody is picked and there is no queue for all: who has least to do; those that stall only if all do. */
+struct worker *pick_idlest(struct workers *workers);
 
 static inline bool worker_may_be_picked(const struct worker *worker) {
   return worker->state == WORKER_ACTIVE && worker->weight && worker->queue != PDLB_NONE &&

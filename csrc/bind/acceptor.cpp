@@ -20,14 +20,10 @@ namespace {
 class Acceptor {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
-           bool blocking, std::shared_ptr<Board> board)
+           bool blocking, std::shared_ptr<Board> board, bool directed)
       : domain_(domain.pin()), port_(std::move(port)), board_(std::move(board)) {
-    switch (port_->enter()) {
-      case Port::Entry::busy: set_busy(); throw py::error_already_set();
-      case Port::Entry::closed: throw_closed("port");
-      case Port::Entry::entered: break;
-    }
-    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr};
+    enter(*port_);
+    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr, directed};
     pdlb_error error{};
     const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
     if (rc < 0) {
@@ -45,6 +41,37 @@ class Acceptor {
     } else if (!ended_) {
       port_->leave();
     }
+    if (next_port_) next_port_->leave();
+  }
+
+  // Sends through another domain, which is held beside the old one until moved() returns.
+  void move(const Domain &domain, std::shared_ptr<Port> port, pdlb_destination destination) {
+    std::shared_ptr<DomainHandle> handle = domain.pin();
+    enter(*port);
+    destination.domain = handle->domain;
+    destination.port = port->raw();
+    pdlb_error error{};
+    if (pdlb_acceptor_move(raw(), &destination, &error) < 0) {
+      port->leave();
+      throw_error(error);
+    }
+    next_domain_ = std::move(handle);
+    next_port_ = std::move(port);
+  }
+
+  void moved() {
+    if (!next_port_) return;
+    pdlb_error error{};
+    const int rc = [&] {
+      const Unlocked lock;
+      return pdlb_acceptor_moved(raw(), &error);
+    }();
+    std::swap(domain_, next_domain_);
+    std::swap(port_, next_port_);
+    next_port_->leave();
+    next_domain_.reset();
+    next_port_.reset();
+    check(rc, error);
   }
 
   // The first call ends the thread, and lets go of port and domain; the counters and what was left can still be asked
@@ -102,8 +129,8 @@ class Acceptor {
   }
 
  private:
-  std::shared_ptr<DomainHandle> domain_;
-  const std::shared_ptr<Port> port_;
+  std::shared_ptr<DomainHandle> domain_, next_domain_;
+  std::shared_ptr<Port> port_, next_port_;
   const std::shared_ptr<Board> board_;
   pdlb_acceptor *acceptor_ = nullptr;
   std::atomic<bool> ended_{false};
@@ -154,6 +181,27 @@ bool wait(const Acceptor &acceptor, double timeout) {
   return pdlb_acceptor_wait(raw, deadline);
 }
 
+// Why the domain is in trouble, as a number of enum pdlb_refusal; 0 if it is not.
+int trouble(const Acceptor &acceptor, double timeout) {
+  pdlb_acceptor *raw = acceptor.raw();
+  const uint64_t deadline = after(timeout);
+  const Unlocked lock;
+  return pdlb_acceptor_trouble(raw, deadline);
+}
+
+void move(Acceptor &acceptor, const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, bool directed,
+          const std::vector<std::pair<uint32_t, uint32_t>> &queues) {
+  std::vector<pdlb_worker_queue> given;
+  given.reserve(queues.size());
+  for (const auto &[worker, own] : queues) given.push_back({worker, own});
+  pdlb_destination destination{};
+  destination.queue = queue;
+  destination.directed = directed;
+  destination.queues = given.data();
+  destination.num_queues = static_cast<uint32_t>(given.size());
+  acceptor.move(domain, std::move(port), destination);
+}
+
 void end(Acceptor &acceptor) {
   acceptor.raw();
   {
@@ -195,8 +243,9 @@ py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
   return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "drained"_a = stats.drained,
-                  "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "held_up"_a = stats.held_up,
-                  "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+                  "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "retries"_a = stats.retries,
+                  "resent"_a = stats.resent, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
+                  "last_errno"_a = stats.last_errno,
                   "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
@@ -204,9 +253,19 @@ py::dict stats(const Acceptor &acceptor) {
 
 void register_acceptor(py::module_ &module) {
   py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
+      .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>,
+                    bool>(),
+           "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr,
+           "directed"_a = false)
+      .def("move", &move, "domain"_a, "port"_a, "queue"_a, "directed"_a, "queues"_a)
+      .def("moved", &Acceptor::moved)
+      .def("trouble", &trouble, "timeout"_a)
       .def(
-          py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>>(),
-          "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr)
+          "report",
+          [](const Acceptor &acceptor, int trouble) {
+            pdlb_acceptor_report(acceptor.raw(), static_cast<pdlb_refusal>(trouble));
+          },
+          "trouble"_a)
       .def("add", &add, "fd"_a)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
       .def(

@@ -149,6 +149,9 @@ class Port {
     return share_.pin();
   }
 
+  // The same, or nullptr once it is closed.
+  std::shared_ptr<PortHandle> open_handle() const { return closed() ? nullptr : share_.get(); }
+
   // Between enter and leave only.
   pdlb_port *raw() const { return raw_; }
 

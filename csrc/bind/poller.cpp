@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cmath>
+#include <mutex>
 
 #include "handles.hpp"
 #include "unlocked.hpp"
@@ -47,6 +48,11 @@ class Poller {
   }
 
   int fileno() const { return set_; }
+
+  void set_port(std::shared_ptr<Port> port) {
+    const std::lock_guard<std::mutex> lock(port_mutex_);
+    port_.swap(port);
+  }
 
   void control(int operation, int fd, uint32_t events) {
     epoll_event event{};
@@ -88,7 +94,7 @@ class Poller {
   }
 
   int sleep(std::array<epoll_event, kMaxEvents> &ready, int milliseconds, bool offer) {
-    const std::shared_ptr<PortHandle> handle = offer && !port_->closed() ? port_->pin() : nullptr;
+    const std::shared_ptr<PortHandle> handle = offer ? pin() : nullptr;
     const int set = set_;
     const Unlocked lock;
     if (handle) pdlb_port_parked(handle->port, true);
@@ -99,7 +105,18 @@ class Poller {
     return count;
   }
 
-  const std::shared_ptr<Port> port_;
+  // nullptr if it is closed.
+  std::shared_ptr<PortHandle> pin() {
+    std::shared_ptr<Port> port;
+    {
+      const std::lock_guard<std::mutex> lock(port_mutex_);
+      port = port_;
+    }
+    return port->open_handle();
+  }
+
+  std::mutex port_mutex_;
+  std::shared_ptr<Port> port_;
   std::atomic<int> set_;
 };
 
@@ -109,6 +126,7 @@ void register_poller(py::module_ &module) {
   py::class_<Poller>(module, "Poller", py::is_final())
       .def(py::init<std::shared_ptr<Port>>(), "port"_a)
       .def("fileno", &Poller::fileno)
+      .def("set_port", &Poller::set_port, "port"_a)
       .def(
           "add", [](Poller &poller, int fd, uint32_t events) { poller.control(EPOLL_CTL_ADD, fd, events); }, "fd"_a,
           "events"_a)

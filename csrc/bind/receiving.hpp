@@ -10,16 +10,19 @@
 #include "handles.hpp"
 #include "pdlb_receiver.h"
 
+// Hold a port until its leave(), or throw.
+inline void enter(Port &port) {
+  switch (port.enter()) {
+    case Port::Entry::busy: set_busy(); throw pybind11::error_already_set();
+    case Port::Entry::closed: throw_closed("port");
+    case Port::Entry::entered: break;
+  }
+}
+
 // Holds a port for one call, or throws.
 class PortUse {
  public:
-  explicit PortUse(Port &port) : port_(port) {
-    switch (port_.enter()) {
-      case Port::Entry::busy: set_busy(); throw pybind11::error_already_set();
-      case Port::Entry::closed: throw_closed("port");
-      case Port::Entry::entered: break;
-    }
-  }
+  explicit PortUse(Port &port) : port_(port) { enter(port_); }
   ~PortUse() { port_.leave(); }
   PortUse(const PortUse &) = delete;
   PortUse &operator=(const PortUse &) = delete;

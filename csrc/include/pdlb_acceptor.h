@@ -20,13 +20,15 @@ struct pdlb_acceptor;
 struct pdlb_board; /* pdlb_receiver.h */
 
 struct pdlb_acceptor_config {
-  uint32_t queue; /* id of the load-balanced queue for what no worker is picked for */
+  uint32_t queue; /* id of the load-balanced queue for what no worker is picked for; PDLB_NONE where there is none: it
+                     goes to the worker that has least to do */
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
   bool blocking;  /* what the accepted descriptors are */
   struct pdlb_board *board; /* not NULL: accept nothing: leave connections in the backlog, and send permits to accept
                                them, which pdlb_receiver_accept takes. For workers in other processes: one that dies
                                takes nothing along. The board must outlive the acceptor. */
+  bool directed;            /* the workers' own queues are directed ones */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's
@@ -43,6 +45,35 @@ int pdlb_acceptor_remove(struct pdlb_acceptor *acceptor, uint32_t listener, bool
 bool pdlb_acceptor_listens(struct pdlb_acceptor *acceptor, uint32_t listener);
 /* Any thread. Leave connections in all backlogs (true), or go on (false). */
 void pdlb_acceptor_pause(struct pdlb_acceptor *acceptor, bool paused);
+
+/* ---- another domain ------------------------------------------------------------------------------------------------
+ * What is accepted waits in the acceptor, not in the domain: so a domain can be replaced, with nothing lost. */
+
+struct pdlb_worker_queue {
+  uint32_t worker, queue;
+};
+
+struct pdlb_destination {
+  struct pdlb_domain *domain;
+  struct pdlb_port *port; /* the acceptor's alone from now on */
+  uint32_t queue;         /* as in pdlb_acceptor_config, as is `directed` */
+  bool directed;
+  const struct pdlb_worker_queue *queues; /* of workers that have one of their own */
+  uint32_t num_queues;
+};
+
+/* Any thread. Send through another domain, and what waits again: tokens of the old one are stale then. Followed by
+ * pdlb_acceptor_moved, and not before that by another move. */
+int pdlb_acceptor_move(struct pdlb_acceptor *acceptor, const struct pdlb_destination *move, struct pdlb_error *error);
+
+/* Any thread. Wait until the accepting thread has moved: the old domain and port are not used any more. */
+int pdlb_acceptor_moved(struct pdlb_acceptor *acceptor, struct pdlb_error *error);
+
+/* Any thread. Wait until the domain is in trouble: until it refuses what is sent, other than for want of credits, or
+ * somebody has reported. Result: why, or PDLB_TAKEN at the deadline, or at the acceptor's end. */
+enum pdlb_refusal pdlb_acceptor_trouble(struct pdlb_acceptor *acceptor, uint64_t deadline);
+/* Any thread. Say that it is; until the next move. */
+void pdlb_acceptor_report(struct pdlb_acceptor *acceptor, enum pdlb_refusal trouble);
 
 /* ---- workers, and who is picked ------------------------------------------------------------------------------------
  * A worker is known by a handle, which is never given twice. Its connections are counted from the moment at which it
@@ -98,7 +129,7 @@ struct pdlb_arrival {
 
 struct pdlb_policy_config {
   enum pdlb_policy policy;
-  uint32_t queue; /* the load-balanced queue for what no worker is picked for */
+  uint32_t queue; /* the load-balanced queue for what no worker is picked for, or PDLB_NONE */
   enum pdlb_tie tie;
   uint32_t choices;  /* LEAST: how many are drawn */
   double bound;      /* HASH: a worker has at most so many times its share, more than 1 */
@@ -154,6 +185,8 @@ struct pdlb_acceptor_stats {
   uint64_t drained;                       /* of those accepted, after the order to stop or to drain the listener */
   uint64_t aborted;                       /* given up by the client before they could be accepted */
   uint64_t taken_back;                    /* times that what waited for one worker went to another */
+  uint64_t retries;                       /* times that what was refused was sent again */
+  uint64_t resent;                        /* connections sent again after a move, or once a worker was there */
   uint64_t held_up;                       /* times that all slots were taken, or no credit was left */
   uint64_t backoffs;                      /* times that accept failed for want of descriptors or memory */
   uint32_t last_errno;                    /* of the last of these, or of a listener that failed for good */

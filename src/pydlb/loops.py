@@ -93,7 +93,8 @@ class LoopWorker:
         def has_connections() -> bool:
             return hasattr(self, "adapter") and bool(self.adapter.active)
 
-        self._selector = WorkerSelector(self.worker.port, has_connections)
+        self._selector = WorkerSelector(self.worker.port, has_connections, self.worker.fileno())
+        self.worker.when_moved(self._selector.move)
         return asyncio.SelectorEventLoop(self._selector)
 
     # ---- in the worker's thread ------------------------------------------------------------------------------------

@@ -41,17 +41,21 @@ class WorkerSelector(selectors.BaseSelector):
     The interpreter lock is given up to sleep, and only then.
     """
 
-    def __init__(self, port: Port, has_connections: Callable[[], bool]) -> None:
+    def __init__(self, port: Port, has_connections: Callable[[], bool], descriptor: int | None = None) -> None:
         self.more = False
         """The port may have more, and is not armed: look there before going to sleep."""
         self._poller = _native.Poller(port._native)
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._map = cast("Mapping[FileDescriptorLike, selectors.SelectorKey]", MappingProxyType(self._keys))
-        self._descriptor = port.fileno()
+        self._descriptor = port.fileno() if descriptor is None else descriptor
         self._has_connections = has_connections
         self._turns = 0
         self._returned = time.monotonic()
         self._slow_until = 0.0
+
+    def move(self, port: Port) -> None:
+        """Tell another port from now on. For who gave a descriptor that stays."""
+        self._poller.set_port(port._native)
 
     # ---- what is waited for ----------------------------------------------------------------------------------------
 

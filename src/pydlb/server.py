@@ -14,11 +14,11 @@ from .errors import ConfigError
 from .loops import LoopWorker
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Sequence
 
     from .adapters import Adapter
     from .adapters.streams import ClientConnected
+    from .balancer.backends import Backend, Fallback
     from .policies import PolicyLike
     from .workers import Worker
 
@@ -219,7 +219,8 @@ async def start_server(
     worker_class: Literal["thread", "process", "auto"] = "thread",
     start_method: Literal["fork", "forkserver", "spawn"] | None = None,
     policy: PolicyLike = "dlb",
-    backend: str | int | os.PathLike[str] = "auto",
+    backend: Backend = "auto",
+    fallback: Fallback | None = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     limit: int = _LIMIT,
@@ -248,7 +249,8 @@ async def start_server(
         worker_class: What a worker is, as for :class:`Balancer`: ``"thread"``, ``"process"`` or ``"auto"``.
         start_method: How processes are started, as for :class:`Balancer`.
         policy: Which worker gets a connection, as for :class:`Balancer`.
-        backend: As `device` of :func:`pydlb.open`.
+        backend: As for :class:`Balancer`.
+        fallback: What to go on with when a device fails, as for :class:`Balancer`.
         grace: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop, such as ``uvloop.new_event_loop``; None for asyncio's own.
         limit: The readers' buffer limit in bytes.
@@ -297,6 +299,7 @@ async def start_server(
         start_method=start_method,
         policy=policy,
         backend=backend,
+        fallback=fallback,
         grace=grace,
         loop_factory=loop_factory,
         family=family,
@@ -320,7 +323,8 @@ async def serve(
     worker_class: Literal["thread", "process", "auto"] = "thread",
     start_method: Literal["fork", "forkserver", "spawn"] | None = None,
     policy: PolicyLike = "dlb",
-    backend: str | int | os.PathLike[str] = "auto",
+    backend: Backend = "auto",
+    fallback: Fallback | None = "auto",
     grace: float | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     runner: Callable[..., Runner] | None = None,
@@ -345,7 +349,8 @@ async def serve(
         worker_class: What a worker is, as for :class:`Balancer`: ``"thread"``, ``"process"`` or ``"auto"``.
         start_method: How processes are started, as for :class:`Balancer`.
         policy: Which worker gets a connection, as for :class:`Balancer`.
-        backend: As `device` of :func:`pydlb.open`.
+        backend: As for :class:`Balancer`.
+        fallback: What to go on with when a device fails, as for :class:`Balancer`.
         grace: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop.
         runner: What runs an adapter that is not asyncio's, such as :class:`pydlb.adapters.trio.TrioWorker`: called with
@@ -390,6 +395,7 @@ async def serve(
         0,
         policy=policy,
         backend=backend,
+        fallback=fallback,
         grace=grace,
         max_workers=max(16, workers),
         worker_class=worker_class,

@@ -23,6 +23,8 @@ class WorkerStats:
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
         waiting: Connections that it was picked for and has not taken yet; not in `accepted`.
         stalled: Whether it was due for a connection and did not come for it in time.
+        released_early: Of `accepted`, how many the device was told to forget on receive, because its history list was
+            used up: it balances without them.
     """
 
     name: str
@@ -32,6 +34,7 @@ class WorkerStats:
     aborted: int
     waiting: int
     stalled: bool
+    released_early: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,11 @@ class BalancerStats:
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
+        retries: Times that what the engine had refused was sent again.
+        resent: Connections that were sent again after the engine was replaced.
+        fallbacks: Times that a device failed, and the software engine took over (or nothing, with ``fallback=None``).
+        recoveries: Times that the device was usable again, and took over.
+        released_early: As the workers': summed up.
         backoffs: Times that accepting stopped for a moment for want of descriptors or memory.
         accept_error: What was missing the last time, in the system's words; None if nothing was.
         handoff_seconds: For each power of two of microseconds, how many connections waited less than that from accept
@@ -70,6 +78,11 @@ class BalancerStats:
     backoffs: int
     accept_error: str | None
     handoff_seconds: Sequence[tuple[float, int]]
+    retries: int = 0
+    resent: int = 0
+    fallbacks: int = 0
+    recoveries: int = 0
+    released_early: int = 0
 
     @property
     def imbalance(self) -> float:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
-from .errors import ConfigError, ResourceExhausted
-from .policies import Arrival, Exact, Nop
+from .errors import ConfigError, DeviceGone, ResourceExhausted
+from .policies import DLB, Arrival, Exact, Nop
+from .port import LDBPort, LDBQueue
 from .workers import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from . import _native
+    from .balancer.engine import Engine
     from .device import Domain
     from .policies import NativePick, Policy
-    from .port import LDBQueue
-    from .workers import Worker
+    from .port import DirQueue, Port
+    from .workers import Station, Worker
 
 __all__ = ["Queues", "Steering"]
 
@@ -34,7 +37,6 @@ class Queues:
         shared: From which any worker takes its share.
         first_come: From which any worker takes what it asks for.
         new: Makes a queue for one worker.
-        spare: Queues for one worker, made before.
     """
 
     def __init__(
@@ -43,12 +45,11 @@ class Queues:
         first_come: LDBQueue,
         *,
         new: Callable[[], LDBQueue] | None = None,
-        spare: list[LDBQueue] | None = None,
     ) -> None:
         self.shared: Final = shared
         self.first_come: Final = first_come
         self._new = new
-        self._spare = spare or []
+        self._spare: list[LDBQueue] = []
 
     @classmethod
     def in_software(cls, domain: Domain, grace: float) -> Queues:
@@ -62,10 +63,10 @@ class Queues:
         return cls(shared, first_come, new=new)
 
     @classmethod
-    def on_device(cls, domain: Domain, own: int) -> Queues:
-        """A device makes no queues once it is started, and does not know how it should share."""
-        shared = domain.create_ldb_queue(atomic_inflights=0)
-        return cls(shared, shared, spare=[domain.create_ldb_queue(atomic_inflights=0) for _ in range(own)])
+    def on_device(cls, domain: Domain, grace: float) -> Queues:
+        """One that all share: a device does not know how it should share, but gives only to those who come."""
+        shared = domain.create_ldb_queue(atomic_inflights=0, sharing="even", grace=grace)
+        return cls(shared, shared)
 
     def take(self) -> LDBQueue:
         """A queue for one worker."""
@@ -74,8 +75,7 @@ class Queues:
         if self._new is None:
             raise ResourceExhausted(
                 0,
-                "there is no load-balanced queue left for a worker of its own, which policies that pick need: make the "
-                "balancer with such a policy, and max_workers at most 31",
+                "there is no queue left for a worker of its own, which policies that pick need",
                 op="set policy",
             )
         return self._new()
@@ -102,17 +102,18 @@ class Steering:
     """
 
     def __init__(
-        self, acceptor: _native.Acceptor, queues: Queues, grace: float, policy: Policy, *, may_pick: bool = True
+        self, acceptor: _native.Acceptor, engine: Engine, grace: float, policy: Policy, *, may_pick: bool = True
     ) -> None:
         self._may_pick = may_pick
         self._check_policy(policy)
         self._acceptor = acceptor
-        self._queues = queues
+        self._engine = engine
         self._grace = grace
+        self._levels = True  # whether the shared queue knows what workers have open
         self._lock = threading.Lock()
         self._policy = policy
         self._workers: dict[int, Worker] = {}
-        self._own: dict[Worker, LDBQueue] = {}
+        self._own: dict[Worker, LDBQueue | DirQueue] = {}
         self._paused: set[Worker] = set()
         self._weights: dict[Worker, float] = {}
         self._tell()
@@ -133,7 +134,7 @@ class Steering:
         with self._lock:
             self._weights[worker] = 1.0
             try:
-                if self._policy.picks or self._weighs():
+                if self._needs_own(self._policy):
                     self._equip(worker)
             except BaseException:
                 del self._weights[worker]
@@ -159,8 +160,8 @@ class Steering:
         """The worker's port is closed: others may have its queue."""
         with self._lock:
             queue = self._own.pop(worker, None)
-            if queue is not None:
-                self._queues.give_back(queue)
+            if isinstance(queue, LDBQueue) and self._engine.queues is not None:
+                self._engine.queues.give_back(queue)
 
     def pause(self, worker: Worker) -> None:
         """Give the worker no more until `resume`; what waits for it goes to others."""
@@ -226,22 +227,30 @@ class Steering:
     def _link(self, worker: Worker) -> None:
         """All share what nobody was picked for, whatever the policy: it changes while connections wait."""
         if self._may_share(worker):
-            worker.port.link(self._queues.shared)
-            if self._queues.first_come is not self._queues.shared:
-                worker.port.link(self._queues.first_come)
+            for queue in self._common():
+                _link(worker.port, queue)
 
     def _unlink(self, worker: Worker) -> None:
-        worker.port.unlink(self._queues.shared)
-        if self._queues.first_come is not self._queues.shared:
-            worker.port.unlink(self._queues.first_come)
+        for queue in self._common():
+            _unlink(worker.port, queue)
+
+    def _common(self) -> tuple[LDBQueue, ...]:
+        queues = self._engine.queues
+        return () if queues is None else tuple(dict.fromkeys((queues.shared, queues.first_come)))
 
     def _equip(self, worker: Worker) -> None:
         """Give the worker a queue of its own, for what it is picked for."""
         if worker not in self._own:
-            queue = self._queues.take()
-            worker.port.link(queue)
-            self._own[worker] = queue
+            self._own[worker] = queue = self._queue_for(worker, worker.station)
             self._acceptor.set_queue(worker.number, queue.id)
+
+    def _queue_for(self, worker: Worker, station: Station) -> LDBQueue | DirQueue:
+        if station.queue is not None:
+            return station.queue
+        assert self._engine.queues is not None
+        queue = self._engine.queues.take()
+        _link(station.port, queue)
+        return queue
 
     def _equip_all(self) -> None:
         for worker in self._workers.values():
@@ -257,12 +266,10 @@ class Steering:
         """
         self._check_policy(policy)
         with self._lock:
-            before = self._policy
-            if policy.picks:
+            if policy.picks or self._compensates(policy):
                 self._equip_all()
-            for worker in self._workers.values():
-                policy.register(worker)
-            self._policy = policy
+            before = self._policy
+            self._replace(policy)
             self._tell()
             for worker in self._workers.values():
                 before.unregister(worker)
@@ -274,16 +281,69 @@ class Steering:
                 f"nobody can be picked for a connection before that; use 'dlb' or 'nop', or worker_class='thread'"
             )
 
+    def _replace(self, policy: Policy) -> None:
+        for worker in self._workers.values():
+            policy.register(worker)
+        self._policy = policy
+
     def _weighs(self) -> bool:
         return len(set(self._weights.values()) - {0.0}) > 1
 
+    def picks(self, policy: Policy | None = None, weights: dict[Worker, float] | None = None) -> bool:
+        """Whether workers are picked, with this policy and these weights in place of its own."""
+        effective = {**self._weights, **(weights or {})}
+        return (policy or self._policy).picks or len(set(effective.values()) - {0.0}) > 1
+
+    # ---- another engine --------------------------------------------------------------------------------------------
+
+    def move(self, engine: Engine, stations: dict[Worker, Station], policy: Policy) -> None:
+        """Let everybody receive from another engine, and have what waits sent there again.
+
+        Followed by the acceptor's `moved`.
+
+        Args:
+            engine: Where to.
+            stations: What it has for each worker.
+            policy: To pick by from now on.
+        """
+        with self._lock:
+            self._engine, before = engine, self._policy
+            self._levels = not any(worker.open for worker in stations)
+            self._own.clear()
+            for worker in self._workers.values():
+                station = stations[worker]
+                if self._needs_own(policy):
+                    self._own[worker] = self._queue_for(worker, station)
+                if self._may_share(worker):
+                    for queue in self._common():
+                        _link(station.port, queue)
+            own = [(worker.number, queue.id) for worker, queue in self._own.items()]
+            shared = NOBODY if engine.shared_queue is None else engine.shared_queue
+            self._acceptor.move(engine.domain._native, engine.sender._native, shared, engine.directed, own)
+            for worker, station in stations.items():
+                worker.move(station)
+            if policy is not before:
+                self._replace(policy)
+                for worker in self._workers.values():
+                    before.unregister(worker)
+            self._tell()
+
+    def _needs_own(self, policy: Policy) -> bool:
+        """Whether workers need queues of their own."""
+        return self._engine.directed or policy.picks or self._weighs() or self._compensates(policy)
+
+    def _compensates(self, policy: Policy) -> bool:
+        """Whether the queue would level only what came since the last switch: then who has fewest is picked instead."""
+        return isinstance(policy, DLB) and self._engine.device.is_software and not self._levels
+
     def _tell(self) -> None:
-        policy = self._policy
-        pick: NativePick = Exact().native() if not policy.picks and self._weighs() else policy.native()
-        queue = self._queues.first_come if isinstance(policy, Nop) else self._queues.shared
+        policy, queues = self._policy, self._engine.queues
+        steered = self._weighs() or self._compensates(policy)
+        pick: NativePick = Exact().native() if not policy.picks and steered else policy.native()
+        queue = None if queues is None else queues.first_come if isinstance(policy, Nop) else queues.shared
         self._acceptor.set_policy(
             pick.policy,
-            queue.id,
+            NOBODY if queue is None else queue.id,
             pick.tie,
             pick.choices,
             pick.bound,
@@ -303,3 +363,16 @@ class Steering:
                 raise
             worker = None  # it was replaced while it was asked, and knows no workers any more
         return NOBODY if worker is None else worker.number
+
+
+def _link(port: Port, queue: LDBQueue) -> None:
+    """What is gone need not be linked: the next engine's port is."""
+    assert isinstance(port, LDBPort)
+    with contextlib.suppress(DeviceGone):
+        port.link(queue)
+
+
+def _unlink(port: Port, queue: LDBQueue) -> None:
+    assert isinstance(port, LDBPort)
+    with contextlib.suppress(DeviceGone):
+        port.unlink(queue)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from .errors import ClosedError
+from .bell import Bell
+from .errors import ClosedError, DeviceGone, DLBError
 from .stats import WorkerStats
 
 if TYPE_CHECKING:
@@ -16,14 +19,33 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._backend import BackendPort
-    from .port import LDBPort
+    from .port import DirQueue, Port
 
-__all__ = ["Connection", "Ticket", "Worker"]
+__all__ = ["Connection", "Station", "Ticket", "Worker"]
 
 logger = logging.getLogger("pydlb")
 
 # No queue.
 NOBODY: Final = 0xFFFFFFFF
+
+# As enum pdlb_refusal has them.
+GONE: Final = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Station:
+    """What an engine has for one worker.
+
+    Attributes:
+        port: To receive from.
+        queue: The directed queue that feeds the port; None for a load-balanced port.
+        history: How many connections the port can hold, where that is fewer than a worker may have open: when it is
+            used up, the oldest is released on receive. None where it suffices.
+    """
+
+    port: Port
+    queue: DirQueue | None = None
+    history: int | None = None
 
 
 class Ticket:
@@ -32,11 +54,12 @@ class Ticket:
     **Synchronization**: any thread.
     """
 
-    __slots__ = ("_open", "_worker", "listener")
+    __slots__ = ("_open", "_worker", "listener", "port")
 
-    def __init__(self, worker: Worker, listener: int) -> None:
+    def __init__(self, worker: Worker, listener: int, port: Port) -> None:
         self._worker: Final = worker
         self.listener: Final = listener
+        self.port: Final = port
         self._open = True
 
     def release(self, *, aborted: bool = False) -> None:
@@ -125,18 +148,59 @@ class Worker:
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
     """
 
-    def __init__(self, name: str, port: LDBPort, source: Source, number: int, *, blocking: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        station: Station,
+        source: Source,
+        number: int,
+        *,
+        blocking: bool,
+        report: Callable[[], object] | None = None,
+    ) -> None:
         self.name: Final = name
-        self.port = port
+        self._bell = None if report is None else Bell(station.port)
+        self._report = report or (lambda: None)
         self.number: Final = number
         self._source = source
         self._blocking = blocking  # what the source makes of descriptors
         self._lock = threading.Lock()
+        self._has_moved = threading.Condition(self._lock)
+        self.station = station
+        self._early = 0  # connections of this station that were released before they were closed
+        self._released_early = 0
         self._accepted = 0
         self._served = 0
         self._aborted = 0
         self._closed = False
         self._wake: Callable[[], object] | None = None
+        self._note_move: Callable[[Port], object] | None = None
+
+    @property
+    def port(self) -> Port:
+        """What it receives from now; another one after the balancer has switched to another engine."""
+        return self.station.port
+
+    def move(self, station: Station) -> None:
+        """Receive from another port from now on, and close the old one. Whoever waits goes on waiting there."""
+        with self._lock:
+            if self._closed:
+                station.port.close()
+                return
+            before, self.station = self.station, station
+            self._early = 0
+            if self._bell is not None:
+                self._bell.move(station.port)
+            note = self._note_move
+            self._has_moved.notify_all()
+        before.port.close()
+        if note is not None:
+            note(station.port)
+
+    def when_moved(self, note: Callable[[Port], object]) -> None:
+        """Have a function called with the port, on any thread, when it has changed."""
+        with self._lock:
+            self._note_move = note
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
@@ -157,30 +221,54 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self!r} is closed")
-            taken, more = self._source.receive(self.port._native, self.number, most)
+            port = self.port
+            if self._bell is not None:
+                self._bell.answer()
+            try:
+                taken, more = self._source.receive(port._native, self.number, most)
+            except DeviceGone:
+                if self._bell is None:
+                    raise
+                self._bell.mute()
+                self._report()
+                return [], False
             self._accepted += len(taken)
-        more |= bool(taken) and self.port.releases_on_recv  # the next one comes when it is asked for
-        return [self._connection(one, blocking=False) for one in taken], more
+            self._keep_history(len(taken))
+        more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
+        return [self._connection(one, port, blocking=False) for one in taken], more
 
-    def _take(self, token: int) -> Connection | None:
+    def _keep_history(self, taken: int) -> None:
+        """Under the lock: release early what the port has no room to hold."""
+        history = self.station.history
+        if history is None or not taken:
+            return
+        too_many = min(taken, self.port.in_flight - (history - 1))
+        if too_many > 0:
+            self._early += too_many
+            self._released_early += too_many
+            self.port.release_later(too_many)
+
+    def _take(self, port: Port, token: int) -> Connection | None:
         """Turn a received token into the connection that it names; None if it names none any more."""
         with self._lock:
             taken = None if self._closed else self._source.take(self.number, token)
             if taken is not None:
                 self._accepted += 1
+                if port is self.port:
+                    self._keep_history(1)
         if taken is None:
-            self._release()
+            self._release(port)
             return None
-        return self._connection(taken, blocking=True)
+        return self._connection(taken, port, blocking=True)
 
-    def _connection(self, taken: tuple[int, int, int, int], *, blocking: bool) -> Connection:
+    def _connection(self, taken: tuple[int, int, int, int], port: Port, *, blocking: bool) -> Connection:
         descriptor, listener, family, protocol = taken
         # To say what the descriptor is costs nothing; to ask the kernel would.
         kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
         sock = socket.socket(family, kind, protocol, descriptor)
         if blocking != self._blocking:
             sock.setblocking(blocking)
-        return Connection(sock, listener, Ticket(self, listener))
+        return Connection(sock, listener, Ticket(self, listener, port))
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.
@@ -195,11 +283,34 @@ class Worker:
             ClosedError: The worker was closed, also while it waited.
             BusyError: Another thread receives.
         """
-        while (token := self.port.recv_one(timeout)) is not None:
-            connection = self._take(token)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            port = self.port
+            try:
+                token = port.recv_one(_left(deadline))
+            except (ClosedError, DeviceGone) as error:
+                if not self._await_move(port, error, deadline):
+                    return None
+                continue
+            if token is None:
+                return None
+            connection = self._take(port, token)
             if connection is not None:
                 return connection
-        return None
+
+    def _await_move(self, port: Port, error: DLBError, deadline: float | None) -> bool:
+        """Wait until it has another port than this one, that failed; False if there is none in time."""
+        if self._bell is not None and isinstance(error, DeviceGone):
+            self._report()
+        with self._lock:
+            while self.port is port:
+                if self._closed:
+                    raise ClosedError(f"{self!r} is closed") from error
+                if self._bell is None:
+                    raise error
+                if not self._has_moved.wait(_left(deadline)):
+                    return False
+        return True
 
     async def accept(self) -> Connection:
         """Wait for the next connection, in the running event loop.
@@ -228,7 +339,7 @@ class Worker:
             if not future.done():
                 future.set_result(None)
 
-        descriptor = self.port.fileno()
+        descriptor = self.fileno()
         loop.add_reader(descriptor, ready)
         self.when_closed(lambda: loop.call_soon_threadsafe(ready))
         try:
@@ -249,7 +360,7 @@ class Worker:
 
     def fileno(self) -> int:
         """A descriptor that is readable when there may be a connection, for event loops of any kind."""
-        return self.port.fileno()
+        return self.port.fileno() if self._bell is None else self._bell.fileno()
 
     def when_closed(self, wake: Callable[[], object] | None) -> None:
         """Have a function called, on any thread, when the worker is closed; at once if it is. None for no more.
@@ -290,13 +401,16 @@ class Worker:
                 self._aborted += 1
             else:
                 self._served += 1
-        self._release()
+            if self._early and ticket.port is self.port:
+                self._early -= 1
+                return
+        self._release(ticket.port)
 
-    def _release(self) -> None:
-        if self.port.releases_on_recv:
+    def _release(self, port: Port) -> None:
+        if port.releases_on_recv:
             return
         try:
-            self.port.release_later()
+            port.release_later()
         except ClosedError:
             return  # what the port held was released when it was closed
 
@@ -304,6 +418,7 @@ class Worker:
         """What the worker has done until now."""
         with self._lock:
             accepted, served, aborted, closed = self._accepted, self._served, self._aborted, self._closed
+            early = self._released_early
         _, waiting, stalled = self._source.worker_stats(self.number)
         try:
             stalled = not closed and (stalled or self.port.stats().stalled)
@@ -315,6 +430,7 @@ class Worker:
             open=accepted - served - aborted,
             served=served,
             aborted=aborted,
+            released_early=early,
             waiting=0 if closed else waiting,
             stalled=stalled,
         )
@@ -327,6 +443,9 @@ class Worker:
             self._closed = True
             self._aborted = self._accepted - self._served
             wake = self._wake
+            if self._bell is not None:
+                self._bell.close()
+            self._has_moved.notify_all()
         self.port.close()
         self._source.remove_worker(self.number)
         if wake is not None:
@@ -338,6 +457,11 @@ class Worker:
     def __repr__(self) -> str:
         """Its name."""
         return f"<pydlb.Worker {self.name}>"
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until then, at least 0; None for ever."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 class ThreadWorker:

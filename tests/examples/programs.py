@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCOUNT = re.compile(r"(\d+) accepted = (\d+) served \+ (\d+) refused \+ (\d+) aborted")
@@ -20,9 +20,11 @@ ACCOUNT = re.compile(r"(\d+) accepted = (\d+) served \+ (\d+) refused \+ (\d+) a
 class Program:
     """A running example that has said where it serves."""
 
-    def __init__(self, name: str, *arguments: str, before: Any = None, stdout: Any = subprocess.PIPE) -> None:
+    def __init__(
+        self, name: str, *arguments: str, before: Any = None, stdout: Any = subprocess.PIPE, under: Sequence[str] = ()
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+            [*under, sys.executable, "-W", "error", EXAMPLES / name, *arguments],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,10 +54,11 @@ class Program:
         self.process.send_signal(number)
         return self.account()
 
-    def account(self) -> tuple[int, int, int, int]:
+    def account(self, *, complaints: str = "") -> tuple[int, int, int, int]:
+        """The account of its end; what it said on standard error must match the pattern."""
         rest, errors = self.process.communicate(timeout=60)
         self.said += rest
-        assert errors == ""
+        assert re.fullmatch(complaints, errors), errors
         assert self.process.returncode == 0
         found = ACCOUNT.search(self.said)
         assert found is not None

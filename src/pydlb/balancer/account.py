@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydlb.processes.pool import ProcessPool
 
     from .crew import Crew
-    from .engine import Engine
+    from .engines import Engines
 
 __all__ = ["Account"]
 
@@ -28,17 +28,19 @@ class Account:
     Args:
         acceptor: Who accepts.
         crew: The workers.
-        engine: What carries connections to them.
+        engines: What carries connections to them.
         pool: Worker processes, which accept by themselves; None where there are none.
 
     **Synchronization**: any thread; nobody waits for one who reads.
     """
 
-    def __init__(self, acceptor: _native.Acceptor, crew: Crew, engine: Engine, pool: ProcessPool | None = None) -> None:
+    def __init__(
+        self, acceptor: _native.Acceptor, crew: Crew, engines: Engines, pool: ProcessPool | None = None
+    ) -> None:
         self._acceptor = acceptor
         self._pool = pool
         self._crew = crew
-        self._engine = engine
+        self._engines = engines
         self._lock = threading.Lock()
         self._refused = 0
         self._accept_error: str | None = None
@@ -72,7 +74,7 @@ class Account:
         """
         with self._lock:
             refused = self._refused
-        rewakes = self._engine.rewakes()
+        rewakes = self._engines.rewakes()
         records = [worker.stats() for worker in self._crew.everybody]
         acceptor = self._accepting()
         error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
@@ -93,6 +95,11 @@ class Account:
             gone=acceptor["aborted"],
             taken_back=rewakes + acceptor["taken_back"],
             held_up=acceptor["held_up"],
+            retries=acceptor["retries"],
+            resent=acceptor["resent"],
+            fallbacks=self._engines.fallbacks,
+            recoveries=self._engines.recoveries,
+            released_early=sum(record.released_early for record in records),
             backoffs=acceptor["backoffs"],
             accept_error=error,
             handoff_seconds=tuple(((1 << n) * 1e-6, count) for n, count in enumerate(acceptor["handoff"]) if count),

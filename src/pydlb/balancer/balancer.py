@@ -15,12 +15,15 @@ from pydlb import _native
 from pydlb.errors import ConfigError
 from pydlb.policies import make_policy
 from pydlb.steering import Steering
-from pydlb.workers import Connection, ThreadWorker, Worker
+from pydlb.workers import NOBODY, Connection, ThreadWorker, Worker
 
 from .account import Account
+from .backends import begin, check_fallback, fallback_policy
 from .checks import check_range
 from .crew import Crew
-from .engine import Needs, open_engine
+from .engine import Needs
+from .engines import Engines
+from .guard import Guard
 from .listeners import Listeners, listening_socket, make_listening
 from .waiting import LAST_LOOK, wait_for
 
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
     from pydlb.processes.pool import ProcessPool
     from pydlb.stats import BalancerStats
 
+    from .backends import Backend, Fallback
     from .crew import Runner
+    from .engine import Engine
     from .listeners import Address
 
 __all__ = ["Balancer"]
@@ -68,7 +73,12 @@ class Balancer:
         policy: Which worker gets a connection; ``"dlb"``: the one with the fewest open among those that are not busy.
             Others are in :mod:`pydlb.policies`: ``"exact"``, ``"nop"``, ``"random"``, ``"round_robin"``, ``"least"``,
             ``"hash"``, one with options, or a function of the workers and the :class:`pydlb.policies.Arrival`.
-        backend: As `device` of :func:`pydlb.open`.
+        backend: As `device` of :func:`pydlb.open`; or what has an `open` that returns a :class:`pydlb.Device`, such as
+            :class:`pydlb.testing.EmulatedDevice`.
+        fallback: What to go on with when a device fails: ``"software"``, the software engine with the same policy;
+            ``"exact"`` or ``"nop"``, the software engine with that one; None for nothing: connections wait until the
+            device can be used again, and at the start it must be there. ``"auto"``, the default, is ``"software"``, but
+            a device that `backend` names must be there at the start. It is gone back to once it can be used again.
         grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 20 ms.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
@@ -103,7 +113,8 @@ class Balancer:
         *,
         handler: Callable[[Connection], object] | None = None,
         policy: PolicyLike = "dlb",
-        backend: str | int | os.PathLike[str] = "auto",
+        backend: Backend = "auto",
+        fallback: Fallback | None = "auto",
         grace: float | None = None,
         batch: int = 16,
         max_waiting: int = 4096,
@@ -132,31 +143,35 @@ class Balancer:
         blocking = workers > 0  # plain functions want blocking sockets
         processes = are_processes(worker_class)
         grace = _GRACE if grace is None else grace
+        check_fallback(fallback)
         needs = Needs(
-            max_workers=max_workers, max_waiting=max_waiting, grace=grace, picks=steered.picks, shared=processes
+            workers=workers,
+            max_workers=max_workers,
+            max_waiting=max_waiting,
+            grace=grace,
+            picks=steered.picks,
+            shared=processes,
         )
-        self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
-        self._engine, self._fallback_reason = open_engine(backend, needs)
+        begun = begin(backend, needs, fallback)
+        if begun.fell_back:
+            steered = fallback_policy(fallback, steered)
         try:
-            self._acceptor = _native.Acceptor(
-                self._engine.domain._native,
-                self._engine.sender._native,
-                queue=self._engine.queues.shared.id,
-                slots=max_waiting,
-                batch=batch,
-                blocking=blocking,
-                board=None if self._pool is None else self._pool.seats.board,
-            )
-            self._steering = Steering(self._acceptor, self._engine.queues, grace, steered, may_pick=self._pool is None)
+            self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
+            board = None if self._pool is None else self._pool.seats.board
+            self._acceptor = _accept_by(begun.engine, slots=max_waiting, batch=batch, blocking=blocking, board=board)
+            self._steering = Steering(self._acceptor, begun.engine, grace, steered, may_pick=not processes)
         except BaseException:
-            self._engine.close()
+            begun.engine.close()
             raise
         pool = self._pool
-        self._crew = Crew(self._acceptor, self._engine, self._steering, blocking=blocking, prefix=name, pool=pool)
+        self._engines = Engines(begun, needs, fallback, self._acceptor, self._steering)
+        self._crew = Crew(self._acceptor, self._engines, self._steering, blocking=blocking, prefix=name, pool=pool)
+        self._engines.serve(self._crew)
         self._listeners = Listeners(self._acceptor, pool)
-        self._account = Account(self._acceptor, self._crew, self._engine, pool)
+        self._account = Account(self._acceptor, self._crew, self._engines, pool)
         if pool is not None:
             pool.begin(self._crew)
+        self._guard = Guard(self._engines, self._acceptor) if self._engines.movable else None
         self._closed = False
         _open_balancers.add(self)
         try:
@@ -172,12 +187,12 @@ class Balancer:
     @property
     def backend(self) -> str:
         """What does the work: ``"software"``, or the device's path."""
-        return self._engine.device.backend
+        return self._engines.backend
 
     @property
     def fallback_reason(self) -> str | None:
         """Why it is not the hardware, where that was left open."""
-        return self._fallback_reason
+        return self._engines.reason
 
     @property
     def policy(self) -> Policy:
@@ -191,7 +206,7 @@ class Balancer:
 
     @policy.setter
     def policy(self, policy: PolicyLike) -> None:
-        self._steering.set_policy(make_policy(policy))
+        self._engines.set_policy(make_policy(policy))
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
@@ -303,7 +318,7 @@ class Balancer:
             ConfigError: It is not one of the balancer's workers, or `weight` is out of range.
             ResourceExhausted: Weights need queues that the device does not have.
         """
-        self._steering.set_weight(worker, weight)
+        self._engines.set_weight(worker, weight)
 
     def connections(self) -> Iterator[Connection]:
         """Make the calling thread a worker, and iterate over its connections until the balancer is closed."""
@@ -377,18 +392,24 @@ class Balancer:
     def pause(self) -> None:
         """Leave new connections in the kernel's backlogs until :meth:`resume`."""
         self._paused = True
-        self._acceptor.pause(True)
+        self._engines.set_paused(True)
 
     def resume(self) -> None:
         """Accept again."""
-        self._acceptor.pause(False)
+        self._engines.set_paused(False)
         self._paused = False
 
     @property
-    def state(self) -> Literal["idle", "accepting", "paused", "draining", "closed"]:
-        """What it does with new connections; ``"idle"``: it has no listener, or no worker, yet."""
+    def state(self) -> Literal["idle", "accepting", "paused", "failed", "draining", "closed"]:
+        """What it does with new connections.
+
+        ``"idle"``: it has no listener, or no worker, yet. ``"failed"``: the device has failed, and with
+        ``fallback=None`` connections wait in the backlog until it can be used again.
+        """
         if self._closing:
             return "closed" if self._closed else "draining"
+        if self._engines.stands_still:
+            return "failed"
         if not self._listeners or not self._crew.workers:
             return "idle"
         return "paused" if self._paused else "accepting"
@@ -491,6 +512,8 @@ class Balancer:
         return self.stats()
 
     def _end(self) -> None:
+        if self._guard is not None:
+            self._guard.stop()
         self._crew.stop()
         if self._pool is not None:
             self._pool.close()
@@ -498,7 +521,7 @@ class Balancer:
         self._account.refuse_left()
         self._closed = True
         _open_balancers.discard(self)
-        self._engine.close()
+        self._engines.close()
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
@@ -554,6 +577,21 @@ def _make_pool(seats: int, method: StartMethod | None, *, blocking: bool) -> Pro
     atexit.unregister(_close_all)
     atexit.register(_close_all)
     return ProcessPool(seats, method, blocking=blocking)
+
+
+def _accept_by(
+    engine: Engine, *, slots: int, batch: int, blocking: bool, board: _native.Board | None
+) -> _native.Acceptor:
+    return _native.Acceptor(
+        engine.domain._native,
+        engine.sender._native,
+        queue=NOBODY if engine.shared_queue is None else engine.shared_queue,
+        slots=slots,
+        batch=batch,
+        blocking=blocking,
+        board=board,
+        directed=engine.directed,
+    )
 
 
 def _start_metrics(balancer: Balancer, host: str, port: int) -> MetricsServer:

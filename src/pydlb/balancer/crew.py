@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from pydlb.errors import ClosedError, ConfigError, DLBError
-from pydlb.workers import NOBODY, Worker
+from pydlb.errors import ClosedError, ConfigError, DeviceGone, DLBError
+from pydlb.workers import GONE, NOBODY, Station, Worker
 
 from .waiting import wait_for
 
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydlb import _native
-    from pydlb.port import LDBPort
     from pydlb.processes.pool import ProcessPool
     from pydlb.processes.runner import ProcessRunner
     from pydlb.processes.worker import ProcessWorker
     from pydlb.steering import Steering
 
-    from .engine import Engine
+    from .engines import Engines
 
 __all__ = ["Crew", "Runner"]
 
@@ -72,7 +72,7 @@ class Crew:
 
     Args:
         acceptor: Who gives them connections.
-        engine: Where their ports are made.
+        engines: Where they have their stations.
         steering: Who is to be told of them.
         blocking: Whether accepted sockets are blocking.
         prefix: The start of their names.
@@ -84,7 +84,7 @@ class Crew:
     def __init__(
         self,
         acceptor: _native.Acceptor,
-        engine: Engine,
+        engines: Engines,
         steering: Steering,
         *,
         blocking: bool,
@@ -93,7 +93,7 @@ class Crew:
     ) -> None:
         self._pool = pool
         self._acceptor = acceptor
-        self._engine = engine
+        self._engines = engines
         self._steering = steering
         self._blocking = blocking
         self._prefix = prefix
@@ -184,24 +184,58 @@ class Crew:
 
     def _new(self, name: str | None) -> Worker:
         """One that is given nothing yet."""
-        with self._lock:
+        with self._engines.gate:
             if self._ended:
                 raise ClosedError("this balancer is closed")
-            number = len(self._workers) + len(self._left)
-            port = self._engine.take_port()
-            worker = self._make(name or f"{self._prefix}_{number}", port)
-            self._workers.append(worker)
+            with self._lock:
+                number = len(self._workers) + len(self._left)
+            name = name or f"{self._prefix}_{number}"
+            station = self._take_station()
+            try:
+                worker = self._put(name, station)
+            except DLBError as error:
+                if not self._engines.fall_back(str(error)):
+                    raise
+                worker = self._put(name, self._take_station())
+            with self._lock:
+                self._workers.append(worker)
             return worker
 
-    def _make(self, name: str, port: LDBPort) -> Worker:
+    def _take_station(self) -> Station:
+        try:
+            return self._engines.take_station()
+        except DeviceGone as error:
+            if not self._engines.fall_back(str(error)):
+                raise
+            return self._engines.take_station()
+
+    def _put(self, name: str, station: Station) -> Worker:
+        try:
+            return self._make(name, station)
+        except BaseException:
+            station.port.close()
+            self._engines.give_back(station)
+            raise
+
+    def _make(self, name: str, station: Station) -> Worker:
         number = self._acceptor.add_worker(NOBODY)
-        if self._pool is not None:
-            return self._pool.make_worker(name, port, self._acceptor, number)
-        return Worker(name, port, self._acceptor, number, blocking=self._blocking)
+        try:
+            if self._pool is not None:
+                return self._pool.make_worker(name, station, self._acceptor, number)
+            report = functools.partial(self._acceptor.report, GONE) if self._engines.movable else None
+            return Worker(name, station, self._acceptor, number, blocking=self._blocking, report=report)
+        except BaseException:
+            self._acceptor.remove_worker(number)
+            raise
 
     def _register(self, worker: Worker) -> None:
         try:
-            self._steering.register(worker)
+            try:
+                self._steering.register(worker)
+            except DLBError as error:
+                if not self._engines.fall_back(str(error)):
+                    raise
+                self._steering.register(worker)
         except BaseException:
             self._discard(worker)
             raise
@@ -210,6 +244,7 @@ class Crew:
         with self._lock:
             self._workers.remove(worker)
         worker.close()
+        self._engines.give_back(worker.station)
 
     # ---- processes that come and go by themselves ------------------------------------------------------------------
 
@@ -219,7 +254,7 @@ class Crew:
         self._steering.unregister(worker)
         lost = worker.bury()
         self._steering.forget(worker)
-        worker.port = self._engine.take_port()
+        worker.station = self._engines.take_station()
         return lost
 
     def back(self, worker: ProcessWorker) -> None:
@@ -263,6 +298,7 @@ class Crew:
         left = worker.stats().open
         _stop([worker], runners)
         self._steering.forget(worker)
+        self._engines.give_back(worker.station)
         return left
 
     def drain(self, worker: Worker, timeout: float | None) -> int:

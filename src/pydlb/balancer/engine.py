@@ -7,35 +7,34 @@ import dataclasses
 import threading
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
-from pydlb.device import open_with as open_device_with
-from pydlb.errors import BackendUnavailable, ClosedError
+from pydlb.errors import BackendUnavailable, ClosedError, ResourceExhausted
 from pydlb.steering import Queues
+from pydlb.workers import Station
 
 if TYPE_CHECKING:
-    import os
-
     from pydlb.device import Device
-    from pydlb.port import LDBPort
+    from pydlb.port import DirQueue
 
-__all__ = ["Engine", "Needs", "open_engine"]
+__all__ = ["Engine", "Needs"]
 
 # Open connections over all workers; each worker's port gets an equal part of them.
 _HISTORY: Final = 1 << 20
 # An event names its queue by 8 bits; two queues are shared by all workers.
 _OWN_QUEUES: Final = 253
+# A balancer takes no more than this part of a device's credits: others want some too. What has no credit waits in the
+# backlog.
+_CREDITS_PART: Final = 8
+
+_SOFTWARE_DEPTH: Final = 64
+_DIRECTED_DEPTH: Final = 8
 
 
 class PortShape(TypedDict):
-    """How a worker's port is made."""
+    """How a worker's load-balanced port is made."""
 
     cq_depth: int
     history_entries: int
     release: Literal["explicit", "on_recv"]
-
-
-# The workers' ports, on a device and in software.
-_DEVICE_PORT: Final[PortShape] = {"cq_depth": 8, "history_entries": 1, "release": "on_recv"}
-_SOFTWARE_PORT: Final[PortShape] = {"cq_depth": 64, "history_entries": _HISTORY, "release": "explicit"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,22 +42,32 @@ class Needs:
     """What a balancer asks of its engine.
 
     Attributes:
-        max_workers: Ports.
+        workers: Ports that there must be.
+        max_workers: Ports that there may be use for.
         max_waiting: Accepted connections that may wait for a worker.
         grace: Seconds that a connection waits for the worker whose turn it is.
         picks: Whether workers are picked, and so need queues of their own.
         shared: Whether other processes are to use its ports.
+        queue_depth: Of load-balanced ports' consumer queues; None for what suits.
+        release: When a connection leaves a port's history.
     """
 
+    workers: int
     max_workers: int
     max_waiting: int
     grace: float
     picks: bool
+    queue_depth: int | None = None
+    release: Literal["close", "receive"] = "close"
     shared: bool = False
 
 
 class Engine:
-    """A domain on a device or in software, with the acceptor's port, queues, and ports for workers.
+    """A domain on a device or in software, with the acceptor's port, and stations for workers.
+
+    On a device, workers that are picked have a directed port each, fed by a directed queue of their own; those that
+    share have load-balanced ports. In software all have load-balanced ports, linked to shared queues and to one of
+    their own: every policy finds what it needs.
 
     Args:
         device: Where to make it. It is the engine's from now on, unless this raises.
@@ -67,7 +76,8 @@ class Engine:
     Attributes:
         device: The device.
         domain: The domain, started.
-        queues: Its load-balanced queues.
+        directed: Whether workers have directed ports.
+        queues: Its load-balanced queues; None if there are none.
         sender: The port through which the acceptor sends.
 
     Raises:
@@ -85,42 +95,104 @@ class Engine:
             reason = "worker processes share a domain's memory, and a device's ports are mapped by one process"
             raise BackendUnavailable(f"{reason}: use 'software', or threads", {device.backend: reason})
         self.device: Final = device
+        self.directed: Final = not device.is_software and needs.picks
+        self.queues: Queues | None
         self._lock = threading.Lock()
         self._rewakes = 0
-        software = device.is_software
-        ports = needs.max_workers if software else min(needs.max_workers, device.resources().ldb_ports)
-        # Software holds each connection until it is closed, and levels what is held. A device has no room for that:
-        # a port is given one connection, and the next one when its worker comes for it.
-        self._shape = _SOFTWARE_PORT | {"history_entries": _HISTORY // needs.max_workers} if software else _DEVICE_PORT
-        own = min(ports, _OWN_QUEUES) if software else ports if needs.picks else 0
-        self.domain: Final = device.create_domain(
-            ldb_queues=(2 if software else 1) + own,
-            ldb_ports=ports,
-            dir_ports=1,
-            # What was sent to a worker that did not come holds its credit until it does.
-            credits=2 * needs.max_waiting if software else needs.max_waiting,
-            history_entries=_HISTORY if software else ports,
-            atomic_inflights=0,
-            sequence_slots=(0, 0),
-            shared=needs.shared,
-        )
-        self.queues: Final = (
-            Queues.in_software(self.domain, needs.grace) if software else Queues.on_device(self.domain, own)
-        )
-        self.sender: Final = self.domain.create_dir_port()
-        # A device makes no ports once it is started. Those that it made before one fails are closed with it.
-        self._spare: list[LDBPort] = []
-        self._spare.extend(self.domain.create_ldb_port(**self._shape) for _ in range(0 if software else ports))
+        self._history: int | None = None
+        self._spare: list[Station] = []
+        self._free: list[DirQueue] = []
+        self._shape: PortShape = {"cq_depth": _SOFTWARE_DEPTH, "history_entries": 1, "release": "explicit"}
+        if device.is_software:
+            self._shape |= _software_shape(needs)
+            own = min(needs.max_workers, _OWN_QUEUES)
+            self.domain = device.create_domain(
+                ldb_queues=2 + own,
+                ldb_ports=needs.max_workers,
+                dir_ports=1,
+                # What was sent to a worker that did not come holds its credit until it does.
+                credits=2 * needs.max_waiting,
+                history_entries=_HISTORY,
+                atomic_inflights=0,
+                sequence_slots=(0, 0),
+                shared=needs.shared,
+            )
+            self.queues = Queues.in_software(self.domain, needs.grace)
+            self.sender = self.domain.create_dir_port()
+        else:
+            ports = _ports(device, needs, directed=self.directed)
+            self._shape |= self._device_shape(ports, needs)
+            self.domain = device.create_domain(
+                ldb_queues=0 if self.directed else 1,
+                ldb_ports=0 if self.directed else ports,
+                dir_ports=1 + (ports if self.directed else 0),
+                credits=_credits(device, needs),
+                history_entries=0 if self.directed else ports * self._shape["history_entries"],
+                atomic_inflights=0,
+                sequence_slots=(0, 0),
+            )
+            self.queues = None if self.directed else Queues.on_device(self.domain, needs.grace)
+            self.sender = self.domain.create_dir_port()
+            # A device makes no ports once it is started. Those that it made before one fails are closed with it.
+            self._spare.extend(self._make() for _ in range(ports))
         self.domain.start()
 
-    def take_port(self) -> LDBPort:
-        """A port for one worker.
+    def _device_shape(self, ports: int, needs: Needs) -> PortShape:
+        """Hold connections until they are closed, as far as history entries go; else as many as a receive returns."""
+        total, left = self.device.resources(available=False), self.device.resources()
+        share = min(total.history_entries // max(1, total.ldb_ports), left.history_entries // ports)
+        if needs.release == "close" and share > 1:
+            self._history = share
+            # One at a time: what is in a consumer queue waits for that worker.
+            return {"cq_depth": needs.queue_depth or 1, "history_entries": share, "release": "explicit"}
+        depth = needs.queue_depth or 8
+        entries = 2 * depth if needs.queue_depth else 1
+        return {"cq_depth": depth, "history_entries": max(1, min(entries, share)), "release": "on_recv"}
+
+    @property
+    def shared_queue(self) -> int | None:
+        """The id of the queue that all share."""
+        return None if self.queues is None else self.queues.shared.id
+
+    def suits(self, *, picks: bool) -> bool:
+        """Whether it has what a policy needs that picks workers, or does not."""
+        return self.device.is_software or self.directed == picks
+
+    # ---- stations --------------------------------------------------------------------------------------------------
+
+    def take_station(self) -> Station:
+        """What one worker needs.
 
         Raises:
             ResourceExhausted: There is none left.
         """
         with self._lock:
-            return self._spare.pop() if self._spare else self.domain.create_ldb_port(**self._shape)
+            return self._spare.pop() if self._spare else self._make()
+
+    def _make(self) -> Station:
+        if not self.directed:
+            return Station(self.domain.create_ldb_port(**self._shape), history=self._history)
+        if self._free:
+            # The port that was closed rests with its queue. What it did not take is known to be stale.
+            queue = self._free.pop()
+            return Station(self.domain.create_dir_port(queue, cq_depth=_DIRECTED_DEPTH), queue)
+        port = self.domain.create_dir_port(cq_depth=_DIRECTED_DEPTH)
+        return Station(port, self.domain.create_dir_queue(port))
+
+    def give_back(self, station: Station) -> None:
+        """The worker has left, and its port is closed."""
+        with self._lock:
+            if station.queue is not None and station.queue.domain is self.domain:
+                self._free.append(station.queue)
+
+    # ---- how it does -----------------------------------------------------------------------------------------------
+
+    def lost(self) -> int:
+        """Events that the device dropped; each took a credit along, for good."""
+        try:
+            return self.domain.stats().lost
+        except ClosedError:
+            return 0
 
     def rewakes(self) -> int:
         """Times that a second worker was woken for what a first one did not come for."""
@@ -134,15 +206,30 @@ class Engine:
         self.device.close()
 
 
-def open_engine(backend: str | int | os.PathLike[str], needs: Needs) -> tuple[Engine, str | None]:
-    """An engine on the first device of a name that has what is needed.
+def _software_shape(needs: Needs) -> PortShape:
+    """Software holds each connection until it is closed, and levels what is held."""
+    if needs.release == "receive":
+        depth = needs.queue_depth or _SOFTWARE_DEPTH
+        return {"cq_depth": depth, "history_entries": 2 * depth, "release": "on_recv"}
+    entries = _HISTORY // needs.max_workers
+    return {"cq_depth": needs.queue_depth or _SOFTWARE_DEPTH, "history_entries": entries, "release": "explicit"}
 
-    Returns:
-        The engine, and why it is no better one (None if it was asked for).
 
-    Raises:
-        DLBError: As :func:`pydlb.open`, or what went wrong on the only device that there is.
-    """
-    engines: list[Engine] = []
-    _, reason = open_device_with(backend, lambda device: engines.append(Engine(device, needs)))
-    return engines[-1], reason
+def _ports(device: Device, needs: Needs, *, directed: bool) -> int:
+    """How many workers there can be on a device."""
+    left = device.resources()
+    ports = left.dir_ports - 1 if directed else left.ldb_ports
+    if ports < max(1, needs.workers):
+        kind = "directed" if directed else "load-balanced"
+        text = f"{needs.workers} workers need as many {kind} ports, and {device.backend} has {max(0, ports)} left"
+        raise ResourceExhausted(0, text, op="create domain")
+    return min(needs.max_workers, ports)
+
+
+def _credits(device: Device, needs: Needs) -> int:
+    total, left = device.resources(available=False), device.resources()
+    apart = total.dir_credits > 0  # as on DLB 2.0: directed events need credits of their own
+    available = left.dir_credits if apart and needs.picks else left.ldb_credits
+    if available == 0:
+        raise ResourceExhausted(0, f"{device.backend} has no credits left", op="create domain")
+    return min(needs.max_waiting, max(1, (total.ldb_credits + total.dir_credits) // _CREDITS_PART), available)

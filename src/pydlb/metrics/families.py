@@ -73,6 +73,11 @@ _TOTALS: Final[Sequence[tuple[str, str, Kind, str]]] = (
     ("gone", "connections_gone", "counter", "Connections that clients gave up before they could be accepted."),
     ("taken_back", "connections_taken_back", "counter", "Times that a connection was offered to another worker."),
     ("held_up", "accept_held_up", "counter", "Times that connections had to stay in the backlog."),
+    ("retries", "handoff_retries", "counter", "Times that what the engine had refused was sent again."),
+    ("resent", "connections_resent", "counter", "Connections sent again after the engine was replaced."),
+    ("fallbacks", "device_fallbacks", "counter", "Times that the device failed and was done without."),
+    ("recoveries", "device_recoveries", "counter", "Times that the device could be used again."),
+    ("released_early", "connections_released_early", "counter", "Connections that the device had no room to count on."),
     ("backoffs", "accept_backoffs", "counter", "Times that accepting stopped for want of descriptors or memory."),
     ("imbalance", "imbalance_ratio", "gauge", "Open connections of the fullest worker over their mean; 1 is even."),
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydlb import _native
-from pydlb.workers import Worker
+from pydlb.workers import Station, Worker
 
 from .channel import Channel
 
@@ -108,7 +108,7 @@ class _Child:
         port = assignment.port.open()
         self._worker = Worker(
             assignment.name,
-            port,  # type: ignore[arg-type]
+            Station(port),
             self._receiver,
             assignment.seat,
             blocking=assignment.blocking,

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from pydlb import _native
     from pydlb.balancer import Runner
-    from pydlb.port import LDBPort
-    from pydlb.workers import Worker
+    from pydlb.workers import Station, Worker
 
     from .channel import Channel
     from .methods import StartMethod
@@ -95,9 +94,9 @@ class ProcessPool:
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
-    def make_worker(self, name: str, port: LDBPort, acceptor: _native.Acceptor, number: int) -> ProcessWorker:
+    def make_worker(self, name: str, station: Station, acceptor: _native.Acceptor, number: int) -> ProcessWorker:
         """A worker that has no process yet."""
-        return ProcessWorker(name, port, acceptor, number, self.seats)
+        return ProcessWorker(name, station, acceptor, number, self.seats)
 
     def make_runner(self, worker: Worker, make_runner: Callable[[Worker], Runner]) -> ProcessRunner:
         """What runs it in a process, started later."""

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from pydlb.errors import ClosedError, ConfigError
 from pydlb.stats import WorkerStats
-from pydlb.workers import Connection, Worker
+from pydlb.workers import Connection, Station, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydlb import _native
-    from pydlb.port import LDBPort
 
     from .board import Seats
 
@@ -35,8 +34,8 @@ class ProcessWorker(Worker):
     **Synchronization**: any thread.
     """
 
-    def __init__(self, name: str, port: LDBPort, acceptor: _native.Acceptor, number: int, seats: Seats) -> None:
-        super().__init__(name, port, acceptor, number, blocking=False)
+    def __init__(self, name: str, station: Station, acceptor: _native.Acceptor, number: int, seats: Seats) -> None:
+        super().__init__(name, station, acceptor, number, blocking=False)
         self.seat = seats.take()
         self.pid: int | None = None
         self.was_paused = False
