@@ -1,6 +1,7 @@
 #include "inprocess.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -334,7 +335,7 @@ static int enable_epoll(struct pdlb_emulated *emulated, const struct file *file,
                         struct pdlb_enable_cq_epoll_args *args) {
   const unsigned port = args->port_id + (args->is_ldb == 1 ? 0 : PDLB_NUM_LDB_PORTS);
   if (port >= NUM_PORTS) return -EFAULT;
-  const int ours = dup((int)args->event_fd);
+  const int ours = fcntl((int)args->event_fd, F_DUPFD_CLOEXEC, 0);
   if (ours < 0) return -errno;
   const int rc = emulate_domain_command(&emulated->emulation, ONLY_DEVICE, file->index, file->serial,
                                         PDLB_COMMAND_ENABLE_CQ_EPOLL, args);
