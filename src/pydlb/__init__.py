@@ -104,6 +104,8 @@ _LAZY = {
     "serve": "server",
     "start_server": "server",
 }
+# Modules that are loaded when they are first named.
+_MODULES = ("envoy", "policies")
 
 
 def __getattr__(name: str) -> Any:
@@ -113,6 +115,8 @@ def __getattr__(name: str) -> Any:
         value: Any = event_dtype()
     elif name in _LAZY:
         value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -120,4 +124,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -8,6 +8,7 @@ import logging
 import random
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from pydlb.envoy import FallbackPolicy, find_device
 from .inputs import ENVOY_FILTER, dlb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FALLBACKS = {FallbackPolicy.NOP: "Nop", FallbackPolicy.EXACT: "Exact"}
@@ -113,9 +115,41 @@ def test_software_by_request_needs_no_device_and_no_fallback(machine: Any, caplo
     assert not caplog.records
 
 
-def test_a_backend_that_was_asked_for_is_not_replaced(machine: Any) -> None:
-    with pytest.raises(pydlb.DeviceNotFound), running("fallback_policy: 2", backend="5"):
+def test_the_policy_is_for_any_backend(machine: Any) -> None:
+    with (
+        pytest.raises(pydlb.BackendUnavailable, match=r"no available dlb hardware: .*there is no"),
+        running(backend="5"),
+    ):
         pass
+    with running("fallback_policy: 2", backend="5") as balancer:
+        assert balancer.backend == "software"
+    with pytest.raises(pydlb.BackendUnavailable), running("fallback_policy: 2", backend="5", fallback=None):
+        pass
+
+
+@pytest.mark.parametrize("policy", FallbackPolicy)
+def test_the_policy_holds_when_the_device_fails_later(policy: FallbackPolicy, machine: Any, connect: Any) -> None:
+    """Envoy's was for the set-up only: after a reset its clients hung."""
+    device = machine.add(0)
+
+    def wait_until(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not done():
+            assert time.monotonic() < deadline, balancer.stats()
+            time.sleep(0.001)
+
+    with running(f"fallback_policy: {policy}") as balancer:
+        assert connect(balancer.address()).recv(10) == b"served"
+        device.fail("CREATE_SCHED_DOMAIN", 1)  # it is not there again at once
+        device.reset()
+        wait_until(lambda: balancer.stats().fallbacks == 1)
+        clients = [connect(balancer.address()) for _ in range(5)]
+        assert [client.recv(10) for client in clients] == [b"served"] * 5
+        wait_until(lambda: balancer.stats().recoveries == 1)
+        assert balancer.backend.endswith("dlb0")
+        assert connect(balancer.address()).recv(10) == b"served"
+        stats = balancer.close()
+    assert (stats.served, stats.aborted, stats.refused) == (7, 0, 0)
 
 
 # What the set-up asks the kernel for. A failure of what is asked for later is not for a fallback policy.

@@ -111,6 +111,12 @@ def test_paths_and_texts(tmp_path: Path) -> None:
         envoy.load(tmp_path / "none.yaml")
 
 
+def test_the_module_needs_no_import_of_its_own() -> None:
+    program = "import pydlb; print(pydlb.envoy.load('exact_balance: {}').exact_balance, 'envoy' in dir(pydlb))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "True True\n"
+
+
 def test_several_documents() -> None:
     """Manifests of other kinds, empty documents and other patches stand beside."""
     other = "apiVersion: v1\nkind: Service\nspec: {ports: [{port: 80}]}\n"

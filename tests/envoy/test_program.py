@@ -70,9 +70,7 @@ def run(source: str, path: Path, connect: Any, *, listeners: int = 1, device: bo
 def test_on_a_machine_without_devices(text: str, by: str, tmp_path: Path, connect: Any) -> None:
     (line,), errors = run(shown(text), tmp_path / "program.py", connect)
     assert line.endswith(f" by {by}")
-    assert errors == "" or "dlb" in text
-    if "fallback_policy" in text:
-        assert errors.startswith("no available dlb hardware: ")
+    assert errors == ""
 
 
 @pytest.mark.parametrize("text", [ENVOY_FILTER, BOOTSTRAP, bootstrap(dlb("id: 4"))], ids=["filter", "example", "id 4"])

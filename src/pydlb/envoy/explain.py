@@ -166,6 +166,11 @@ def _dlb_here(balance: Dlb) -> Iterator[str]:
         FallbackPolicy.NOP: 'goes on with policy="nop" in software where no device can be used, with a warning.',
         FallbackPolicy.EXACT: 'goes on with policy="exact" in software where no device can be used, with a warning.',
     }[balance.fallback_policy]
+    yield "does not end with a device that fails later, as Envoy's did: " + (
+        "connections wait in the backlog until it can be used again."
+        if balance.fallback_policy is FallbackPolicy.NONE
+        else "it goes on in the same way, loses nothing, and goes back to the device once it can be used again."
+    )
     yield (
         "does not lose what the device does not take at once: it waits in the backlog or goes to another worker. So "
         "max_retries has nothing to do."

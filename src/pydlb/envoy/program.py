@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from . import running
-from .balance import Dlb, FallbackPolicy
+from .balance import FallbackPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ def program(listeners: Sequence[Listener], title: str) -> str:
     functions = [_function(name, listener) for name, listener in zip(names, listeners, strict=True)]
     body = "\n\n\n".join([_HEAD.rstrip(), *functions, _tail(names)])
     imports = ["contextlib", "threading"]
-    imports += [name for name in ("pathlib", "socket", "sys") if re.search(rf"(?<![.\w]){name}\.", body)]
+    imports += [name for name in ("pathlib", "socket") if re.search(rf"(?<![.\w]){name}\.", body)]
     lines = "\n".join(f"import {name}" for name in sorted(imports))
     quoted = title.replace("\\", "/").replace('"', "'")
     return f'"""{quoted}"""\n\n{lines}\n\nimport pydlb\n\n{body}\n'
@@ -67,31 +67,15 @@ def _function(name: str, listener: Listener) -> str:
 
 
 def _creation(listener: Listener) -> Iterator[str]:
-    chosen = running.balancer_options(listener)
-    balance = listener.balance
-    if not isinstance(balance, Dlb):
-        yield f"    balancer = {_call(chosen)}"
-    elif balance.fallback_policy is FallbackPolicy.NONE:
+    if listener.fallback_policy is FallbackPolicy.NONE:
         yield "    # As in Envoy, this fails where there is no device that can be used; backend='software' needs none."
-        yield f"    balancer = {_call(chosen)}"
-    else:
-        other = running.fallback_options(balance)
-        yield "    try:"
-        yield f"        balancer = {_call(chosen)}"
-        yield "    except (pydlb.DeviceError, pydlb.BackendUnavailable) as error:"
-        yield f'        print(f"{running.NO_HARDWARE}: {{error}}; {balance.fallback_policy} instead", file=sys.stderr)'
-        yield f"        balancer = {_call(chosen | other)}"
-
-
-def _call(options: dict[str, object]) -> str:
+    options = running.balancer_options(listener)
     words = [f"{key}={_written(value)}" for key, value in options.items()]
-    return f"pydlb.Balancer({', '.join(['WORKERS', 'handler=handle', *words])})"
+    yield f"    balancer = pydlb.Balancer({', '.join(['WORKERS', 'handler=handle', *words])})"
 
 
 def _written(value: object) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return f"pydlb.policies.{value!r}" if type(value).__module__ == "pydlb.policies" else repr(value)
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def _listening(listener: Listener) -> Iterator[str]:

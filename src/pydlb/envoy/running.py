@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydlb import policies
 from pydlb.balancer import Balancer
-from pydlb.errors import BackendUnavailable, ConfigError, DeviceError
+from pydlb.errors import BackendUnavailable, ConfigError, DeviceError, DLBError
 
 from .balance import Dlb, ExactBalance, FallbackPolicy
 from .devices import backend_for, tell_other_device
@@ -31,7 +31,9 @@ logger = logging.getLogger("pydlb")
 
 # Envoy's own words.
 NO_HARDWARE: Final = "no available dlb hardware"
-_FALLBACK_NAMES: Final = {FallbackPolicy.NOP: "Nop", FallbackPolicy.EXACT: "Exact"}
+_FALLBACKS: Final = {FallbackPolicy.NONE: None, FallbackPolicy.NOP: "nop", FallbackPolicy.EXACT: "exact"}
+# As Envoy chooses.
+_EXACT_PARITY: Final = policies.Exact(tie="first", per_listener=True)
 
 _MOST_BATCH: Final = 64
 _BACKLOG: Final = 1024
@@ -42,40 +44,36 @@ def balancer_options(listener: Listener, *, parity: bool = False) -> dict[str, A
     """See :meth:`Listener.balancer_options`."""
     balance = listener.balance
     if isinstance(balance, Dlb):
-        chosen: dict[str, Any] = {"policy": "dlb", "backend": backend_for(balance.id)}
+        fallback = _FALLBACKS[balance.fallback_policy]
+        chosen: dict[str, Any] = {"policy": "dlb", "backend": backend_for(balance.id), "fallback": fallback}
     elif isinstance(balance, ExactBalance):
-        chosen = {"policy": _exact(parity=parity), "backend": "software"}
+        chosen = {"policy": _EXACT_PARITY if parity else "exact", "backend": "software"}
     else:
         chosen = {"policy": "nop", "backend": "software"}
     return chosen if listener.batch is None else chosen | {"batch": min(listener.batch, _MOST_BATCH)}
 
 
-def _exact(*, parity: bool) -> policies.PolicyLike:
-    return policies.Exact(tie="first", per_listener=True) if parity else "exact"
+def _no_hardware(failure: DLBError) -> BackendUnavailable:
+    """What a DLB balancer without a fallback ends with."""
+    return BackendUnavailable(
+        f"{NO_HARDWARE}: {failure}. With fallback_policy None that is the end, as in Envoy; backend='software' has the "
+        "same balancer without hardware",
+        getattr(failure, "reasons", {"device": str(failure)}),
+    )
 
 
-def _after(balance: Dlb, failure: Exception, *, parity: bool) -> dict[str, Any]:
-    """What to do instead, when a device could not be set up.
-
-    Raises:
-        BackendUnavailable: The fallback policy is None.
-    """
-    policy = balance.fallback_policy
-    if policy is FallbackPolicy.NONE:
-        raise BackendUnavailable(
-            f"{NO_HARDWARE}: {failure}. With fallback_policy None that is the end, as in Envoy; backend='software' has "
-            "the same balancer without hardware",
-            getattr(failure, "reasons", {"device": str(failure)}),
-        ) from failure
-    name = _FALLBACK_NAMES[policy]
-    logger.warning("error: %s (%s), fallback to %s Connection Balance", NO_HARDWARE, failure, name)
-    return fallback_options(balance, parity=parity)
-
-
-def fallback_options(balance: Dlb, *, parity: bool = False) -> dict[str, Any]:
-    """What a fallback policy other than None comes to, as arguments of :class:`pydlb.Balancer`."""
-    nop = balance.fallback_policy is FallbackPolicy.NOP
-    return {"policy": "nop" if nop else _exact(parity=parity), "backend": "software"}
+def _tell(listener: Listener, balancer: Balancer, options: dict[str, Any], *, parity: bool) -> None:
+    """Warn, in Envoy's words, of another device or of the fallback."""
+    balance = listener.balance
+    if not isinstance(balance, Dlb) or "backend" in options or "fallback" in options:
+        return
+    if balancer.backend != "software":
+        tell_other_device(balance.id, balancer.backend)
+        return
+    name = str(balance.fallback_policy).removesuffix("ConnectionBalance")
+    logger.warning("error: %s (%s), fallback to %s Connection Balance", NO_HARDWARE, balancer.fallback_reason, name)
+    if parity and balance.fallback_policy is FallbackPolicy.EXACT:
+        balancer.policy = _EXACT_PARITY
 
 
 def make_balancer(
@@ -89,20 +87,17 @@ def make_balancer(
     """See :meth:`Listener.make_balancer`."""
     count = (_processors() if handler else 0) if workers is None else workers
 
-    def build(chosen: dict[str, Any]) -> Balancer:
-        return Balancer(count, handler=handler, **chosen | options)
-
+    chosen = balancer_options(listener, parity=parity) | options
     with contextlib.ExitStack() as undo:
         sockets = list(_bind(listener, undo))
-        chosen = balancer_options(listener, parity=parity)
         try:
-            balancer = build(chosen)
+            balancer = Balancer(count, handler=handler, **chosen)
         except (DeviceError, BackendUnavailable) as error:
-            if "backend" in options or not isinstance(listener.balance, Dlb):
-                raise
-            balancer = build(chosen | _after(listener.balance, error, parity=parity))
+            if isinstance(listener.balance, Dlb):
+                raise _no_hardware(error) from error
+            raise
         undo.callback(balancer.close, timeout=0)
-        _tell(listener, balancer, options)
+        _tell(listener, balancer, options, parity=parity)
         for sock in sockets:
             balancer.listen(sock=sock, backlog=_backlog(listener))
         undo.pop_all()
@@ -126,21 +121,18 @@ async def start_server(
         sockets = [] if elsewhere else list(_bind(listener, undo))
         if not elsewhere and not sockets:
             raise ConfigError(f"{listener.label} has no address to listen on: give host and port")
-        given: dict[str, Any] = ({"sock": sockets[0]} if sockets else {}) | {"backlog": _backlog(listener)} | options
-
-        async def build(chosen: dict[str, Any]) -> Server:
-            return await server.start_server(client_connected_cb, workers=count, **chosen | given)
-
-        chosen = balancer_options(listener, parity=parity)
+        chosen = balancer_options(listener, parity=parity) | {"backlog": _backlog(listener)} | options
         chosen.pop("batch", None)  # event loops accept as many as there are
+        if sockets:
+            chosen["sock"] = sockets[0]
         try:
-            started = await build(chosen)
+            started = await server.start_server(client_connected_cb, workers=count, **chosen)
         except (DeviceError, BackendUnavailable) as error:
-            if "backend" in options or not isinstance(listener.balance, Dlb):
-                raise
-            started = await build(chosen | _after(listener.balance, error, parity=parity))
+            if isinstance(listener.balance, Dlb):
+                raise _no_hardware(error) from error
+            raise
         undo.callback(started.close)
-        _tell(listener, started.balancer, options)
+        _tell(listener, started.balancer, options, parity=parity)
         for sock in sockets[1:]:
             started.balancer.listen(sock=sock, backlog=_backlog(listener))
         undo.pop_all()
@@ -153,11 +145,6 @@ def _processors() -> int:
 
 def _backlog(listener: Listener) -> int:
     return _BACKLOG if listener.backlog is None else min(listener.backlog, MOST_BACKLOG)
-
-
-def _tell(listener: Listener, balancer: Balancer, options: dict[str, Any]) -> None:
-    if isinstance(listener.balance, Dlb) and "backend" not in options:
-        tell_other_device(listener.balance.id, balancer.backend)
 
 
 # ---- sockets ---------------------------------------------------------------------------------------------------------
