@@ -111,9 +111,13 @@ enable_reuse_port: true
 
 
 def test_several_listeners_in_one_program(tmp_path: Path, connect: Any) -> None:
-    text = bootstrap(EXACT) + bootstrap().partition("  listeners:\n")[2]
+    """Those that are balanced in the same way have a balancer in common."""
+    path = tmp_path / "third.sock"
+    more = [bootstrap(), bootstrap(EXACT, f"{{pipe: {{path: {path}}}}}").replace("echo", "third", 1)]
+    text = bootstrap(EXACT) + "".join(other.partition("  listeners:\n")[2] for other in more)
     source = migrate(text, None).python
-    assert [listener.name for listener in envoy.load(text)] == ["echo", "echo"]
+    assert [listener.name for listener in envoy.load(text)] == ["echo", "echo", "third"]
+    assert re.search(r"echo: line 3; third: line \d+ of the configuration", source)
     lines, errors = run(source, tmp_path / "program.py", connect, listeners=2)
     assert [line.split(" on ")[0] for line in lines] == ["serve_echo", "serve_echo_2"]
     assert errors == ""

@@ -198,13 +198,55 @@ def test_one_worker_for_each_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not balancer.workers
 
 
+def two(first: str, second: str) -> str:
+    """A bootstrap of two listeners, by their fields."""
+    return bootstrap(first) + bootstrap(second).partition("  listeners:\n")[2].replace("echo\n", "echo2\n", 1)
+
+
 def test_several_listeners_each_have_their_balancer(connect: Any) -> None:
     """Envoy's second DLB balancer in a process failed, or ended the process."""
-    text = bootstrap(dlb()) + bootstrap(dlb()).partition("  listeners:\n")[2].replace("echo\n", "echo2\n", 1)
-    first, second = envoy.load(text)
+    first, second = envoy.load(two(dlb(), dlb()))
     with (
         first.make_balancer(2, handler=greet, backend="software") as one,
-        second.make_balancer(2, handler=greet, backend="software") as two,
+        second.make_balancer(2, handler=greet, backend="software") as other,
     ):
-        for balancer in (one, two):
+        for balancer in (one, other):
             assert connect(balancer.address()).recv(10) == b"hello"
+
+
+@pytest.mark.parametrize(("parity", "spread"), [(False, [3, 3, 3, 3]), (True, [4, 4, 2, 2])])
+def test_several_listeners_have_their_workers_in_common(parity: bool, spread: list[int], connect: Any) -> None:
+    """As in Envoy; but there each listener began with the first worker, so many with few connections burdened that."""
+    config = envoy.load(two(EXACT, EXACT))
+    names: list[str] = []
+
+    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.append(threading.current_thread().name)
+        writer.write(b"x")
+        await asyncio.sleep(3600)
+
+    async def run() -> None:
+        server = await config.start_server(tell, workers=4, parity=parity)
+        for number in range(2):
+            for _ in range(6):
+                client = connect(server.balancer.address(number))
+                await asyncio.get_running_loop().run_in_executor(None, client.recv, 1)
+        server.abort_clients()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(run())
+    assert sorted(Counter(names).values(), reverse=True) == spread
+
+
+def test_listeners_that_differ_need_a_balancer_each() -> None:
+    config = envoy.load(two(EXACT, ""))
+    with pytest.raises(pydlb.ConfigError, match="'echo' and listener 'echo2' are balanced differently"):
+        config.make_balancer(1, handler=greet)
+
+
+def test_what_is_not_tcp_is_left_out(connect: Any) -> None:
+    udp = "{socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 1}}"
+    text = bootstrap(EXACT) + bootstrap(address=udp).partition("  listeners:\n")[2]
+    with envoy.load(text).make_balancer(1, handler=greet) as balancer:
+        assert connect(balancer.address()).recv(10) == b"hello"

@@ -32,7 +32,7 @@ __all__ = ["Configuration", "load"]
 class Configuration(Sequence["Listener"]):
     """The listeners of a configuration, in its order; by number or by name.
 
-    Where there is only one listener, what that has and does may be asked of the configuration itself.
+    Where there is only one listener, what that says may be asked of the configuration itself.
 
     Attributes:
         listeners: The listeners.
@@ -116,8 +116,17 @@ class Configuration(Sequence["Listener"]):
         parity: bool = False,
         **options: Any,  # noqa: ANN401 - those of another function
     ) -> Balancer:
-        """:meth:`Listener.make_balancer` of the only listener."""
-        return self.listener.make_balancer(workers, handler=handler, parity=parity, **options)
+        """As :meth:`Listener.make_balancer`, for all listeners: the same workers serve them, as Envoy's do.
+
+        Their connections are balanced together, except with `parity`. `Connection.listener` counts the addresses, in
+        the order of the configuration.
+
+        Raises:
+            ConfigError: The listeners are balanced differently: make a balancer for each.
+        """
+        from . import running
+
+        return running.make_balancer(self.listeners, workers, handler=handler, parity=parity, options=options)
 
     async def start_server(
         self,
@@ -127,8 +136,12 @@ class Configuration(Sequence["Listener"]):
         parity: bool = False,
         **options: Any,  # noqa: ANN401 - those of another function
     ) -> Server:
-        """:meth:`Listener.start_server` of the only listener."""
-        return await self.listener.start_server(client_connected_cb, workers=workers, parity=parity, **options)
+        """As :meth:`Listener.start_server`, for all listeners, as :meth:`make_balancer`."""
+        from . import running
+
+        return await running.start_server(
+            self.listeners, client_connected_cb, workers=workers, parity=parity, options=options
+        )
 
 
 def load(source: str | os.PathLike[str]) -> Configuration:

@@ -137,7 +137,7 @@ class Listener:
             parity: Choose as Envoy did where pydlb knows better: see `docs/migrating-from-envoy.md`.
 
         Returns:
-            The arguments.
+            `policy`, `backend`, and what else is said: `fallback`, `batch`.
         """
         from . import running
 
@@ -175,7 +175,7 @@ class Listener:
         """
         from . import running
 
-        return running.make_balancer(self, workers, handler=handler, parity=parity, options=options)
+        return running.make_balancer([self], workers, handler=handler, parity=parity, options=options)
 
     async def start_server(
         self,
@@ -206,7 +206,12 @@ class Listener:
         """
         from . import running
 
-        return await running.start_server(self, client_connected_cb, workers=workers, parity=parity, options=options)
+        return await running.start_server([self], client_connected_cb, workers=workers, parity=parity, options=options)
+
+    @property
+    def for_tcp(self) -> bool:
+        """Whether what comes to it are TCP connections."""
+        return all(address.transport == "tcp" for address in self.addresses)
 
     @property
     def label(self) -> str:

@@ -26,14 +26,17 @@ def handle(connection: pydlb.Connection) -> None:
 
 
 def program(listeners: Sequence[Listener], title: str) -> str:
-    """A whole program, with a balancer for each listener.
+    """A whole program, with a balancer for the listeners that are balanced in the same way.
 
     Args:
         listeners: The listeners.
         title: The first line of its docstring.
     """
-    names = _function_names(listeners)
-    functions = [_function(name, listener) for name, listener in zip(names, listeners, strict=True)]
+    groups: dict[str, list[Listener]] = {}
+    for listener in listeners:
+        groups.setdefault(repr(running.balancer_options(listener)), []).append(listener)
+    names = _function_names(group[0] for group in groups.values())
+    functions = [_function(name, group) for name, group in zip(names, groups.values(), strict=True)]
     body = "\n\n\n".join([_HEAD.rstrip(), *functions, _tail(names)])
     imports = ["contextlib", "threading"]
     imports += [name for name in ("pathlib", "socket") if re.search(rf"(?<![.\w]){name}\.", body)]
@@ -54,13 +57,16 @@ def _function_names(listeners: Iterable[Listener]) -> list[str]:
     return names
 
 
-def _function(name: str, listener: Listener) -> str:
-    label = repr(listener.name)[1:-1].replace('"', "'").replace("\\", "/") or "Without a name"
+def _function(name: str, listeners: Sequence[Listener]) -> str:
+    labels = [repr(listener.name)[1:-1].replace('"', "'").replace("\\", "/") for listener in listeners]
+    places = [
+        f"{label or 'without a name'}: line {one.origin.line}" for label, one in zip(labels, listeners, strict=True)
+    ]
     lines = [
         f"def {name}() -> pydlb.Balancer:",
-        f'    """{label}: line {listener.origin.line} of the configuration."""',
-        *_creation(listener),
-        *_listening(listener),
+        f'    """{"; ".join(places)} of the configuration."""',
+        *_creation(listeners[0]),
+        *(line for listener in listeners for line in _listening(listener)),
         "    return balancer",
     ]
     return "\n".join(lines)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydlb import policies
 from pydlb.balancer import Balancer
-from pydlb.errors import BackendUnavailable, ConfigError, DeviceError, DLBError
+from pydlb.errors import BackendUnavailable, ConfigError, DeviceError
 
 from .balance import Dlb, ExactBalance, FallbackPolicy
 from .devices import backend_for, tell_other_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydlb.adapters.streams import ClientConnected
     from pydlb.server import Server
@@ -53,17 +53,95 @@ def balancer_options(listener: Listener, *, parity: bool = False) -> dict[str, A
     return chosen if listener.batch is None else chosen | {"batch": min(listener.batch, _MOST_BATCH)}
 
 
-def _no_hardware(failure: DLBError) -> BackendUnavailable:
-    """What a DLB balancer without a fallback ends with."""
-    return BackendUnavailable(
-        f"{NO_HARDWARE}: {failure}. With fallback_policy None that is the end, as in Envoy; backend='software' has the "
-        "same balancer without hardware",
-        getattr(failure, "reasons", {"device": str(failure)}),
-    )
+def _common_options(listeners: Sequence[Listener], *, parity: bool) -> tuple[Sequence[Listener], dict[str, Any]]:
+    """Those of the listeners that connections come to, and what all of them come to.
+
+    Raises:
+        ConfigError: They are not balanced in the same way.
+    """
+    served = [listener for listener in listeners if listener.for_tcp] or listeners
+    first, *others = served
+    chosen = balancer_options(first, parity=parity)
+    for other in others:
+        if balancer_options(other, parity=parity) != chosen:
+            raise ConfigError(f"{first.label} and {other.label} are balanced differently: make a balancer for each")
+    return served, chosen
+
+
+def make_balancer(
+    listeners: Sequence[Listener],
+    workers: int | None,
+    *,
+    handler: Callable[[Connection], object] | None,
+    parity: bool,
+    options: dict[str, Any],
+) -> Balancer:
+    """See :meth:`Listener.make_balancer`."""
+    served, chosen = _common_options(listeners, parity=parity)
+    count = (_processors() if handler else 0) if workers is None else workers
+    with contextlib.ExitStack() as undo:
+        sockets = list(_bind(served, undo))
+        with _in_envoys_words(served[0]):
+            balancer = Balancer(count, handler=handler, **chosen | options)
+        undo.callback(balancer.close, timeout=0)
+        _tell(served[0], balancer, options, parity=parity)
+        for sock, backlog in sockets:
+            balancer.listen(sock=sock, backlog=backlog)
+        undo.pop_all()
+        return balancer
+
+
+async def start_server(
+    listeners: Sequence[Listener],
+    client_connected_cb: ClientConnected,
+    *,
+    workers: int | None,
+    parity: bool,
+    options: dict[str, Any],
+) -> Server:
+    """See :meth:`Listener.start_server`."""
+    from pydlb import server
+
+    served, chosen = _common_options(listeners, parity=parity)
+    count = _processors() if workers is None else workers
+    with contextlib.ExitStack() as undo:
+        elsewhere = {"host", "port", "sock"} & set(options)
+        sockets = [] if elsewhere else list(_bind(served, undo))
+        if not elsewhere and not sockets:
+            raise ConfigError(f"{served[0].label} has no address to listen on: give host and port")
+        chosen.pop("batch", None)  # event loops accept as many as there are
+        if sockets:
+            chosen["sock"], chosen["backlog"] = sockets[0]
+        with _in_envoys_words(served[0]):
+            started = await server.start_server(client_connected_cb, workers=count, **chosen | options)
+        undo.callback(started.balancer.close, timeout=0)
+        _tell(served[0], started.balancer, options, parity=parity)
+        for sock, backlog in sockets[1:]:
+            started.balancer.listen(sock=sock, backlog=backlog)
+        undo.pop_all()
+        return started
+
+
+# ---- Envoy's words ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _in_envoys_words(listener: Listener) -> Iterator[None]:
+    """Say of a DLB balancer without a fallback what it ends with."""
+    try:
+        yield
+    except (DeviceError, BackendUnavailable) as error:
+        if not isinstance(listener.balance, Dlb):
+            raise
+        raise BackendUnavailable(
+            f"{NO_HARDWARE}: {error}. With fallback_policy None that is the end, as in Envoy; backend='software' has "
+            "the same balancer without hardware",
+            getattr(error, "reasons", {"device": str(error)}),
+        ) from error
 
 
 def _tell(listener: Listener, balancer: Balancer, options: dict[str, Any], *, parity: bool) -> None:
-    """Warn, in Envoy's words, of another device or of the fallback."""
+    """Warn of another device, or of the fallback."""
     balance = listener.balance
     if not isinstance(balance, Dlb) or "backend" in options or "fallback" in options:
         return
@@ -74,69 +152,6 @@ def _tell(listener: Listener, balancer: Balancer, options: dict[str, Any], *, pa
     logger.warning("error: %s (%s), fallback to %s Connection Balance", NO_HARDWARE, balancer.fallback_reason, name)
     if parity and balance.fallback_policy is FallbackPolicy.EXACT:
         balancer.policy = _EXACT_PARITY
-
-
-def make_balancer(
-    listener: Listener,
-    workers: int | None,
-    *,
-    handler: Callable[[Connection], object] | None,
-    parity: bool,
-    options: dict[str, Any],
-) -> Balancer:
-    """See :meth:`Listener.make_balancer`."""
-    count = (_processors() if handler else 0) if workers is None else workers
-
-    chosen = balancer_options(listener, parity=parity) | options
-    with contextlib.ExitStack() as undo:
-        sockets = list(_bind(listener, undo))
-        try:
-            balancer = Balancer(count, handler=handler, **chosen)
-        except (DeviceError, BackendUnavailable) as error:
-            if isinstance(listener.balance, Dlb):
-                raise _no_hardware(error) from error
-            raise
-        undo.callback(balancer.close, timeout=0)
-        _tell(listener, balancer, options, parity=parity)
-        for sock in sockets:
-            balancer.listen(sock=sock, backlog=_backlog(listener))
-        undo.pop_all()
-        return balancer
-
-
-async def start_server(
-    listener: Listener,
-    client_connected_cb: ClientConnected,
-    *,
-    workers: int | None,
-    parity: bool,
-    options: dict[str, Any],
-) -> Server:
-    """See :meth:`Listener.start_server`."""
-    from pydlb import server
-
-    count = _processors() if workers is None else workers
-    with contextlib.ExitStack() as undo:
-        elsewhere = {"host", "port", "sock"} & set(options)
-        sockets = [] if elsewhere else list(_bind(listener, undo))
-        if not elsewhere and not sockets:
-            raise ConfigError(f"{listener.label} has no address to listen on: give host and port")
-        chosen = balancer_options(listener, parity=parity) | {"backlog": _backlog(listener)} | options
-        chosen.pop("batch", None)  # event loops accept as many as there are
-        if sockets:
-            chosen["sock"] = sockets[0]
-        try:
-            started = await server.start_server(client_connected_cb, workers=count, **chosen)
-        except (DeviceError, BackendUnavailable) as error:
-            if isinstance(listener.balance, Dlb):
-                raise _no_hardware(error) from error
-            raise
-        undo.callback(started.close)
-        _tell(listener, started.balancer, options, parity=parity)
-        for sock in sockets[1:]:
-            started.balancer.listen(sock=sock, backlog=_backlog(listener))
-        undo.pop_all()
-        return started
 
 
 def _processors() -> int:
@@ -150,13 +165,15 @@ def _backlog(listener: Listener) -> int:
 # ---- sockets ---------------------------------------------------------------------------------------------------------
 
 
-def _bind(listener: Listener, undo: contextlib.ExitStack) -> Iterator[socket.socket]:
-    for address in listener.addresses if listener.bind_to_port else ():
-        if address.transport != "tcp":
-            raise ConfigError(f"{listener.label} is for {address.transport}: there are no connections to balance")
-        sock = bind(address, reuse_port=bool(listener.reuse_port))
-        undo.callback(sock.close)
-        yield sock
+def _bind(listeners: Sequence[Listener], undo: contextlib.ExitStack) -> Iterator[tuple[socket.socket, int]]:
+    """The sockets of all addresses, bound, with their backlogs."""
+    for listener in listeners:
+        for address in listener.addresses if listener.bind_to_port else ():
+            if address.transport != "tcp":
+                raise ConfigError(f"{listener.label} is for {address.transport}: there are no connections to balance")
+            sock = bind(address, reuse_port=bool(listener.reuse_port))
+            undo.callback(sock.close)
+            yield sock, _backlog(listener)
 
 
 def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
