@@ -12,8 +12,8 @@ SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/devic
 	csrc/CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build core-test asan tsan stress sweep soak lint format typecheck wheel-check debian-python \
-	free-threaded ci clean
+.PHONY: help run test bench perf build core-test core-programs asan tsan stress sweep soak lint format typecheck wheel-check \
+	debian-python free-threaded ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/.built $(VENV)/.test core-test ## run the whole test suite (one pa
 
 bench: $(VENV)/.built ## measure pydlb beside its peers, briefly
 	$(BIN)/pydlb-bench all --quick $(ARGS)
+
+perf: $(VENV)/.test core-programs ## measure all rows of benchmarks/README.md beside their peers (ARGS=--quick)
+	$(BIN)/python benchmarks/perf.py $(ARGS)
 
 build: $(VENV)/.built ## build the extension into .venv
 
@@ -66,6 +69,10 @@ endef
 
 core-test: $(VENV)/.made ## run the C tests
 	$(call core,plain,)
+
+core-programs: $(VENV)/.made
+	@$(BIN)/cmake -S csrc -B $(CORE)/plain -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON >/dev/null
+	@$(BIN)/cmake --build $(CORE)/plain
 
 asan: $(VENV)/.made ## run the C tests under the address and undefined-behaviour sanitizers
 	$(call core,asan,-DPDLB_SANITIZE=address$(COMMA)undefined)

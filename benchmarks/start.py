@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""What pydlb takes before it does anything: memory of a balancer that idles, and time until a server listens.
+"""Row 15: what pydlb takes before it does anything: memory of a balancer that idles, and time until a server listens.
 
-python benchmarks/start.py [--rounds 7]
+python benchmarks/start.py [--rounds 7] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
-from results import Result, show
+from results import Result, program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IMPORT = """
 import time
@@ -50,35 +53,24 @@ ROWS = [
 ]
 
 
-def measure(rounds: int = 7) -> list[Result]:
+def measure(rounds: int) -> Iterator[Result]:
     """The rows that this program fills; the first round warms the file cache and does not count."""
-    results = []
     for what, source, unit, bar in ROWS:
         command = [sys.executable, "-c", source]
         figures = [
             float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds + 1)
         ][1:]
-        results.append(
-            Result(
-                row="15",
-                what=what,
-                value=statistics.median(figures),
-                least=min(figures),
-                most=max(figures),
-                unit=unit,
-                bar=bar,
-                better="less",
-            )
+        yield Result(
+            row="15",
+            what=what,
+            value=statistics.median(figures),
+            least=min(figures),
+            most=max(figures),
+            unit=unit,
+            bar=bar,
+            better="less",
         )
-    return results
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="What pydlb takes before it does anything.")
-    parser.add_argument("--rounds", type=int, default=7)
-    show(measure(parser.parse_args().rounds))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("What pydlb takes before it does anything.", measure))

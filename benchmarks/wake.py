@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""The wake of a consumer that sleeps, beside a bare futex: how long it takes, and how many system calls.
+"""Row 7: the wake of a consumer that sleeps, beside a bare futex: how long it takes, and how many system calls.
 
-    python benchmarks/wake.py [--bench build/core/plain/tests/bench_wake] [--rounds 7]
+    python benchmarks/wake.py [--rounds 7] [--json FILE]
 
 Needs the C core's programs (`make core-test` builds them); strace for the count of system calls.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from results import Result, ratio, show
+from programs import ours
+from results import LeftOut, Result, program, ratio
 
-BENCH = Path(__file__).parent.parent / "build" / "core" / "plain" / "tests" / "bench_wake"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 WAKES = 300
 
 
@@ -27,22 +28,29 @@ def run(command: list[str], **settings: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
-def latency(bench: Path, rounds: int) -> Result:
+def latency(bench: str, rounds: int) -> Result:
     """Median wakes of each round, one kind after the other."""
     times: dict[str, list[float]] = {"futex": [], "port": []}
-    for line in run([str(bench)], rounds=rounds, wakes=WAKES).stdout.splitlines():
+    for line in run([bench], rounds=rounds, wakes=WAKES).stdout.splitlines():
         kind, nanoseconds = line.split()
         times[kind].append(float(nanoseconds))
     return ratio(
-        "7", "wake of a sleeping port, beside a raw futex", times["port"], times["futex"], bar=1.1, better="less"
+        "7",
+        "wake of a sleeping port, beside a raw futex",
+        times["port"],
+        times["futex"],
+        bar=1.1,
+        better="less",
+        unit="ns",
     )
 
 
-def doorbells(bench: Path) -> Result:
+def doorbells(bench: str) -> Result:
     """Futex calls for each sleep, of both sides together: one sleeps, one wakes."""
-    command = ["strace", "-f", "-c", "-e", "trace=futex,write,read,ppoll,epoll_wait", str(bench)]
+    command = ["strace", "-f", "-c", "-e", "trace=futex,write,read,ppoll,epoll_wait", bench]
     counted = run(command, kind="port", rounds=1, wakes=WAKES).stderr
-    calls = {match[2]: int(match[1]) for match in re.finditer(r"(\d+)\s+(?:\d+\s+)?(\w+)$", counted, re.MULTILINE)}
+    lines = [line.split() for line in counted.splitlines()]  # % time, seconds, usecs/call, calls, errors or none, name
+    calls = {words[-1]: int(words[3]) for words in lines if len(words) in (5, 6) and words[3].isdecimal()}
     given = (calls.get("futex", 0) - WAKES) / WAKES
     return Result(
         row="7",
@@ -56,22 +64,14 @@ def doorbells(bench: Path) -> Result:
     )
 
 
-def measure(bench: Path = BENCH, rounds: int = 7) -> list[Result]:
-    """The rows that this program fills."""
-    results = [latency(bench, rounds)]
-    if shutil.which("strace"):
-        results.append(doorbells(bench))
-    return results
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The wake of a consumer that sleeps, beside a bare futex.")
-    parser.add_argument("--bench", type=Path, default=BENCH)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    show(measure(options.bench, options.rounds))
-    return 0
+def measure(rounds: int) -> Iterator[Result]:
+    """The row that this program fills."""
+    bench = ours("bench_wake")
+    yield latency(bench, rounds)
+    if shutil.which("strace") is None:
+        raise LeftOut("system calls are not counted: there is no strace")
+    yield doorbells(bench)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program("The wake of a consumer that sleeps, beside a bare futex.", measure))

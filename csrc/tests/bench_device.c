@@ -1,5 +1,5 @@
 /* Not a test: sends and receives lines of four elements through the device backend, over a device that does nothing,
- * for callgrind to count (benchmarks/device_instructions.sh). PDLB_COUNT: how often; PDLB_BATCH: lines in each call. */
+ * for callgrind to count (benchmarks/device_instructions.py). PDLB_COUNT: how often; PDLB_BATCH: lines in each call. */
 #include <stdio.h>
 #include <stdlib.h>
 

