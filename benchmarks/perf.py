@@ -93,9 +93,8 @@ def main() -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(told, indent=1) + "\n")
     short = [record for record in told["bars"] if not record["met"]]
-    print(
-        f"{len(told['bars'])} figures, {len(short)} short of their bars, {len(told['left_out'])} left out: {options.json}"
-    )
+    left_out = len(told["left_out"])
+    print(f"{len(told['bars'])} figures, {len(short)} short of their bars, {left_out} left out: {options.json}")
     return 0 if told["complete"] else 130
 
 

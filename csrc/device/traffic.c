@@ -128,7 +128,10 @@ static uint32_t write_lines(struct port *port, const struct pdlb_event *events, 
     const struct pdlb_event *four = &events[done];
     if (key_of(domain, &four[0]) | key_of(domain, &four[1]) | key_of(domain, &four[2]) | key_of(domain, &four[3]))
       break;
-    for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) put(port, slot, &four[slot], command);
+    put(port, 0, &four[0], command);
+    put(port, 1, &four[1], command);
+    put(port, 2, &four[2], command);
+    put(port, 3, &four[3], command);
     store(port);
   }
   while (done < count) {
