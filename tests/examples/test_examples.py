@@ -30,6 +30,35 @@ def get(address: tuple[str, int], path: str = "/worker", **headers: str) -> tupl
         connection.close()
 
 
+# ---- the process acceptor ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_processes_echo_and_one_may_be_killed(method: str) -> None:
+    with running("process_acceptor.py", "--port", "0", "--workers", "2", "--start-method", method) as program:
+        address = program.address()
+
+        def connect(stack: contextlib.ExitStack) -> tuple[socket.socket, int]:
+            client = stack.enter_context(socket.create_connection(address, timeout=60))
+            found = re.fullmatch(rb"process (\d+) echoes\n", client.recv(100))
+            assert found is not None
+            return client, int(found[1])
+
+        with contextlib.ExitStack() as stack:
+            (one, first), (other, second) = connect(stack), connect(stack)
+            assert first != second
+            os.kill(first, signal.SIGKILL)
+            assert one.recv(100) == b"", "what it had is gone"
+            other.sendall(b"?")
+            assert other.recv(100) == b"?"
+            while connect(stack)[1] in {first, second}:  # until another one has taken its place
+                pass
+        program.process.send_signal(signal.SIGINT)
+        accepted, served, refused, aborted = program.account(complaints=r"worker_\d .* was killed by SIGKILL .*\n")
+        assert (accepted, refused) == (served + aborted, 0)
+        assert aborted >= 1
+
+
 # ---- the asyncio acceptor ------------------------------------------------------------------------------------------
 
 

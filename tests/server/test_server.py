@@ -281,7 +281,7 @@ def test_addresses_in_use_are_named(run: Callable[..., Any], handler: Any) -> No
         ({"client_connected_cb": None}, "client_connected_cb is None"),
         ({"workers": 0}, "workers is 0: it is a whole number from 1"),
         ({"workers": 1.5}, "workers is 1.5"),
-        ({"worker_class": "process"}, "worker_class is 'process'"),
+        ({"worker_class": "fiber"}, "worker_class is 'fiber'"),
         ({"ssl": True}, "ssl is True: it is an ssl.SSLContext or None"),
         ({"ssl_handshake_timeout": 1.0}, "need ssl"),
         ({"policy": None}, "policy is None"),

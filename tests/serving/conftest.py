@@ -146,14 +146,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(params=["thread", "process"])
+def worker_class(request: pytest.FixtureRequest) -> str:
+    """What workers are."""
+    return str(request.param)
+
+
 @pytest.fixture
-def serve(folder: Path) -> Iterator[Callable[..., Served]]:
+def serve(folder: Path, worker_class: str) -> Iterator[Callable[..., Served]]:
     """``serve("site_app:app", "--workers", "2")``: killed at the end of the test."""
     running: list[Served] = []
 
     def start(*arguments: str, ready: bool = True, **options: Any) -> Served:
         told = {"--uds", "--fd", "--port"} & set(arguments) or "LISTEN_FDS" in options.get("environment", {})
         where = () if told else ("--port", "0")
+        if "--worker-class" not in arguments:
+            where = (*where, "--worker-class", worker_class)
         served = Served(folder, (*arguments, *where), **options)
         running.append(served)
         if ready:

@@ -89,6 +89,8 @@ class Balancer:
             else a process.
         start_method: How processes are started, as by :func:`multiprocessing.get_context`; None for ``"forkserver"``.
             All but ``"fork"`` get the handler by pickle, and import the program's main module.
+        patience: Seconds that the connections of a worker process have that asks to be replaced, as one does that gets
+            SIGTERM.
         name: The start of the workers' names.
         metrics_port: A port on which ``/metrics``, ``/ready``, ``/alive`` and ``/stats`` are answered by HTTP until it
             is closed, see :class:`pydlb.metrics.MetricsServer`; 0 for any that is free, None for none.
@@ -121,6 +123,7 @@ class Balancer:
         max_workers: int | None = None,
         worker_class: Literal["thread", "process", "auto"] = "thread",
         start_method: Literal["fork", "forkserver", "spawn"] | None = None,
+        patience: float = 30.0,
         name: str = "worker",
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -165,7 +168,15 @@ class Balancer:
             raise
         pool = self._pool
         self._engines = Engines(begun, needs, fallback, self._acceptor, self._steering)
-        self._crew = Crew(self._acceptor, self._engines, self._steering, blocking=blocking, prefix=name, pool=pool)
+        self._crew = Crew(
+            self._acceptor,
+            self._engines,
+            self._steering,
+            blocking=blocking,
+            prefix=name,
+            pool=pool,
+            patience=patience,
+        )
         self._engines.serve(self._crew)
         self._listeners = Listeners(self._acceptor, pool)
         self._account = Account(self._acceptor, self._crew, self._engines, pool)
@@ -275,6 +286,27 @@ class Balancer:
             ConfigError: It is not one of the balancer's workers, or no more.
         """
         return self._crew.remove(worker, timeout)
+
+    def replace_worker(self, worker: Worker, timeout: float | None = None) -> int:
+        """Add a worker like one that there is, and when it has started remove that one, as :meth:`remove_worker` does.
+
+        Args:
+            worker: One that the balancer runs in a thread or process.
+            timeout: Seconds to wait for its open connections; None waits for ever.
+
+        Returns:
+            How many connections were still open: they are counted as aborted.
+
+        Raises:
+            ConfigError: The balancer does not run it.
+            Exception: What kept the new one from starting; nothing is changed then.
+        """
+        return self._crew.replace(worker, timeout)
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """What runs the workers, those that the balancer runs, in the order in which they came."""
+        return tuple(self._crew.runners())
 
     def pause_worker(self, worker: Worker) -> None:
         """Give a worker no more connections until :meth:`resume_worker`. What waits for it goes to others.

@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pydlb.errors import ClosedError, ConfigError, DeviceGone, DLBError
 from pydlb.workers import GONE, NOBODY, Station, Worker
@@ -30,9 +30,6 @@ logger = logging.getLogger("pydlb")
 
 # How long workers have to end, once their connections were told to, in seconds.
 _ENDING: Final = 1.0
-
-# How long the connections of a worker that asked to be replaced have to end, in seconds.
-_LEAVING: Final = 30.0
 
 
 class Runner(Protocol):
@@ -77,6 +74,7 @@ class Crew:
         blocking: Whether accepted sockets are blocking.
         prefix: The start of their names.
         pool: Runs them in processes; None for threads.
+        patience: Seconds that the connections of a worker have that asked to be replaced.
 
     **Synchronization**: any thread.
     """
@@ -90,8 +88,10 @@ class Crew:
         blocking: bool,
         prefix: str,
         pool: ProcessPool | None = None,
+        patience: float = 30.0,
     ) -> None:
         self._pool = pool
+        self._patience = patience
         self._acceptor = acceptor
         self._engines = engines
         self._steering = steering
@@ -100,6 +100,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._runners: list[Runner] = []
+        self._makers: dict[Worker, Callable[[Worker], Runner]] = {}
         self._left: list[Worker] = []
         self._ended = False
 
@@ -141,7 +142,7 @@ class Crew:
         except BaseException:
             self._discard(worker)
             raise
-        self._join_in(worker, runner)
+        self._join_in(worker, runner, make_runner)
         return runner
 
     def add_some(self, make_runner: Callable[[Worker], Runner], count: int) -> None:
@@ -150,7 +151,7 @@ class Crew:
             for _ in range(count):
                 self.add_run(make_runner, None)
             return
-        runners = []
+        runners: list[ProcessRunner] = []
         try:
             for _ in range(count):
                 runners.append(self._pool.make_runner(self._new(None), make_runner))
@@ -166,12 +167,12 @@ class Crew:
                 self._discard(runner.worker)
             raise
         for runner in runners:
-            self._join_in(runner.worker, runner)
+            self._join_in(runner.worker, runner, make_runner)
 
     def _runner(self, worker: Worker, make_runner: Callable[[Worker], Runner]) -> Runner:
         return make_runner(worker) if self._pool is None else self._pool.make_runner(worker, make_runner)
 
-    def _join_in(self, worker: Worker, runner: Runner) -> None:
+    def _join_in(self, worker: Worker, runner: Runner, make_runner: Callable[[Worker], Runner]) -> None:
         """It runs: give it connections."""
         try:
             self._register(worker)
@@ -181,6 +182,7 @@ class Crew:
             raise
         with self._lock:
             self._runners.append(runner)
+            self._makers[worker] = make_runner
 
     def _new(self, name: str | None) -> Worker:
         """One that is given nothing yet."""
@@ -268,15 +270,12 @@ class Crew:
             self._steering.pause(worker)
 
     def leaving(self, worker: ProcessWorker) -> None:
-        """It wants to be replaced: another one comes first. Returns at once."""
-        threading.Thread(target=self._replace, args=(worker,), name="pydlb-replace", daemon=True).start()
+        """It wants to be replaced. Returns at once."""
+        threading.Thread(target=self._let_go, args=(worker,), name="pydlb-replace", daemon=True).start()
 
-    def _replace(self, worker: ProcessWorker) -> None:
-        logger.info("%s asked to be replaced", worker.name)
+    def _let_go(self, worker: Worker) -> None:
         try:
-            for runner in cast("list[ProcessRunner]", self.runners(worker)):
-                self.add_run(runner.make_runner, None)
-            self.remove(worker, _LEAVING)
+            self.replace(worker, self._patience)
         except DLBError as error:
             logger.warning("cannot replace %s: %s", worker.name, error)
 
@@ -289,6 +288,7 @@ class Crew:
                 raise ConfigError(f"{worker!r} is not a worker of this balancer")
             self._workers.remove(worker)
             self._left.append(worker)
+            self._makers.pop(worker, None)
             runners = [runner for runner in self._runners if runner.worker is worker]
             self._runners = [runner for runner in self._runners if runner.worker is not worker]
         self._steering.unregister(worker)
@@ -300,6 +300,16 @@ class Crew:
         self._steering.forget(worker)
         self._engines.give_back(worker.station)
         return left
+
+    def replace(self, worker: Worker, timeout: float | None) -> int:
+        """Remove it when another one has started; returns how many connections were still open."""
+        with self._lock:
+            make_runner = self._makers.get(worker)
+        if make_runner is None:
+            raise ConfigError(f"{worker!r} is not a worker that this balancer runs")
+        logger.info("Replacing %s", worker.name)
+        self.add_run(make_runner, None)
+        return self.remove(worker, timeout)
 
     def drain(self, worker: Worker, timeout: float | None) -> int:
         """Give it nothing until it is resumed, and wait for what it has; returns how many are still open."""

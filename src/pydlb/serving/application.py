@@ -87,7 +87,12 @@ def configure_logging(options: ServeOptions, *, watching: bool = False) -> uvico
     names = ["log_config", "log_level", "access_log", "use_colors", "ssl_certfile", "ssl_keyfile", "env_file"]
     if watching:
         names += ["reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_delay"]
-    return uvicorn.Config(options.app, **{name: options.uvicorn[name] for name in names if name in options.uvicorn})
+    config = uvicorn.Config(options.app, **{name: options.uvicorn[name] for name in names if name in options.uvicorn})
+    ours, theirs = logging.getLogger("pydlb"), logging.getLogger("uvicorn")
+    if not ours.handlers:  # what the balancer says looks like what uvicorn says
+        ours.handlers, ours.propagate = list(theirs.handlers), not theirs.handlers
+        ours.setLevel(theirs.level)
+    return config
 
 
 def _load(path: str, options: dict[str, Any]) -> tuple[Any, str]:

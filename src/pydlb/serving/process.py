@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from pydlb.balancer import Balancer
+from pydlb.balancer import Balancer, are_processes
 from pydlb.errors import DLBError
 from pydlb.loops import LoopWorker
 from pydlb.metrics import snapshot
 from pydlb.processes.channel import Channel
+from pydlb.processes.runner import ProcessRunner
 
 from .application import AdapterFactory, configure_logging
 from .options import ServeOptions
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
+    from pydlb.balancer import Runner
     from pydlb.processes.channel import Message
 
 __all__ = ["ServingProcess", "main"]
@@ -62,11 +63,9 @@ class ServingProcess:
         self._sockets = sockets
         self._channel = channel
         self._balancer: Balancer
-        self._runners: dict[str, LoopWorker] = {}
         self._told: set[str] = set()
         # Workers come and go one after the other, while this process hears and answers.
         self._changes = ThreadPoolExecutor(1, "changes")
-        self._lock = threading.Lock()
 
     def run(self) -> int:
         """Start, serve, drain. Returns the exit status."""
@@ -79,7 +78,8 @@ class ServingProcess:
         backend = self._balancer.backend + (
             f" ({self._balancer.fallback_reason})" if self._balancer.fallback_reason else ""
         )
-        logger.info("Serving with %d worker threads, policy %s, backend %s", options.workers, options.policy, backend)
+        kind = "processes" if are_processes(options.worker_class) else "threads"
+        logger.info("Serving with %d worker %s, policy %s, backend %s", options.workers, kind, options.policy, backend)
         self._channel.send({"is": "ready"})
         self._drain(*self._serve())
         return 0
@@ -87,19 +87,24 @@ class ServingProcess:
     def _start(self) -> None:
         options = self._options
         config = uvicorn.Config(options.app, loop=options.uvicorn.get("loop", "auto"), log_config=None)
-        self._loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = (
-            None if config.loop == "asyncio" else config.get_loop_factory()
+        self._make_runner = functools.partial(
+            LoopWorker,
+            make_adapter=AdapterFactory(options, self._replace_later),
+            loop_factory=None if config.loop == "asyncio" else config.get_loop_factory(),
         )
-        self._make_adapter = AdapterFactory(options, self._replace_later)
+        if are_processes(options.worker_class):
+            # Workers are forked from a process that has imported all but the application.
+            multiprocessing.set_forkserver_preload(["pydlb.processes.child", "pydlb.serving.application"])
         self._balancer = Balancer(
             0,
             policy=options.policy,  # type: ignore[arg-type]  # the balancer says which there are
             backend=options.backend,
             max_workers=max(_MANY, 4 * options.workers),
+            worker_class=options.worker_class,
+            patience=options.graceful_timeout,
         )
         try:
-            for _ in range(options.workers):
-                self._add()
+            self._balancer.add_some(self._make_runner, options.workers)
             for sock in self._sockets:
                 self._balancer.listen(sock=sock, shared=True, backlog=options.uvicorn.get("backlog", 2048))
         except BaseException:
@@ -108,21 +113,14 @@ class ServingProcess:
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
-    def _add(self) -> None:
-        runner = self._balancer.add(
-            functools.partial(LoopWorker, make_adapter=self._make_adapter, loop_factory=self._loop_factory)
-        )
-        assert isinstance(runner, LoopWorker)
-        with self._lock:
-            self._runners[runner.worker.name] = runner
+    def _find(self, name: str) -> Runner | None:
+        return next((runner for runner in self._balancer.runners if runner.worker.name == name), None)
 
-    def _remove(self, name: str) -> None:
-        with self._lock:
-            runner = self._runners.pop(name, None)
-        if runner is not None:
-            left = self._balancer.remove_worker(runner.worker, timeout=self._options.graceful_timeout)
-            if left:
-                logger.warning("%s had %d connections open after %s s", name, left, self._options.graceful_timeout)
+    def _remove(self, runner: Runner) -> None:
+        timeout = self._options.graceful_timeout
+        left = self._balancer.remove_worker(runner.worker, timeout=timeout)
+        if left:
+            logger.warning("%s had %d connections open after %s s", runner.worker.name, left, timeout)
 
     def _change(self, function: Callable[..., object], *arguments: Any) -> None:  # noqa: ANN401
         """Do it after all that was asked for before."""
@@ -140,17 +138,14 @@ class ServingProcess:
         self._change(self._replace, name)
 
     def _replace(self, name: str) -> None:
-        logger.info("Replacing %s", name)
-        self._add()
-        self._remove(name)
+        runner = self._find(name)
+        if runner is not None:
+            self._balancer.replace_worker(runner.worker, timeout=self._options.graceful_timeout)
 
     def _scale(self, count: int) -> None:
-        while len(self._runners) < count:
-            self._add()
-        with self._lock:
-            surplus = list(self._runners)[count:]
-        for name in surplus:
-            self._remove(name)
+        self._balancer.add_some(self._make_runner, max(0, count - len(self._balancer.runners)))
+        for runner in self._balancer.runners[count:]:
+            self._remove(runner)
         logger.info("Serving with %d workers", count)
 
     # ---- serving ---------------------------------------------------------------------------------------------------
@@ -187,9 +182,9 @@ class ServingProcess:
     def _stalled(self) -> list[str]:
         """The workers whose loops have not turned for too long; each is told of once."""
         stalled = []
-        with self._lock:
-            runners = dict(self._runners)
-        for name, runner in runners.items():
+        for runner in self._balancer.runners:
+            assert isinstance(runner, LoopWorker | ProcessRunner)
+            name = runner.worker.name
             silence = runner.silence()
             if silence < self._options.stall_timeout:
                 self._told.discard(name)
@@ -197,7 +192,8 @@ class ServingProcess:
             stalled.append(name)
             if name not in self._told:
                 self._told.add(name)
-                logger.error("%s has done one thing for %.1f s:\n%s", name, silence, runner.whereabouts())
+                where = runner.whereabouts() or "It holds the interpreter lock, and cannot say where it is."
+                logger.error("%s has done one thing for %.1f s:\n%s", name, silence, where)
         return stalled
 
     # ---- the end ---------------------------------------------------------------------------------------------------
