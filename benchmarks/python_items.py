@@ -32,7 +32,7 @@ END = 0
 CREDITS = 1 << 15
 BATCH = 32
 LOCKED = getattr(sys, "_is_gil_enabled", lambda: True)()
-KIND = "with the interpreter lock" if LOCKED else "free-threaded"
+KIND = "GIL" if LOCKED else "no GIL"
 
 
 @contextlib.contextmanager

@@ -146,6 +146,34 @@ def test_emulated_and_interrupted_measurements_are_marked(tmp_path: Path) -> Non
     assert "interrupted: not all was measured" in words
 
 
+BARS: list[dict[str, Any]] = [
+    {"row": "8", "what": "items beside <SimpleQueue>", "value": 1.2, "least": 0.9, "most": 1.4, "unit": "x", "bar": 1.0}
+    | {"better": "more", "met": True, "ours": "6 M/s", "theirs": "5 M/s"},
+    {"row": "7", "what": "wake", "value": 1.3, "least": 1.3, "most": 1.3, "unit": "x", "bar": 1.1}
+    | {"better": "less", "met": False, "ours": "", "theirs": ""},
+    {"row": "3", "what": "only told", "value": 400.0, "least": 400.0, "most": 400.0, "unit": "", "bar": None}
+    | {"better": "less", "met": True, "ours": "", "theirs": ""},
+]
+
+
+def test_figures_held_to_bars_are_shown_with_them(tmp_path: Path) -> None:
+    told = as_json(ENVIRONMENT, [], complete=True) | {"bars": BARS, "left_out": []}
+    (tmp_path / "perf.json").write_text(json.dumps(told))
+    assert report("perf.json", "--png", "png", cwd=tmp_path).returncode == 0
+    assert [path.stem for path in (tmp_path / "png").iterdir()] == ["bars"]
+    text = (tmp_path / "report.html").read_text()
+    rows = [
+        re.sub(r"</td>|</tr>", "", line).split("<td>")
+        for line in text.splitlines()
+        if line.startswith("<tr") and "<td>" in line
+    ]
+    assert [cells[1:] for cells in rows] == [
+        ["items beside &lt;SimpleQueue&gt;", "8", "1.2 x", "0.9", "1.4", "≥ 1", "met", "6 M/s", "5 M/s"],
+        ["wake", "7", "1.3 x", "1.3", "1.3", "≤ 1.1", "short", "", ""],
+        ["only told", "3", "400", "400", "400", "", "", "", ""],
+    ]
+
+
 def test_pictures_on_request(tmp_path: Path) -> None:
     told = report(write(tmp_path / "one.json"), "-o", "x.html", "--png", "png", "--svg", "svg", cwd=tmp_path)
     assert told.returncode == 0, told.stderr

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from .results import Contender, Measured, Results
+    from .results import Bar, Contender, Measured, Results
 
 __all__ = ["Chart", "charts"]
 
@@ -50,6 +50,7 @@ _PANEL: Final = (5.2, 3.6)  # inches
 _COLUMNS: Final = 2
 _PAPER: Final[Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # under text that a line runs through
 _NAME: Final = 18  # characters a line, below bars
+_LONG_NAME: Final = 84  # characters, beside bars
 _DECADES: Final = 30  # from here on, numbers at powers of ten are enough
 
 
@@ -72,6 +73,17 @@ class Chart:
 
 def charts(results: Sequence[Results]) -> Iterator[Chart]:
     """The plots that there are figures for."""
+    held = [(one, [bar for bar in one.bars if bar.bar is not None]) for one in results]
+    held = [(one, bars) for one, bars in held if bars]
+    if held:
+        yield _chart(
+            "bars",
+            "Held to bars",
+            "How many times as good as its bar each figure is: right of 1 reaches it. Dots are medians, lines go from "
+            "the worst round to the best. In brackets the row of the table in benchmarks/README.md.",
+            [_bars(_label(results, one), bars) for one, bars in held],
+            wide=True,
+        )
     named = [(one, table) for one in results for table in one.tables]
     batches = [(one, [table for table in one.tables if table.parameters.keys() == {"batch"}]) for one in results]
     batches = [(one, tables) for one, tables in batches if len({table.parameters["batch"] for table in tables}) > 1]
@@ -283,6 +295,41 @@ def _ratios(title: str, tables: Sequence[Measured]) -> _Panel:
         axes.set_title(title)
 
     return _Panel(draw, 0.9 + 0.3 * len(lines))
+
+
+def _bars(title: str, bars: Sequence[Bar]) -> _Panel:
+    """A line for each figure."""
+    names = [textwrap.shorten(f"[{bar.row}] {bar.what}", _LONG_NAME, placeholder=" ...") for bar in bars]
+
+    def draw(axes: Axes) -> None:
+        for at, bar in enumerate(bars):
+            colour = _OURS[0] if bar.met else _OURS[1]
+            ends = sorted((bar.margin(bar.least), bar.margin(bar.most)))
+            axes.plot(ends, [at, at], color=colour, linewidth=2, alpha=0.5)
+            axes.plot(bar.margin(bar.value), at, "o", color=colour, markersize=5)
+            axes.annotate(
+                f"{bar.value:.3g} {bar.unit}".strip() + f" of {bar.bar:g}",
+                (max(ends[1], 1), at),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                bbox=_PAPER,
+            )
+        axes.axvline(1, color=_INK, linewidth=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_yticks(range(len(bars)), names, color=_INK, fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.margins(x=0.15)
+        axes.grid(axis="x", color=_GRID)
+        axes.set_xlabel("times as good as the bar")
+        axes.set_title(title)
+
+    return _Panel(draw, 0.9 + 0.2 * len(bars))
 
 
 def _latencies(title: str, table: Measured) -> _Panel:

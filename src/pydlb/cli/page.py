@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .report import rate
-from .results import Contender, Measured, Results, ResultsError, read
+from .results import Bar, Contender, Measured, Results, ResultsError, read
 
 if TYPE_CHECKING:
     import argparse
@@ -36,12 +36,17 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid #e3e8ee; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.ours td:first-child { font-weight: 600; color: #0b5cad; }
+table.bars td:first-child { white-space: normal; }
+tr.short td:nth-child(7) { font-weight: 600; color: #a84f00; }
 """
+
+
+_BAR_COLUMNS: Final = ("what", "row", "median", "least", "greatest", "bar", "", "ours", "peer's")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="what pydlb-bench wrote with --json")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="what pydlb-bench wrote with --json, or make perf")
     parser.add_argument("--output", "-o", default="report.html", metavar="FILE", help="the page (report.html)")
     parser.add_argument("--title", default="pydlb, measured", help="the page's title")
     parser.add_argument("--png", metavar="DIRECTORY", help="also write the plots as PNG there")
@@ -133,9 +138,27 @@ def _picture(picture: Chart) -> list[str]:
 
 def _tables(one: Results, *, named: bool) -> list[str]:
     lines = [f"<h3>{html.escape(one.name)}</h3>"] if named else []
+    if one.bars:
+        lines += _bars(one.bars)
     for table in one.tables:
         lines += _table(table)
     return lines
+
+
+def _bars(bars: Sequence[Bar]) -> list[str]:
+    lines = [
+        '<div class="scroll"><table class="bars">',
+        "<caption>Figures that are held to bars</caption>",
+        f"<tr>{''.join(f'<th>{name}</th>' for name in _BAR_COLUMNS)}</tr>",
+    ]
+    for bar in bars:
+        limit = "" if bar.bar is None else f"{'≥' if bar.better == 'more' else '≤'} {bar.bar:g}"
+        verdict = "" if bar.bar is None else "met" if bar.met else "short"
+        figures = (f"{bar.value:.3g} {bar.unit}".strip(), f"{bar.least:.3g}", f"{bar.most:.3g}")
+        cells = (bar.what, bar.row, *figures, limit, verdict, bar.ours, bar.theirs)
+        row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        lines.append(f"<tr{' class=short' if verdict == 'short' else ''}>{row}</tr>")
+    return [*lines, "</table></div>"]
 
 
 def _table(table: Measured) -> list[str]:

@@ -1,4 +1,4 @@
-"""What pydlb-bench wrote down, read again."""
+"""What pydlb-bench and the programs in benchmarks/ wrote down, read again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import heading
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Contender", "Measured", "Results", "ResultsError", "read"]
+__all__ = ["Bar", "Contender", "Measured", "Results", "ResultsError", "read"]
 
 _FORMAT: Final = 1
 # What pydlb's contenders are called where they do not begin with its name.
@@ -72,6 +72,43 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure that is held to a bar: what the programs in benchmarks/ write.
+
+    Attributes:
+        row: The row of the table that it belongs to.
+        what: What was measured, and beside what.
+        value: The median of the rounds.
+        least: The least of a round.
+        most: The most of a round.
+        unit: What it is counted in; ``"x"`` for a ratio.
+        bar: What it should reach; None for a figure that is only reported.
+        better: ``"more"`` or ``"less"``.
+        met: Whether it reaches the bar.
+        ours: In words, what the ratio is of.
+        theirs: And to what.
+    """
+
+    row: str
+    what: str
+    value: float
+    least: float
+    most: float
+    unit: str
+    bar: float | None
+    better: str
+    met: bool
+    ours: str
+    theirs: str
+
+    def margin(self, value: float) -> float:
+        """How many times as good as the bar a value is."""
+        if self.bar is None or value <= 0 or self.bar <= 0:
+            return 1.0
+        return value / self.bar if self.better == "more" else self.bar / value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Results:
     """A file.
 
@@ -80,12 +117,14 @@ class Results:
         environment: On what it was measured.
         complete: Whether all that was asked for was measured.
         tables: What was measured.
+        bars: Figures that are held to bars.
     """
 
     name: str
     environment: Mapping[str, Any]
     complete: bool
     tables: Sequence[Measured]
+    bars: Sequence[Bar] = ()
 
     @property
     def heading(self) -> str:
@@ -116,7 +155,8 @@ def _read(path: Path) -> Results:
                 f"{path}: its format is {told.get('format')!r}, and {_FORMAT} is what this version reads"
             )
         tables = [_table(table) for table in told["tables"]]
-        results = Results(path.stem, told["environment"], told["complete"], tables)
+        bars = [Bar(**bar) for bar in told.get("bars", [])]
+        results = Results(path.stem, told["environment"], told["complete"], tables, bars)
         results.heading  # noqa: B018 - for what it needs of the environment
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} is no output of pydlb-bench --json: {type(error).__name__}: {error}") from error
