@@ -36,6 +36,16 @@ class WorkerStats:
     stalled: bool
     released_early: int = 0
 
+    @property
+    def downstream_cx_total(self) -> int:
+        """`accepted`, by Envoy's name."""
+        return self.accepted
+
+    @property
+    def downstream_cx_active(self) -> int:
+        """`open`, by Envoy's name."""
+        return self.open
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BalancerStats:
@@ -83,6 +93,22 @@ class BalancerStats:
     fallbacks: int = 0
     recoveries: int = 0
     released_early: int = 0
+
+    @property
+    def downstream_cx_total(self) -> int:
+        """`accepted`, by Envoy's name."""
+        return self.accepted
+
+    @property
+    def downstream_cx_active(self) -> int:
+        """`open`, by Envoy's name."""
+        return self.open
+
+    @property
+    def fairness(self) -> float:
+        """Jain's index of the workers' open connections: 1 is even, one over their number is all on one worker."""
+        counts = [worker.open for worker in self.workers]
+        return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts)) if sum(counts) else 1.0
 
     @property
     def imbalance(self) -> float:

@@ -145,6 +145,26 @@ def test_19_what_is_on_its_way_counts(machine: Any, connect: Any) -> None:
         assert len(clients) == 2
 
 
+def test_23_statistics_have_envoys_names(connect: Any) -> None:
+    with envoy.load("connection_balance_config: {exact_balance: {}}").make_balancer() as balancer:
+        listener = balancer.listen()
+        workers = [balancer.worker() for _ in range(4)]
+        for worker in workers[1:]:
+            balancer.pause_worker(worker)
+        clients = [connect(balancer.address(listener)) for _ in range(3)]
+        taken = [workers[0].accept_blocking(timeout=30) for _ in clients]
+        stats = balancer.stats()
+        assert [worker.name for worker in stats.workers] == [f"worker_{number}" for number in range(4)]
+        assert [worker.downstream_cx_active for worker in stats.workers] == [3, 0, 0, 0]
+        assert (stats.downstream_cx_total, stats.downstream_cx_active) == (3, 3)
+        assert (stats.imbalance, stats.fairness) == (4.0, 0.25)
+        for connection in taken:
+            assert connection is not None
+            connection.close()
+        after = balancer.stats()
+        assert (after.workers[0].downstream_cx_total, after.downstream_cx_active, after.fairness) == (3, 0, 1.0)
+
+
 def test_25_a_build_without_devices_keeps_to_the_policy(monkeypatch: pytest.MonkeyPatch, machine: Any) -> None:
     """There is a node, and this build cannot drive it."""
     machine.add(0)

@@ -90,8 +90,9 @@ def wait_for(tell: Callable[[], dict[str, int]], total: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("parity", [False, True])
-def test_exact_beside_envoys(parity: bool, tmp_path: Path) -> None:
-    """16 one by one, some gone, some more: each worker has the same in both, by rank."""
+@pytest.mark.parametrize("count", [16, 64, 400])
+def test_exact_beside_envoys(count: int, parity: bool, tmp_path: Path) -> None:
+    """One by one, a third gone, half of these come again: each worker has the same in both, by rank."""
     with (
         envoy_with(EXACT, tmp_path / "envoy.yaml") as (theirs, tell_theirs),
         pydlb_with(EXACT, parity=parity) as (ours, tell_ours),
@@ -99,15 +100,18 @@ def test_exact_beside_envoys(parity: bool, tmp_path: Path) -> None:
     ):
         spreads = []
         for address, tell in ((theirs, tell_theirs), (ours, tell_ours)):
-            clients = hold(address, 16, stack)
-            first = wait_for(tell, 16)
-            for client in clients[:5]:
+            clients = hold(address, count, stack)
+            first = wait_for(tell, count)
+            gone = count // 3
+            for client in clients[:gone]:
                 client.close()
-            wait_for(tell, 11)
-            hold(address, 7, stack)
-            spreads.append((sorted(first), sorted(first.values()), sorted(wait_for(tell, 18).values())))
+            wait_for(tell, count - gone)
+            hold(address, gone // 2, stack)
+            then = wait_for(tell, count - gone + gone // 2)
+            spreads.append((sorted(first), sorted(first.values()), sorted(then.values())))
+            assert max(then.values()) - min(then.values()) <= 1
     assert spreads[0] == spreads[1]
-    assert spreads[1] == ([f"worker_{n}" for n in range(WORKERS)], [4, 4, 4, 4], [4, 4, 5, 5])
+    assert spreads[1][:2] == ([f"worker_{n}" for n in range(WORKERS)], [count // WORKERS] * WORKERS)
 
 
 def test_nop_beside_envoys(tmp_path: Path) -> None:
