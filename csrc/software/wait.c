@@ -87,8 +87,10 @@ static void write_event(int fd) {
 static void signal_fd(struct software_domain *domain, struct waiter *waiter) {
   pthread_mutex_lock(&waiter->mutex);
   if (waiter->event_fd >= 0) {
+    /* Before the write: it may put the sleeper into this thread's place on the processor. After it: who had seen the
+     * flag already, and found nothing to read, is told again. */
+    atomic_store_explicit(&waiter->doorbell->signalled, 1, memory_order_release);
     write_event(waiter->event_fd);
-    /* After the write: who sees the flag finds something to read. */
     atomic_store_explicit(&waiter->doorbell->signalled, 1, memory_order_release);
   } else if (domain->joined) {
     atomic_store_explicit(&waiter->doorbell->rung, 1, memory_order_seq_cst);
