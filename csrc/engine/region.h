@@ -219,6 +219,7 @@ typedef _Atomic uint64_t history_entry;
 #define NOTICE_STALLED 4u   /* it was due and did not come */
 #define NOTICE_LATER 8u     /* releases were put off */
 #define NOTICE_RELEASES 16u /* each schedule first releases what the one before returned */
+#define NOTICE_CALLED 32u   /* it sleeps no more, and has not come yet: something is left for it */
 
 struct engine_port {
   /* Fixed once configured. */

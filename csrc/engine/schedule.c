@@ -172,7 +172,8 @@ static void heed_notices(struct pdlb_engine *engine, uint32_t port_index, uint32
     engine_complete(engine, port_index, port->last_received);
     port->last_received = 0;
   }
-  if (notice & NOTICE_STALLED) atomic_fetch_and_explicit(&port->notice, ~NOTICE_STALLED, memory_order_relaxed);
+  const uint32_t turn = NOTICE_STALLED | NOTICE_CALLED; /* over, now that it comes */
+  if (notice & turn) atomic_fetch_and_explicit(&port->notice, ~turn, memory_order_relaxed);
 }
 
 static inline uint32_t room_for(const struct engine_port *port, uint32_t max) {

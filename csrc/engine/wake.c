@@ -105,6 +105,9 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
   const uint64_t stamp = atomic_fetch_add_explicit(&header->wakes, 1, memory_order_relaxed);
   atomic_store_explicit(&port->woken_stamp, (uint32_t)stamp + 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&port->wakes, 1, memory_order_relaxed);
+  /* One that sleeps will come; one that is only believed idle may be busy. */
+  if (queue != NIL && engine->queues[queue].even && presence_of(port) == PDLB_PARKED)
+    atomic_fetch_or_explicit(&port->notice, NOTICE_CALLED, memory_order_relaxed);
   uint32_t late = PDLB_NONE;
   if (queue != NIL && !pdlb_engine_has_clock(engine) && presence_of(port) == PDLB_UNKNOWN) {
     late = best_idle(engine, queue, UINT32_MAX);
@@ -199,13 +202,29 @@ static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level
   return any;
 }
 
-/* What the port may take at once, to rise to the level. If not all that are due can rise so far, the last step is
- * nobody's in particular: it is left to whoever comes next, unless it is the port's first. */
-static uint32_t own_share(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t load,
+/* How many ports but one were called to rise to the level, and are on their way. */
+static uint32_t called(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t but) {
+  const _Atomic uint64_t *linked = engine_linked(engine, queue);
+  uint32_t count = 0;
+  for (uint32_t word = 0; word < engine->header->port_words; word++) {
+    for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
+      const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
+      const struct engine_port *port = &engine->ports[index];
+      count += index != but && (engine_notice(port) & NOTICE_CALLED) && is_due(port) && engine_load(port) < level;
+    }
+  }
+  return count;
+}
+
+/* What the port may take at once, to rise to the level. If not all that are due can rise so far, the last step is for
+ * those who were called, then for whoever comes next; one that could take more than a step leaves it to others. */
+static uint32_t own_share(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t port,
                           uint32_t waiting) {
   uint32_t ignored;
-  const uint32_t rise = level - load;
-  return rise > 1 && room_below(engine, queue, level, &ignored) > waiting ? rise - 1 : rise;
+  const uint32_t rise = level - engine_load(&engine->ports[port]);
+  if (room_below(engine, queue, level, &ignored) <= waiting) return rise;
+  const uint64_t last = waiting - room_below(engine, queue, level - 1, &ignored);
+  return rise > 1 || called(engine, queue, level, port) >= last ? rise - 1 : rise;
 }
 
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port, uint32_t waiting,
@@ -215,7 +234,8 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
   uint64_t until;
   for (;;) {
     const uint32_t level = fill_level(engine, queue_index, waiting);
-    if (level > load) return own_share(engine, queue_index, level, load, waiting);
+    const uint32_t share = level > load ? own_share(engine, queue_index, level, port, waiting) : 0;
+    if (share) return share;
     const uint64_t now = engine_now(engine);
     if (grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;
@@ -231,7 +251,9 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
 uint32_t engine_offer_to_due(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   const uint32_t waiting = engine_queued(&engine->queues[queue]);
   if (!waiting) return 0;
-  const uint32_t level = fill_level(engine, queue, waiting);
+  const uint32_t level = fill_level(engine, queue, waiting), coming = called(engine, queue, level, NIL);
+  if (coming >= waiting) return coming;
+  if (count > waiting - coming) count = waiting - coming;
   uint32_t woken = 0;
   while (woken < count) {
     const uint32_t port = best_idle(engine, queue, level);
