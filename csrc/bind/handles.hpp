@@ -193,3 +193,4 @@ void register_acceptor(pybind11::module_ &module);
 void register_emulated(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);
 void register_receiver(pybind11::module_ &module);
+void register_socket(pybind11::module_ &module);

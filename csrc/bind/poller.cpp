@@ -66,6 +66,7 @@ class Poller {
   // the loop sleeps.
   py::list poll(const py::object &timeout, const py::dict &keys, bool offer) {
     std::array<epoll_event, kMaxEvents> ready;
+    Turns::give_way();
     const int milliseconds = milliseconds_of(timeout);
     const int count =
         milliseconds == 0 ? epoll_wait(set_, ready.data(), kMaxEvents, 0) : sleep(ready, milliseconds, offer);
@@ -123,6 +124,7 @@ class Poller {
 }  // namespace
 
 void register_poller(py::module_ &module) {
+  module.def("give_way", &Turns::give_way);
   py::class_<Poller>(module, "Poller", py::is_final())
       .def(py::init<std::shared_ptr<Port>>(), "port"_a)
       .def("fileno", &Poller::fileno)

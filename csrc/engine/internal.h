@@ -87,8 +87,8 @@ static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint
   if (UNLIKELY(engine_may_offer(engine, &engine->queues[queue]))) engine_offer_to_idle(engine, queue, count);
 }
 
-/* Even sharing: wake up to `count` idle ports that are due, unless as many as are needed come already. Returns how many
- * were woken, or come. */
+/* Even sharing: wake up to `count` idle ports that are due, unless enough were called already. Returns how many were
+ * woken, or come. */
 uint32_t engine_offer_to_due(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
 
 /* Wake this very port, if it is idle. */

@@ -13,6 +13,7 @@ import traceback
 from typing import TYPE_CHECKING, Final
 
 from .errors import ClosedError
+from .eventloop import WorkerLoop
 from .selector import WorkerSelector
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ __all__ = ["LoopWorker"]
 
 logger = logging.getLogger("pydlb")
 
-# How many connections are taken from the queue at a time at most, and how long a loop may take, in seconds, until it
-# asks for more, to be given more at a time.
+# How many connections are taken from the queue at a time at most; and how long those that were taken last may have kept
+# the loop, in seconds each, for more than one to be taken. Where only the clock can be asked: for how long altogether.
 _MOST: Final = 16
-_QUICK: Final = 0.005
+_QUICK: Final = 0.001
+_QUICK_BY_CLOCK: Final = 0.005
 
 # In so many turns of an event loop a new connection's first request has been read and its handler has run.
 _FIRST_TURNS: Final = 5
@@ -63,7 +65,7 @@ class LoopWorker:
         self._make_adapter = make_adapter
         self._loop_factory = loop_factory or self._new_loop
         self._selector: WorkerSelector | None = None
-        self._most = 1
+        self._taken = 0
         self._more_since = float("-inf")
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -93,9 +95,10 @@ class LoopWorker:
         def has_connections() -> bool:
             return hasattr(self, "adapter") and bool(self.adapter.active)
 
+        self.worker.keep_lock()
         self._selector = WorkerSelector(self.worker.port, has_connections, self.worker.fileno())
         self.worker.when_moved(self._selector.move)
-        return asyncio.SelectorEventLoop(self._selector)
+        return WorkerLoop(self._selector)
 
     # ---- in the worker's thread ------------------------------------------------------------------------------------
 
@@ -124,24 +127,29 @@ class LoopWorker:
     def _receive(self) -> None:
         """Take connections from the queue; where there may be more, look again when these had their first turns.
 
-        One at a time, because a handler may be slow, and who was taken waits for it. More at a time, the longer it goes
-        well.
+        One at a time if handlers are slow, because who was taken waits for them.
         """
-        now = self.loop.time()
-        quick = now - self._more_since < _QUICK and not (self._selector is not None and self._selector.slow)
-        self._most = min(2 * self._most, _MOST) if quick else 1
         try:
-            connections, more = self.worker.receive(self._most)
+            connections, more = self.worker.receive(self._most())
         except ClosedError:
             return
+        self._taken = len(connections)
         for connection in connections:
             self.adapter.submit(connection)
-        if more:
-            self._more_since = now
-            if self._selector is not None:
-                self._selector.more = True
-            else:
-                self._receive_later(_FIRST_TURNS)
+        if not more:
+            return
+        self._more_since = self.loop.time()
+        if self._selector is not None:
+            self._selector.more = True
+        else:
+            self._receive_later(_FIRST_TURNS)
+
+    def _most(self) -> int:
+        if self._selector is None:
+            quick = self.loop.time() - self._more_since < _QUICK_BY_CLOCK
+            return min(2 * max(1, self._taken), _MOST) if quick else 1
+        busy, self._selector.busy = self._selector.busy, 0.0
+        return _MOST if busy <= _QUICK * max(1, self._taken) and not self._selector.slow else 1
 
     def _receive_later(self, turns: int) -> None:
         """In so many turns of the loop."""

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from . import _native
 from .bell import Bell
 from .errors import ClosedError, DeviceGone, DLBError
 from .stats import WorkerStats
@@ -164,6 +165,7 @@ class Worker:
         self.number: Final = number
         self._source = source
         self._blocking = blocking  # what the source makes of descriptors
+        self._socket_class: type[socket.socket] = socket.socket
         self._lock = threading.Lock()
         self._has_moved = threading.Condition(self._lock)
         self.station = station
@@ -201,6 +203,13 @@ class Worker:
         """Have a function called with the port, on any thread, when it has changed."""
         with self._lock:
             self._note_move = note
+
+    def keep_lock(self) -> None:
+        """Have sockets from now on whose calls keep the interpreter lock unless they have to wait.
+
+        Not for those who hand them to libraries that take exactly :class:`socket.socket`, and no subclass of it.
+        """
+        self._socket_class = _native.Socket
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
@@ -265,7 +274,7 @@ class Worker:
         descriptor, listener, family, protocol = taken
         # To say what the descriptor is costs nothing; to ask the kernel would.
         kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-        sock = socket.socket(family, kind, protocol, descriptor)
+        sock = self._socket_class(family, kind, protocol, descriptor)
         if blocking != self._blocking:
             sock.setblocking(blocking)
         return Connection(sock, listener, Ticket(self, listener, port))
@@ -469,6 +478,7 @@ class ThreadWorker:
 
     def __init__(self, worker: Worker, handler: Callable[[Connection], object]) -> None:
         self.worker: Final = worker
+        worker.keep_lock()
         self._handler = handler
         self._lock = threading.Lock()
         self._served: socket.socket | None = None
@@ -485,8 +495,7 @@ class ThreadWorker:
     def run(self) -> None:
         """Serve in the calling thread until `stop`."""
         for connection in self.worker:
-            with self._lock:
-                self._served = connection.socket
+            self._served = connection.socket
             try:
                 self._handler(connection)
             except (Exception, SystemExit):
@@ -494,6 +503,7 @@ class ThreadWorker:
                 self._close(connection, aborted=True)
             else:
                 self._close(connection, aborted=False)
+            _native.give_way()
 
     def _close(self, connection: Connection, *, aborted: bool) -> None:
         with self._lock:

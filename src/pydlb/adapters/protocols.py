@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from pydlb.eventloop import WorkerLoop
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Collection
@@ -138,20 +140,27 @@ class ProtocolAdapter:
         sock, ticket = connection.detach()
         link = Link(self, ticket)
         self._links.add(link)
-        link.task = self._loop.create_task(self._connect(sock, link))
+        if self._options["ssl"] is None and isinstance(self._loop, WorkerLoop):
+            try:
+                self._loop.serve_accepted(sock, self.make_protocol(link))
+            except Exception as error:
+                self._give_up(sock, link, error)
+        else:
+            link.task = self._loop.create_task(self._connect(sock, link))
 
     async def _connect(self, sock: socket.socket, link: Link) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: self.make_protocol(link), sock, **self._options)
-        except OSError as error:  # most of all what goes wrong in a TLS handshake
-            logger.debug("a connection failed before it was served: %s", error)
-        except Exception:
-            logger.exception("a connection failed before it was served")
-        except asyncio.CancelledError:
-            pass
+        except (Exception, asyncio.CancelledError) as error:
+            self._give_up(sock, link, error)
         else:
             link.task = None
-            return
+
+    def _give_up(self, sock: socket.socket, link: Link, error: BaseException) -> None:
+        if isinstance(error, OSError):  # most of all what goes wrong in a TLS handshake
+            logger.debug("a connection failed before it was served: %s", error)
+        elif not isinstance(error, asyncio.CancelledError):
+            logger.error("a connection failed before it was served", exc_info=error)
         sock.close()
         link.failed = True
         link.ended()

@@ -568,6 +568,18 @@ class Balancer:
         """Close it."""
         self.close()
 
+    async def __aenter__(self) -> Self:
+        """The balancer itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, while the event loop goes on."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
     def __del__(self) -> None:
         """Warn about an open balancer that nobody holds any more, then close it."""
         if not getattr(self, "_closed", True):

@@ -1,0 +1,207 @@
+// The sockets that a worker is given: Python's own, but a call that need not wait keeps the interpreter lock.
+//
+// socket.socket gives the lock up in every call. Where several threads want it, each of these calls wakes one of them
+// and puts the caller at the end of the line: that costs more than the call itself, which takes a few microseconds for
+// a short message. Here a call is tried without waiting; what would wait, or is long, is left to socket.socket.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pybind11/pybind11.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <climits>
+
+#include "handles.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+// No more bytes than these are copied under the lock.
+constexpr Py_ssize_t kShort = 1 << 16;
+
+// For whoever is asked to leave the call to socket.socket.
+constexpr Py_ssize_t kLeave = -2;
+
+// The methods of socket.socket that are overridden. They live as long as the interpreter.
+struct Inherited {
+  PyObject *recv, *recv_into, *send, *real_close, *detach, *getsockname, *getpeername;
+};
+Inherited inherited;
+
+struct Call {
+  PyObject *self;
+  PyObject *const *arguments;
+  Py_ssize_t count;
+  PyObject *names;
+
+  // The only argument, nullptr if there is none or are more.
+  PyObject *only() const { return count == 1 && !names ? arguments[0] : nullptr; }
+};
+
+PyObject *leave_to(PyObject *method, const Call &call) {
+  std::array<PyObject *, 8> all{call.self};
+  const size_t given = static_cast<size_t>(call.count + (call.names ? PyTuple_GET_SIZE(call.names) : 0));
+  if (given >= all.size()) return PyErr_Format(PyExc_TypeError, "%zu arguments are too many", given);
+  std::copy_n(call.arguments, given, all.begin() + 1);
+  return PyObject_Vectorcall(method, all.data(), static_cast<size_t>(call.count) + 1, call.names);
+}
+
+// -1 if it is closed: socket.socket has the words for that.
+int descriptor_of(PyObject *self) {
+  const int fd = PyObject_AsFileDescriptor(self);
+  if (fd < 0) PyErr_Clear();
+  return fd;
+}
+
+// What a system call returned; -1 with the Python error set, or kLeave.
+Py_ssize_t judged(Py_ssize_t result) {
+  if (result >= 0) return result;
+  if (errno == EAGAIN || errno == EINTR) return kLeave;
+  PyErr_SetFromErrno(PyExc_OSError);
+  return -1;
+}
+
+// recv(bufsize[, flags])
+PyObject *socket_recv(const Call &call) {
+  PyObject *const wanted = call.only();
+  int overflow = 0;
+  const long size = wanted && PyLong_CheckExact(wanted) ? PyLong_AsLongAndOverflow(wanted, &overflow) : -1;
+  const int fd = size > 0 && size <= kShort ? descriptor_of(call.self) : -1;
+  if (fd < 0) return leave_to(inherited.recv, call);
+  std::array<char, kShort> buffer;
+  const Py_ssize_t got = judged(recv(fd, buffer.data(), static_cast<size_t>(size), MSG_DONTWAIT));
+  if (got == kLeave) return leave_to(inherited.recv, call);
+  return got < 0 ? nullptr : PyBytes_FromStringAndSize(buffer.data(), got);
+}
+
+// A contiguous buffer, if it is a short one.
+class Buffer {
+ public:
+  Buffer(PyObject *object, int flags) {
+    valid_ = object && PyObject_GetBuffer(object, &view_, flags) == 0;
+    if (!valid_) PyErr_Clear();
+  }
+  ~Buffer() {
+    if (valid_) PyBuffer_Release(&view_);
+  }
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+
+  bool is_short() const { return valid_ && view_.len > 0 && view_.len <= kShort; }
+  void *data() const { return view_.buf; }
+  size_t size() const { return static_cast<size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+  bool valid_;
+};
+
+// recv_into(buffer[, nbytes[, flags]]) and send(data[, flags])
+template <typename Transfer>
+PyObject *transfer(const Call &call, int flags, PyObject *method, Transfer &&transfer) {
+  {
+    const Buffer buffer(call.only(), flags);
+    const int fd = buffer.is_short() ? descriptor_of(call.self) : -1;
+    const Py_ssize_t moved = fd < 0 ? kLeave : judged(transfer(fd, buffer));
+    if (moved != kLeave) return moved < 0 ? nullptr : PyLong_FromSsize_t(moved);
+  }
+  return leave_to(method, call);
+}
+
+PyObject *socket_recv_into(const Call &call) {
+  return transfer(call, PyBUF_WRITABLE, inherited.recv_into,
+                  [](int fd, const Buffer &buffer) { return recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT); });
+}
+
+PyObject *socket_send(const Call &call) {
+  return transfer(call, PyBUF_SIMPLE, inherited.send,
+                  [](int fd, const Buffer &buffer) { return send(fd, buffer.data(), buffer.size(), MSG_DONTWAIT); });
+}
+
+// To close takes long only where SO_LINGER says so.
+bool lingers(int fd) {
+  linger value{};
+  socklen_t size = sizeof value;
+  return getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size) == 0 && value.l_onoff && value.l_linger;
+}
+
+// _real_close(): what socket.socket.close() calls once nobody uses the socket, and subclasses extend.
+PyObject *socket_real_close(const Call &call) {
+  const int fd = call.count || call.names ? -1 : descriptor_of(call.self);
+  if (fd < 0 || lingers(fd)) return leave_to(inherited.real_close, call);
+  PyObject *const detached = PyObject_CallOneArg(inherited.detach, call.self);
+  if (!detached) return nullptr;
+  Py_DECREF(detached);
+  if (close(fd) < 0 && errno != ECONNRESET && errno != EINTR) return PyErr_SetFromErrno(PyExc_OSError);
+  Py_RETURN_NONE;
+}
+
+// As socket.socket has addresses, for the families that have ports.
+PyObject *address_of(const Call &call, int (*ask)(int, sockaddr *, socklen_t *), PyObject *method) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  std::array<char, INET6_ADDRSTRLEN> text;
+  const int fd = call.count || call.names ? -1 : descriptor_of(call.self);
+  if (fd < 0) return leave_to(method, call);
+  if (ask(fd, reinterpret_cast<sockaddr *>(&address), &size) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+  if (address.ss_family == AF_INET) {
+    const auto &in = reinterpret_cast<const sockaddr_in &>(address);
+    inet_ntop(AF_INET, &in.sin_addr, text.data(), text.size());
+    return Py_BuildValue("si", text.data(), ntohs(in.sin_port));
+  }
+  if (address.ss_family == AF_INET6) {
+    const auto &in = reinterpret_cast<const sockaddr_in6 &>(address);
+    inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
+    return Py_BuildValue("siII", text.data(), ntohs(in.sin6_port), ntohl(in.sin6_flowinfo), in.sin6_scope_id);
+  }
+  return leave_to(method, call);
+}
+
+PyObject *socket_getsockname(const Call &call) { return address_of(call, getsockname, inherited.getsockname); }
+PyObject *socket_getpeername(const Call &call) { return address_of(call, getpeername, inherited.getpeername); }
+
+template <PyObject *(*function)(const Call &)>
+PyObject *called(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  return function(Call{self, arguments, count, names});
+}
+
+template <PyObject *(*function)(const Call &)>
+PyMethodDef method(const char *name, const char *text) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(&called<function>)),
+          METH_FASTCALL | METH_KEYWORDS, text};
+}
+
+PyMethodDef methods[] = {
+    method<socket_recv>("recv", "Receive up to so many bytes, as socket.socket does."),
+    method<socket_recv_into>("recv_into", "Receive into a buffer, as socket.socket does."),
+    method<socket_send>("send", "Send bytes, as socket.socket does; returns how many."),
+    method<socket_real_close>("_real_close", nullptr),
+    method<socket_getsockname>("getsockname", "The address of this end."),
+    method<socket_getpeername>("getpeername", "The address of the other end."),
+    {},
+};
+
+constexpr const char *kText =
+    "A socket.socket whose calls keep the interpreter lock as long as they need not wait.\n\n"
+    "Short messages are sent and received without a switch of threads. A subclass of socket.socket in all else.";
+
+PyObject *inherit(const py::object &base, const char *name) { return py::object(base.attr(name)).release().ptr(); }
+
+}  // namespace
+
+void register_socket(py::module_ &module) {
+  const py::object base = py::module_::import("socket").attr("socket");
+  inherited = {inherit(base, "recv"),        inherit(base, "recv_into"), inherit(base, "send"),
+               inherit(base, "_real_close"), inherit(base, "detach"),    inherit(base, "getsockname"),
+               inherit(base, "getpeername")};
+  PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_doc, const_cast<char *>(kText)}, {0, nullptr}};
+  PyType_Spec spec{"pydlb._native.Socket", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  const py::tuple bases = py::make_tuple(base);
+  PyObject *const type = PyType_FromSpecWithBases(&spec, bases.ptr());
+  if (!type) throw py::error_already_set();
+  module.attr("Socket") = py::reinterpret_steal<py::object>(type);
+}
