@@ -23,7 +23,8 @@
 static int linux_open(void *context, const char *path, uint32_t *number) {
   (void)context;
   struct stat status;
-  const int fd = open(path, O_RDWR | O_CLOEXEC);
+  /* Whatever else it may be: a terminal must not become this process's, nor a line be waited for. */
+  const int fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0) return -errno;
   if (fstat(fd, &status) < 0 || !S_ISCHR(status.st_mode)) {
     close(fd);

@@ -21,7 +21,7 @@
 
 #define DOOR_ENVIRONMENT "PDLB_EMULATED"
 #define DOOR_MAX_DEVICES 16u
-#define DOOR_MAJOR 240u /* of the range for local use */
+#define DOOR_MAJOR 1000u /* higher than any that Linux gives to a driver */
 #define DOOR_PATH_MAX 4096
 #define DOOR_NAME_MAX 384 /* of the emulation's own files: their names are made on small signal stacks, too */
 
