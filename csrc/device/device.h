@@ -15,7 +15,7 @@ struct device {
   struct pdlb_device base;
   const struct pdlb_system *system;
   void *context;
-  char path[256];
+  char path[128];
   int fd;
   uint32_t number;
   uint32_t stride; /* bytes from one slot of a consumer queue to the next */
