@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -41,3 +42,14 @@ def test_under_emulation_auto_is_the_device() -> None:
     code = "import pydlb; d = pydlb.open(); print(d.backend, '|', d.fallback_reason); d.close()"
     result = run("emulate", "--", sys.executable, "-c", code)
     assert result.stdout.strip() == "/dev/dlb0 | None", result.stderr
+
+
+@pytest.mark.parametrize("command", ["doctor", "info"])
+def test_a_reader_that_has_seen_enough(command: str) -> None:
+    """As head has."""
+    readable, writable = os.pipe()
+    os.close(readable)
+    program = [sys.executable, "-W", "error", "-m", "pydlb.cli.main", command, "--json"]
+    done = subprocess.run(program, stdout=writable, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (1, "")

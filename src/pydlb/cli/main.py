@@ -47,6 +47,17 @@ def _emulate(arguments: list[str]) -> NoReturn:
     os.execv(launcher, [str(launcher), *arguments])
 
 
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        status: int = importlib.import_module(COMMANDS[command]).main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as head does. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
@@ -57,8 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         case ["emulate", *rest]:
             _emulate(rest)
         case [command, *rest] if command in COMMANDS:
-            status: int = importlib.import_module(COMMANDS[command]).main(rest)
-            return status
+            return _run(command, rest)
         case ["version"]:
             print(__version__)
             return 0
