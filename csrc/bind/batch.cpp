@@ -24,40 +24,54 @@ PyObject *event_dtype() {
   return dtype;
 }
 
-// Almost every array has the very dtype object; one that was pickled, or made by other means, has its equal. Throws
-// for what has not.
-bool is_array(py::handle object, const char *name) {
+// The type numpy.ndarray, once an array of events was met.
+std::atomic<PyTypeObject *> known_type{nullptr};
+
+constexpr int kContiguous = py::array::c_style, kWritable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+// Almost every batch is such: of numpy's own type, and of the very dtype object.
+bool is_plain(py::handle object, int flags) {
+  if (Py_TYPE(object.ptr()) != known_type.load(std::memory_order_acquire)) return false;
+  const auto *array = py::detail::array_proxy(object.ptr());
+  return array->descr == known_dtype.load(std::memory_order_relaxed) && array->nd == 1 &&
+         (array->flags & flags) == flags;
+}
+
+// Returns false with the Python error set, or throws.
+bool check_slowly(py::handle object, const char *name, bool writable) {
   const PyObject *dtype = event_dtype();
   const bool array = py::isinstance<py::array>(object);
-  if (!array || py::reinterpret_borrow<py::array>(object).dtype().ptr() != dtype)
+  const auto *proxy = py::detail::array_proxy(object.ptr());
+  if (!array || proxy->descr != dtype)  // one that was pickled, or made by other means, has an equal dtype
     py::module_::import("pydlb.types").attr("check_events")(name, object);
-  return array;
+  if (!array || proxy->nd != 1)
+    return set_config("a batch is an array of one dimension, of pydlb.EVENT_DTYPE; pydlb.make_events makes one"), false;
+  if (!(proxy->flags & kContiguous) || (writable && !(proxy->flags & kWritable)))
+    return set_config(
+               writable ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
+                        : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one"),
+           false;
+  if (Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_) known_type.store(Py_TYPE(object.ptr()));
+  return true;
 }
 
 }  // namespace
 
 bool Batch::take(py::handle object, const char *name, bool writable) {
-  try {
-    const bool is_single = !is_array(object, name);
-    if (is_single || py::reinterpret_borrow<py::array>(object).ndim() != 1)
-      return set_config("a batch is an array of one dimension, of pydlb.EVENT_DTYPE; pydlb.make_events makes one"),
-             false;
-    auto array = py::reinterpret_borrow<py::array>(object);
-    if (!(array.flags() & py::array::c_style) || (writable && !array.writeable()))
-      return set_config(
-                 writable
-                     ? "out must be a writable, contiguous array of pydlb.EVENT_DTYPE"
-                     : "events must be a contiguous array of pydlb.EVENT_DTYPE: numpy.ascontiguousarray makes one"),
-             false;
-    const py::ssize_t count = array.shape(0);
-    count_ = count > INT_MAX ? INT_MAX : static_cast<uint32_t>(count);
-    data_ = static_cast<pdlb_event *>(const_cast<void *>(array.data()));
-    array_ = std::move(array);
-    return true;
-  } catch (py::error_already_set &error) {
-    error.restore();
-    return false;
+  if (!is_plain(object, kContiguous | (writable ? kWritable : 0))) {
+    try {
+      if (!check_slowly(object, name, writable)) return false;
+    } catch (py::error_already_set &error) {
+      error.restore();
+      return false;
+    }
   }
+  const auto *array = py::detail::array_proxy(object.ptr());
+  const py::ssize_t count = array->dimensions[0];
+  count_ = count > INT_MAX ? INT_MAX : static_cast<uint32_t>(count);
+  data_ = reinterpret_cast<pdlb_event *>(array->data);
+  array_ = py::reinterpret_borrow<py::object>(object);
+  return true;
 }
 
 bool Batch::make(uint32_t count) {

@@ -201,14 +201,15 @@ PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count,
   Calls *calls = calls_of(self);
   std::array<PyObject *, 6> values;
   pdlb_event event{};
-  if (!send_one_signature.read(arguments, count, names, &values) ||
-      !unsigned_of(values[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
+  const bool simple = count == 2 && !names;
+  if ((!simple && !send_one_signature.read(arguments, count, names, &values)) ||
+      !unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
     return nullptr;
   const Use use(*calls->port);
   uint32_t key;
-  if (!use || !key_of(calls, values[1], &key)) return nullptr;
+  if (!use || !key_of(calls, arguments[1], &key)) return nullptr;
   event.queue = static_cast<uint8_t>(key);
-  if (!names)
+  if (simple)
     event.sched = pdlb_sched_byte(key >> 8, 0);
   else if (!options_of(values, &event, key >> 8))
     return nullptr;
