@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 UVLOOP = importlib.util.find_spec("uvloop") is not None
+OURS, EXACT = "pydlb", "Envoy, exact_balance"
 COUNTS = (16, 64, 400)
 PATTERNS = {"one by one": 0.0, "200 a second": 1 / 200, "at once": None}
 
@@ -191,31 +192,34 @@ def spread(server: Server, count: int, pause: float | None) -> tuple[float, list
     return max(active) * len(active) / count, times
 
 
-def compare(servers: dict[str, Server], rounds: int, count: int, pattern: str) -> Iterator[Result]:
-    uneven: dict[str, list[float]] = {name: [] for name in servers}
-    latency: dict[str, list[float]] = {name: [] for name in servers}
-    for _ in range(rounds):
-        for name, server in servers.items():
-            most, times = spread(server, count, PATTERNS[pattern])
-            uneven[name].append(most)
-            latency[name] += [statistics.median(times)] if times else []
-    ours = uneven["pydlb"]
-    for name in [name for name in servers if name != "pydlb"]:
-        what = f"max/mean of {count} held, opened {pattern}, beside {name}"
-        yield ratio("14b", what, ours, uneven[name], bar=1.0, better="less")
-    if pattern == "one by one":
-        what = f"p50 until the first byte is back, {count} opened one by one, beside Envoy, exact_balance"
-        yield ratio("14b", what, latency["pydlb"], latency["Envoy, exact_balance"], bar=1.0, better="less", unit="us")
+def compare(servers: dict[str, Server], rounds: int, count: int) -> Iterator[Result]:
+    """Of the three ways to open connections, the one that suits us least."""
+    worst: dict[str, Result] = {}
+    for pause in PATTERNS.values():
+        uneven: dict[str, list[float]] = {name: [] for name in servers}
+        latency: dict[str, list[float]] = {name: [] for name in servers}
+        for _ in range(rounds):
+            for name, server in servers.items():
+                most, times = spread(server, count, pause)
+                uneven[name].append(most)
+                latency[name] += [statistics.median(times)] if times else []
+        for name in [name for name in servers if name != OURS]:
+            what = f"max/mean of {count} held, opened in the worst of three ways, beside {name}"
+            found = ratio("14b", what, uneven[OURS], uneven[name], bar=1.0, better="less")
+            worst[name] = max(found, worst.get(name, found), key=lambda result: result.value)
+        if pause == 0.0:
+            what = f"p50 until the first byte is back, {count} opened one by one, beside {EXACT}"
+            yield ratio("14b", what, latency[OURS], latency[EXACT], bar=1.0, better="less", unit="us")
+    yield from worst.values()
 
 
 def measure(rounds: int) -> Iterator[Result]:
     """The row that this program fills."""
     envoy_program()
     with balancer() as mine, envoy(exact=True) as exact, envoy(exact=False) as default:
-        servers = {"pydlb": mine, "Envoy, exact_balance": exact, "Envoy as it comes": default}
+        servers = {OURS: mine, EXACT: exact, "Envoy as it comes": default}
         for count in COUNTS:
-            for pattern in PATTERNS:
-                yield from compare(servers, rounds, count, pattern)
+            yield from compare(servers, rounds, count)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """All rows, one program after the other, in under half an hour: `make perf`.
 
     python benchmarks/perf.py [--quick] [--only PROGRAM ...] [--json build/perf.json]
+    python benchmarks/perf.py --table build/perf.json        (what README.md shows, from a file)
 
 Each program runs in a process of its own. A free-threaded interpreter with pydlb in it, where `make free-threaded` made
 one, runs the rows about Python's items once more. `pydlb-bench report` makes a page of the file.
@@ -59,6 +60,25 @@ def interpreters(name: str) -> list[list[str]]:
     return found
 
 
+def table(told: dict[str, Any]) -> str:
+    """As README.md has it, row by row."""
+    lines = ["| row | what | figure | bar | | ours, peer's |", "| --- | --- | --- | --- | --- | --- |"]
+
+    def order(bar: dict[str, Any]) -> tuple[int, str]:
+        number = "".join(filter(str.isdigit, bar["row"]))
+        return int(number), bar["row"]
+
+    for bar in sorted(told["bars"], key=order):
+        spread = "" if bar["least"] == bar["most"] else f" [{bar['least']:.3g} - {bar['most']:.3g}]"
+        sign = {"less": "<=", "more": ">="}[bar["better"]]
+        limit = f"{sign} {bar['bar']:g}" if bar["bar"] is not None else ""
+        verdict = "" if bar["bar"] is None else "met" if bar["met"] else "**short**"
+        both = f"{bar['ours']}, {bar['theirs']}" if bar["ours"] else ""
+        figure = f"{bar['value']:.3g} {bar['unit']}".strip()
+        lines.append(f"| {bar['row']} | {bar['what']} | {figure}{spread} | {limit} | {verdict} | {both} |")
+    return "\n".join(lines)
+
+
 def steal() -> tuple[int, int]:
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return fields[7], sum(fields)
@@ -69,7 +89,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs")
     parser.add_argument("--only", nargs="+", choices=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS))
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "perf.json", metavar="FILE")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing: show a file as README.md does")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
+        return 0
 
     told: dict[str, Any] = {"format": 1, "complete": False, "environment": {}}
     told.update(tables=[], bars=[], left_out=[])
