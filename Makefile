@@ -72,7 +72,7 @@ core-test: $(VENV)/.made ## run the C tests
 
 core-programs: $(VENV)/.made
 	@$(BIN)/cmake -S csrc -B $(CORE)/plain -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON >/dev/null
-	@$(BIN)/cmake --build $(CORE)/plain
+	@$(BIN)/cmake --build $(CORE)/plain --target bench_engine bench_threads bench_wake bench_device
 
 asan: $(VENV)/.made ## run the C tests under the address and undefined-behaviour sanitizers
 	$(call core,asan,-DPDLB_SANITIZE=address$(COMMA)undefined)
