@@ -63,8 +63,8 @@ class HardwareSettings:
     """
 
     def __init__(self, device: Device) -> None:
-        native = device._native
-        if device.is_software or not isinstance(native, _native.Device):
+        native = getattr(device, "_native", None)
+        if not isinstance(native, _native.Device) or device.is_software:
             raise ConfigError(f"{device!r} has no settings of hardware: they are those of a device such as /dev/dlb0")
         self._native: Final = native
 

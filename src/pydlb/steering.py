@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from .errors import ConfigError, DeviceGone, ResourceExhausted
 from .policies import DLB, Arrival, Exact, Nop
 from .port import LDBPort, LDBQueue
-from .workers import NOBODY
+from .workers import NOBODY, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,7 +216,7 @@ class Steering:
             self._tell()
 
     def _check(self, worker: Worker) -> None:
-        if self._workers.get(worker.number) is not worker:
+        if not isinstance(worker, Worker) or self._workers.get(worker.number) is not worker:
             raise ConfigError(f"{worker!r} is not a worker of this balancer")
 
     # ---- queues ----------------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def make_events(
     import numpy as np
 
     values = _integers("data", data, 2**64 - 1).ravel()
+    if not hasattr(queue, "default_sched"):
+        raise ConfigError(f"queue is {queue!r}: it is an LDBQueue or a DirQueue")
     kind = queue.default_sched if sched is None else sched
     if kind not in range(len(Sched)):
         raise ConfigError(f"sched is {kind!r}: it must be a pydlb.Sched")
@@ -133,20 +135,24 @@ def _one_each(name: str, given: ArrayLike, most: int, count: int) -> NDArray[np.
     return numbers
 
 
+def _octets(events: NDArray[np.void]) -> NDArray[np.uint8]:
+    check_events("events", events)
+    octets: NDArray[np.uint8] = events["sched"]
+    return octets
+
+
 def sched_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
     """The scheduling types of events, as numbers of :class:`Sched`."""
     import numpy as np
 
-    octets: NDArray[np.uint8] = events["sched"]
-    return octets & np.uint8(3)
+    return _octets(events) & np.uint8(3)
 
 
 def priority_of(events: NDArray[np.void]) -> NDArray[np.uint8]:
     """The priorities of events, 0 to 7."""
     import numpy as np
 
-    octets: NDArray[np.uint8] = events["sched"]
-    return octets >> np.uint8(2) & np.uint8(7)
+    return _octets(events) >> np.uint8(2) & np.uint8(7)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

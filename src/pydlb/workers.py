@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from . import _native
 from .bell import Bell
-from .errors import ClosedError, DeviceGone, DLBError
+from .errors import ClosedError, ConfigError, DeviceGone, DLBError
 from .stats import WorkerStats
 
 if TYPE_CHECKING:
@@ -375,7 +375,12 @@ class Worker:
         """Have a function called, on any thread, when the worker is closed; at once if it is. None for no more.
 
         For whoever waits on `fileno`, which tells nothing more once the worker is closed.
+
+        Raises:
+            ConfigError: `wake` cannot be called.
         """
+        if wake is not None and not callable(wake):
+            raise ConfigError(f"wake is {wake!r}: it is a function without arguments, or None")
         with self._lock:
             self._wake = wake
             closed = self._closed
