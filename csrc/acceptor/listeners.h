@@ -16,6 +16,7 @@ struct listener {
   uint32_t id;
   bool watched; /* in the epoll set */
   uint32_t last_looks;
+  uint64_t accepted_at; /* when the last connection came from it */
 };
 
 /* To be used under one lock. */

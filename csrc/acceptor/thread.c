@@ -16,6 +16,9 @@
 #define FIRST_BACKOFF_NS (5u * MILLISECOND)
 #define LONGEST_BACKOFF_NS (100u * MILLISECOND)
 
+/* A connection that comes so long after the one before comes by itself. */
+#define BY_ITSELF_NS 50000u
+
 /* ---- accepting ------------------------------------------------------------------------------------------------- */
 
 /* The slot of the connection that is accepted next is reserved before. */
@@ -95,13 +98,18 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
   return ACCEPTED;
 }
 
-/* One listener's turn. */
-static enum outcome accept_batch(struct pdlb_acceptor *acceptor, const struct listener *listener) {
+/* One listener's turn. A connection that comes by itself is handed on at once: to find that there is no other one costs
+ * as much as to accept it, and if there is, the epoll set tells. */
+static enum outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
+  const uint64_t before = listener->accepted_at;
   enum outcome outcome = ACCEPTED;
   for (uint32_t i = 0; i < acceptor->config.batch; i++) {
     if (acceptor->fresh_count == MAX_BATCH || !has_slot(acceptor)) break;
     outcome = accept_one(acceptor, listener);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
+    if (outcome == TRY_NEXT) continue;
+    listener->accepted_at = acceptor->fresh[acceptor->fresh_count - 1].accepted.accepted_at;
+    if (listener->state == LISTENER_OPEN && listener->accepted_at - before > BY_ITSELF_NS) break;
   }
   return outcome;
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .device import Domain
     from .policies import NativePick, Policy
     from .port import DirQueue, Port
-    from .workers import Station, Worker
+    from .workers import Station
 
 __all__ = ["Queues", "Steering"]
 
