@@ -54,6 +54,7 @@ static void discard(struct pdlb_acceptor *acceptor) {
   slots_free(&acceptor->slots);
   workers_free(&acceptor->workers);
   free(acceptor->last_seen);
+  backlog_monitor_close(&acceptor->monitor);
   pthread_mutex_destroy(&acceptor->workers.mutex);
   pthread_cond_destroy(&acceptor->has_stopped);
   pthread_cond_destroy(&acceptor->has_moved);
@@ -85,6 +86,7 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
 }
 
 static int init_permits(struct pdlb_acceptor *acceptor) {
+  backlog_monitor_open(&acceptor->monitor);
   acceptor->last_seen = calloc(pdlb_board_seats(acceptor->config.board), sizeof *acceptor->last_seen);
   return acceptor->last_seen ? 0 : -ENOMEM;
 }
@@ -102,7 +104,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->domain = domain;
   acceptor->port = port;
   acceptor->config = *config;
-  acceptor->listeners.epoll_fd = acceptor->call_fd = -1;
+  acceptor->listeners.epoll_fd = acceptor->call_fd = acceptor->monitor.fd = -1;
   acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
   acceptor->workers.directed = config->directed;

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
+#include "backlog.h"
 #include "listeners.h"
 #include "pdlb_acceptor.h"
 #include "slots.h"
@@ -68,7 +69,10 @@ struct pdlb_acceptor {
   uint32_t fresh_count;
   struct pdlb_event unsent[MAX_BATCH]; /* to be sent, perhaps once there is credit for them */
   uint32_t unsent_count;
-  struct last_seen *last_seen;    /* by seat, where there is a board */
+  /* Where there is a board. */
+  struct last_seen *last_seen; /* by seat */
+  struct backlog_monitor monitor;
+  uint32_t behind;                /* permits that workers had not come for when others were sent */
   enum pdlb_refusal send_trouble; /* why the port took nothing, other than for want of credits */
   bool refused_before;            /* the last attempt to send left something */
   struct resend resend;

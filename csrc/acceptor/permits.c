@@ -5,12 +5,6 @@
  * are worth nothing by themselves. There should be as many as there are connections that wait; if a worker dies with
  * one, or the guess was wrong, the next look puts it right, and one too many finds nothing to accept.
  */
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <stddef.h>
-#include <sys/socket.h>
-
 #include "board.h"
 #include "internal.h"
 
@@ -22,18 +16,6 @@
 
 /* And that is readable for ever once it was shut down: looks until it must be empty. */
 #define LAST_LOOKS 50u
-
-/* Connections in the backlog. */
-static uint32_t backlog_of(const struct listener *listener, bool *exact) {
-  struct tcp_info info = {.tcpi_state = TCP_LISTEN};
-  socklen_t size = offsetof(struct tcp_info, tcpi_unacked) + sizeof info.tcpi_unacked;
-  *exact = listener->family != AF_UNIX && getsockopt(listener->fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-           info.tcpi_state == TCP_LISTEN;
-  if (*exact) return info.tcpi_unacked; /* of a listening socket, that is what this field says */
-  /* A UNIX socket tells whether, but not how many. One at a time, then: more would be taken by whoever is quickest. */
-  struct pollfd state = {.fd = listener->fd, .events = POLLIN};
-  return poll(&state, 1, 0) == 1;
-}
 
 /* Permits that workers have received and are about to use. */
 static uint32_t in_hand(struct pdlb_acceptor *acceptor, uint64_t now) {
@@ -88,17 +70,19 @@ static bool is_drained(struct listener *listener, uint32_t backlog, bool exact, 
 uint64_t permits_issue(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const uint32_t queue = queue_of(acceptor);
-  uint32_t issued = depth_of(acceptor, queue) + in_hand(acceptor, pdlb_now());
+  const uint32_t queued = depth_of(acceptor, queue);
+  uint32_t issued = queued + in_hand(acceptor, pdlb_now());
   bool again = false;
   for (uint32_t place = 0; place < listeners->count; place++) {
     struct listener *listener = &listeners->table[place];
     if (listener->state == LISTENER_UNUSED) continue;
     bool exact;
-    const uint32_t backlog = backlog_of(listener, &exact);
+    const uint32_t backlog = backlog_of(&acceptor->monitor, listener, &exact);
     if (backlog > issued) send_permits(acceptor, queue, listener->id, backlog - issued);
     if (is_drained(listener, backlog, exact, issued)) listeners_drop(listeners, listener);
     again |= backlog != 0 || listener->state == LISTENER_DRAINING;
     issued -= backlog < issued ? backlog : issued;
   }
+  acceptor->behind = queued;
   return again ? pdlb_now() + LOOK_AGAIN_NS : PDLB_FOREVER;
 }

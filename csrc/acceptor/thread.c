@@ -10,6 +10,10 @@
 #include "internal.h"
 
 #define READY 64
+
+/* A worker needs longer than this for a connection: for each permit that waits, and no more than so many. */
+#define NAP_NS 50000
+#define LONGEST_NAP 20
 #define MILLISECOND 1000000u
 
 /* Without descriptors or memory, accept again after 5 ms, then twice as long each time, up to a tenth of a second. */
@@ -191,6 +195,13 @@ static void note_trouble(struct pdlb_acceptor *acceptor) {
   pthread_cond_broadcast(&acceptor->has_moved);
 }
 
+/* While permits wait for workers, others behind them need not be sent at once: each turn takes a processor from one
+ * that works. */
+static void nap(uint32_t behind) {
+  const struct timespec pause = {.tv_nsec = (behind < LONGEST_NAP ? behind : LONGEST_NAP) * NAP_NS};
+  nanosleep(&pause, NULL);
+}
+
 /* When there is nothing more to accept, the thread goes on: it sends what waits for a credit, and keeps the time. */
 void *acceptor_run(void *argument) {
   struct pdlb_acceptor *acceptor = argument;
@@ -207,6 +218,7 @@ void *acceptor_run(void *argument) {
     if (acceptor->stopping && !acceptor->stopped && acceptor->drain_until < next) next = acceptor->drain_until;
     pthread_mutex_unlock(&acceptor->mutex);
     if (look < next) next = look;
+    if (acceptor->behind) nap(acceptor->behind);
     wait_until(acceptor, tick < next ? tick : next);
     pthread_mutex_lock(&acceptor->mutex);
   }

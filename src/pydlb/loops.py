@@ -35,6 +35,10 @@ _QUICK_BY_CLOCK: Final = 0.005
 # In so many turns of an event loop a new connection's first request has been read and its handler has run.
 _FIRST_TURNS: Final = 5
 
+# A loop that took so long for them is slow: it is there again only after a quiet moment. In seconds, as the selector's.
+_SLOW: Final = 0.040
+_QUIET: Final = 0.002
+
 # How long an application may take to stop once its connections have ended, in seconds.
 _APPLICATION_END: Final = 10.0
 
@@ -67,6 +71,9 @@ class LoopWorker:
         self._selector: WorkerSelector | None = None
         self._taken = 0
         self._more_since = float("-inf")
+        self._more = False
+        self._busy_since = 0.0
+        self._turns = 0
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._alive = threading.Event()
@@ -110,6 +117,8 @@ class LoopWorker:
             self.adapter = self._make_adapter()
             self.loop.run_until_complete(self.adapter.start())
             self.loop.add_reader(self.worker.fileno(), self._receive)
+            if self._selector is None:
+                self._be_there()
             self.loop.call_soon(self._ready.set)
         except BaseException as error:  # handed to start(), which raises it
             self._failure = error
@@ -136,13 +145,13 @@ class LoopWorker:
         self._taken = len(connections)
         for connection in connections:
             self.adapter.submit(connection)
-        if not more:
-            return
-        self._more_since = self.loop.time()
+        now = self.loop.time()
+        if more:
+            self._more_since = now
         if self._selector is not None:
-            self._selector.more = True
+            self._selector.more |= more
         else:
-            self._receive_later(_FIRST_TURNS)
+            self._be_busy(now, more=more)
 
     def _most(self) -> int:
         if self._selector is None:
@@ -151,12 +160,34 @@ class LoopWorker:
         busy, self._selector.busy = self._selector.busy, 0.0
         return _MOST if busy <= _QUICK * max(1, self._taken) and not self._selector.slow else 1
 
-    def _receive_later(self, turns: int) -> None:
-        """In so many turns of the loop."""
-        if turns:
-            self.loop.call_soon(self._receive_later, turns - 1)
-        else:
+    # A loop that others made does not tell when it sleeps. But after it took a connection it is busy until that one's
+    # first request was read and answered: some turns later.
+
+    def _be_busy(self, now: float, *, more: bool) -> None:
+        """Be given nothing more until a few turns have passed, then look for more, if there is, or be there again."""
+        with contextlib.suppress(ClosedError):
+            self.worker.port.set_parked(False)
+        self._more = more
+        self._busy_since = now
+        before, self._turns = self._turns, _FIRST_TURNS
+        if before == 0:
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turns -= 1
+        if self._turns > 0:
+            self.loop.call_soon(self._turn)
+        elif self._more:
             self._receive()
+        elif self.loop.time() - self._busy_since > _SLOW and self.adapter.active:
+            self.loop.call_later(_QUIET, self._be_there)  # it may have to do the same once more in a moment
+        else:
+            self._be_there()
+
+    def _be_there(self) -> None:
+        if self._turns == 0:
+            with contextlib.suppress(ClosedError):
+                self.worker.port.set_parked(True)
 
     async def _stop(self) -> None:
         """Stop the adapter, and then the loop, also if that fails."""

@@ -77,6 +77,7 @@ def test_kill_at_random_under_load(method: Any, account: Callable[..., None], wa
         try:
             for _ in range(kills):
                 load.go_on(3)
+                wait_until(lambda: set(pids(balancer)) != {None})  # all may wait to be started again
                 victim = draw.choice([pid for pid in pids(balancer) if pid is not None])
                 os.kill(victim, signal.SIGKILL)
                 wait_until(lambda victim=victim: victim not in pids(balancer))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
+import operator
 from typing import TYPE_CHECKING, Any, Final
 
 from pydlb.eventloop import WorkerLoop
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Coroutine
 
     from pydlb.workers import Connection, Ticket
 
@@ -34,13 +37,15 @@ class Link:
         failed: It counts as aborted when it ends.
     """
 
-    __slots__ = ("_adapter", "_ticket", "failed", "task", "transport")
+    __slots__ = ("_adapter", "_end", "_ticket", "connecting", "failed", "task", "transport")
 
     def __init__(self, adapter: ProtocolAdapter, ticket: Ticket) -> None:
         self._adapter = adapter
         self._ticket = ticket
         self.failed = False
         self.task: asyncio.Task[None] | None = None
+        self.connecting: Coroutine[Any, Any, Any] | None = None
+        self._end: Callable[[Any], object] | None = None
         self.transport: Any = None
 
     def opened(self, transport: asyncio.BaseTransport) -> None:
@@ -48,27 +53,35 @@ class Link:
         self.transport = transport
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
+        if self._end is not None:  # it was to end before it had begun
+            self._end(transport)
 
     def ended(self) -> None:
         """The socket is closed."""
+        coroutine, self.connecting = self.connecting, None
+        if coroutine is not None:
+            with contextlib.suppress(BaseException):  # of a transport that has ended already
+                coroutine.send(None)
         self._ticket.release(aborted=self.failed)
         self._adapter.forget(self)
 
     def close(self) -> None:
         """Close it once what was written to it is sent."""
-        if self.transport is not None:
-            self.transport.close()
-        elif self.task is not None:
-            self.task.cancel()
+        self._end_by(operator.methodcaller("close"))
 
     def abort(self) -> None:
         """End it now; it is counted as aborted."""
         self.failed = True
         self._adapter.cut = True
+        self._end_by(operator.methodcaller("abort"))
+
+    def _end_by(self, end: Callable[[Any], object]) -> None:
         if self.transport is not None:
-            self.transport.abort()
+            end(self.transport)
         elif self.task is not None:
             self.task.cancel()
+        else:
+            self._end = end
 
 
 def counted(protocol_class: type[Any], links: dict[Any, Link]) -> type[Any]:
@@ -140,13 +153,26 @@ class ProtocolAdapter:
         sock, ticket = connection.detach()
         link = Link(self, ticket)
         self._links.add(link)
-        if self._options["ssl"] is None and isinstance(self._loop, WorkerLoop):
-            try:
-                self._loop.serve_accepted(sock, self.make_protocol(link))
-            except Exception as error:
-                self._give_up(sock, link, error)
-        else:
+        if self._options["ssl"] is not None:
             link.task = self._loop.create_task(self._connect(sock, link))
+            return
+        try:
+            if isinstance(self._loop, WorkerLoop):
+                self._loop.serve_accepted(sock, self.make_protocol(link))
+            else:
+                self._connect_at_once(sock, link)
+        except Exception as error:
+            self._give_up(sock, link, error)
+
+    def _connect_at_once(self, sock: socket.socket, link: Link) -> None:
+        """As `_connect`, where there is nothing to wait for but the transport's first turn.
+
+        A task for that would cost as much as all else that is done here. The coroutine is left where it waits: it only
+        returns what the protocol is told anyway.
+        """
+        coroutine = self._loop.connect_accepted_socket(functools.partial(self.make_protocol, link), sock)
+        link.connecting = coroutine
+        coroutine.send(None)
 
     async def _connect(self, sock: socket.socket, link: Link) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -143,6 +144,8 @@ class _Child:
         except BaseException:
             return
         self._started = True
+        gc.collect()
+        gc.freeze()  # what is there now stays: to look through it again and again costs each connection its share
         loop: AbstractEventLoop | None = getattr(self._runner, "loop", None)
         if loop is not None:
             loop.call_soon_threadsafe(self._beat, loop)
