@@ -142,6 +142,14 @@ std::shared_ptr<Port> join_port(const Domain &domain, uint32_t id, bool directed
   return std::make_shared<Port>(std::make_shared<PortHandle>(port, handle));
 }
 
+int bury(const Domain &domain, uint32_t member) {
+  const std::shared_ptr<DomainHandle> handle = domain.pin();
+  pdlb_error error{};
+  const int lost = unlocked([&] { return pdlb_domain_bury(handle->domain, member, &error); });
+  check(lost, error);
+  return lost;
+}
+
 void start(const Domain &domain) {
   pdlb_error error{};
   const std::shared_ptr<DomainHandle> handle = domain.pin();
@@ -193,6 +201,7 @@ void register_device(py::module_ &module) {
            "service_class"_a = 0, "watch_ns"_a = 0)
       .def("share", &share)
       .def("join_port", &join_port, "port"_a, "directed"_a, "doorbell"_a)
+      .def("bury", &bury, "member"_a)
       .def("tick", &tick)
       .def("start", &start)
       .def("stop", &stop)

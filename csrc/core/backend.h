@@ -52,7 +52,8 @@ struct pdlb_domain_ops {
                      struct pdlb_port **port, struct pdlb_error *error);
   int (*share)(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error); /* NULL: cannot */
   int (*port_join)(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
-                   struct pdlb_error *error); /* NULL: cannot */
+                   struct pdlb_error *error);                                         /* NULL: cannot */
+  int (*bury)(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error); /* NULL: cannot */
 };
 
 struct pdlb_port_ops {

@@ -87,6 +87,12 @@ int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *share
   return device->ops->domain_join(device, shared, member, domain, error);
 }
 
+int pdlb_domain_bury(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error) {
+  if (!domain->ops->bury)
+    return pdlb_fail(error, EOPNOTSUPP, "bury member", "domains of this backend stay with the process that made them");
+  return domain->ops->bury(domain, member, error);
+}
+
 int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
                    struct pdlb_error *error) {
   *port = NULL;

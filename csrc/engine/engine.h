@@ -22,8 +22,9 @@ struct pdlb_engine_host {
   void (*wake)(void *context, uint32_t port, uint32_t late, uint64_t grace);
   /* CLOCK_MONOTONIC in nanoseconds, never 0. Asked for only where a queue shares evenly or a clock outside ticks. */
   uint64_t (*now)(void *context);
-  /* A lock is held by somebody else; called again and again until it is free. */
-  void (*relax)(void *context, uint32_t owner, uint32_t times);
+  /* A lock is held by somebody else; called again and again until it is free. True if it is known here that the owner
+   * is dead: then the engine buries it. */
+  bool (*relax)(void *context, uint32_t owner, uint32_t times);
 };
 
 /* What the region is sized for; fixed for its life. */
@@ -123,6 +124,14 @@ uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
 /* A clock outside calls pdlb_engine_tick: `wake` then names no late port. */
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external);
 bool pdlb_engine_has_clock(const struct pdlb_engine *engine);
+
+/* ---- after a death ----------------------------------------------------------------------------------------------- */
+
+/* The process that called itself `owner` is dead: finish or undo what it was in the middle of, free its locks, hand on
+ * what it was about to tell others. Its ports are given nothing any more; what they hold is released when they are
+ * destroyed. Any thread that holds no lock. Returns how many elements had left their queues and had not yet come to be
+ * held by its ports: they are gone. */
+uint32_t pdlb_engine_bury(struct pdlb_engine *engine, uint32_t owner);
 
 /* ---- numbers: any thread ------------------------------------------------------------------------------------------
  */

@@ -81,9 +81,10 @@ static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const
     const uint32_t priority = pdlb_event_priority(&events[i]);
     rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[i];
   }
+  memcpy(queue->tail_next, tail, sizeof tail);
+  atomic_store_explicit(&queue->ring_in, engine_get(&queue->ring_in) + count, memory_order_release); /* the commit */
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
     atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
-  atomic_store_explicit(&queue->ring_in, engine_get(&queue->ring_in) + count, memory_order_release);
 }
 
 void engine_append_locked(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {

@@ -130,11 +130,13 @@ uint32_t engine_park(struct pdlb_engine *engine, uint32_t queue_index, const str
   struct engine_queue *queue = &engine->queues[queue_index];
   const uint32_t index = new_node(engine, queue_index);
   struct parked_node *node = &engine_nodes(engine, queue_index)[index];
-  queue->parked_from_ring = ring;
-  queue->parked_from = from;
+  /* In this order: what is noted is of the node with the last stamp, or of none yet. */
+  const uint64_t stamp = engine_get(&queue->park_stamp) + 1;
+  atomic_store_explicit(&queue->park_stamp, stamp, memory_order_release);
+  atomic_store_explicit(&queue->parked_from_ring, ring, memory_order_release);
+  atomic_store_explicit(&queue->parked_from, from, memory_order_release);
   node->event = *event;
-  atomic_store_explicit(&queue->park_stamp, engine_get(&queue->park_stamp) + 1, memory_order_release);
-  atomic_store_explicit(&node->stamp, engine_get(&queue->park_stamp), memory_order_release);
+  atomic_store_explicit(&node->stamp, stamp, memory_order_release);
   engine_flow_add(engine, queue_index, index);
   const uint32_t word = load_flow(engine, queue_index, event->flow);
   return word & FLOW_COUNT ? ((word & FLOW_OWNER) >> FLOW_OWNER_SHIFT) - 1 : NIL;

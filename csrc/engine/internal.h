@@ -217,6 +217,11 @@ void engine_flows_linked(struct pdlb_engine *engine, uint32_t queue, uint32_t po
 /* Put the node's element with its flow. */
 void engine_flow_add(struct pdlb_engine *engine, uint32_t queue, uint32_t node);
 
+/* ---- recover.c --------------------------------------------------------------------------------------------------- */
+
+/* Under the ingress lock, which a dead owner held: what it was appending is in the queue, or not. */
+void engine_mend_ingress(struct engine_queue *queue);
+
 /* ---- order.c ----------------------------------------------------------------------------------------------------- */
 
 static inline struct order_slot *engine_order_slot(const struct pdlb_engine *engine, uint32_t queue,
@@ -226,6 +231,8 @@ static inline struct order_slot *engine_order_slot(const struct pdlb_engine *eng
 
 /* Under the queue's egress lock: what takes the place of sequence number `sequence`; NULL for nothing. */
 void engine_order_fill(struct pdlb_engine *engine, uint32_t queue, uint32_t sequence, const struct pdlb_event *event);
+/* Under the egress lock: the places before sequence number `until` are open for the next round. */
+void engine_order_move_on(struct pdlb_engine *engine, uint32_t queue, uint32_t until);
 /* Send on, in order, what is complete from the oldest place on. With no lock held. */
 void engine_order_flush(struct pdlb_engine *engine, uint32_t queue);
 

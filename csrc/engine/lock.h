@@ -28,6 +28,10 @@ static inline void engine_lock(struct pdlb_engine *engine, _Atomic uint32_t *wor
   if (__builtin_expect(!engine_try_lock(engine, word), 0)) engine_lock_contended(engine, word);
 }
 
+/* The lock, be it from a dead owner: from `dead`, or whomever the host tells of. Returns that owner, and the caller
+ * sees to what the lock protects; or 0. For those who hold locks already, and so cannot have the dead buried. */
+uint32_t engine_take_over(struct pdlb_engine *engine, _Atomic uint32_t *word, uint32_t dead);
+
 static inline void engine_unlock(_Atomic uint32_t *word) { atomic_store_explicit(word, 0, memory_order_release); }
 
 /* Also orders everything before it against every load after it: a sender must not miss a port that goes to sleep. */

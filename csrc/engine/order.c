@@ -31,11 +31,11 @@ static uint32_t collect(const struct pdlb_engine *engine, uint32_t index, struct
   return count;
 }
 
-/* Under the egress lock: these slots are open for the next round. */
-static void move_line_on(struct pdlb_engine *engine, uint32_t index, uint32_t slots) {
+void engine_order_move_on(struct pdlb_engine *engine, uint32_t index, uint32_t until) {
   struct engine_queue *queue = &engine->queues[index];
-  for (uint32_t i = 0; i < slots; i++) engine_order_slot(engine, index, queue->oldest_sequence + i)->state = ORDER_OPEN;
-  queue->oldest_sequence += slots;
+  for (uint32_t sequence = queue->oldest_sequence; sequence != until; sequence++)
+    engine_order_slot(engine, index, sequence)->state = ORDER_OPEN;
+  __atomic_store_n(&queue->oldest_sequence, until, __ATOMIC_RELEASE);
 }
 
 /* The elements arrive where they are for. Should this process die here, `flush` tells whether they did. */
@@ -43,8 +43,8 @@ static void deliver(struct pdlb_engine *engine, struct engine_queue *line, const
                     uint32_t count, uint32_t slots) {
   const uint32_t target_index = engine_key_queue(engine, engine_event_key(events));
   struct engine_queue *target = &engine->queues[target_index];
-  engine_lock(engine, &target->ingress);
-  line->flush.slots = slots;
+  if (UNLIKELY(engine_take_over(engine, &target->ingress, 0))) engine_mend_ingress(target);
+  line->flush.until = line->oldest_sequence + slots;
   line->flush.arrived = engine_enqueued(target);
   __atomic_store_n(&line->flush.target, target_index + 1, __ATOMIC_RELEASE);
   engine_append_locked(engine, target_index, events, count);
@@ -65,7 +65,7 @@ static bool flush_round(struct pdlb_engine *engine, uint32_t index) {
   }
   if (count) deliver(engine, queue, events, count, slots);
   const bool was_full = queue->next_sequence - queue->oldest_sequence == queue->window;
-  move_line_on(engine, index, slots);
+  engine_order_move_on(engine, index, queue->oldest_sequence + slots);
   if (count) atomic_fetch_sub_explicit(&queue->in_line, count, memory_order_relaxed);
   __atomic_store_n(&queue->flush.target, 0, __ATOMIC_RELEASE);
   engine_unlock_and_fence(&queue->egress);

@@ -8,7 +8,7 @@
  * elsewhere are parked.
  *
  * Truth and derived state. A process may be killed between any two instructions. Everything here is therefore either
- *   truth, which changes by one store that commits an operation: `front_tail` and a ring's tail for what was sent;
+ *   truth, which changes by one store that commits an operation: `front_tail` and `ring_in` for what was sent;
  *   `front_taken`, a front key's GONE, a ring's head, and a parked node's stamp for what was scheduled; a history entry
  *   and the history's ends for what a port holds; an order slot's state; or
  *   derived from truth: flow words, lists of parked flows, counters, credits. recover.c rebuilds it for whoever finds
@@ -18,8 +18,8 @@
  * with the process that was taking it.
  *
  * Locks. Each queue has two: `ingress` for those who append, `egress` for those who schedule or release. The order is
- * control, then egress, then ingress; at most one of each kind is held, but for recovery, which holds all. Credits are
- * taken and given, and what a port has received is counted, with a lock held: so recovery can add up.
+ * control, then egress, then ingress; at most one of each kind is held, but by recovery, which holds all of the last
+ * two. Credits are taken and given, and what a port has received is counted, with a lock held: so recovery can add up.
  */
 #ifndef PDLB_ENGINE_REGION_H
 #define PDLB_ENGINE_REGION_H
@@ -65,6 +65,7 @@ struct engine_header {
   uint64_t flows_stride, order_stride;
 
   alignas(CACHE_LINE) _Atomic uint32_t control_lock;
+  _Atomic uint32_t recovery_lock; /* who has it may wait for all others, but for the control lock */
   _Atomic uint32_t started;
   _Atomic uint32_t external_clock;
 
@@ -98,7 +99,7 @@ struct flow_list {
  * whether it arrived. Written with both locks held, before the target's tail moves. */
 struct engine_flush {
   uint32_t target;  /* a queue's index + 1; 0: nothing is */
-  uint32_t slots;   /* so many of the oldest are then done with */
+  uint32_t until;   /* the oldest sequence number then */
   uint64_t arrived; /* elements that had come to the target before */
 };
 
@@ -127,6 +128,7 @@ struct engine_queue {
   _Atomic uint32_t front_way;  /* bytes 10 and 11, as a route has them, of all that lies in the front */
   _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
+  uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown */
 
   /* Scheduling: under `egress`. */
   alignas(CACHE_LINE) _Atomic uint32_t egress;
@@ -152,9 +154,8 @@ struct engine_queue {
   uint32_t node_free, node_unused;
   uint32_t record_free, record_unused;
   /* The last element that was parked: its stamp, and where it was taken from. */
-  _Atomic uint64_t park_stamp;
-  uint64_t parked_from;
-  uint32_t parked_from_ring; /* a priority, or NIL for the front */
+  _Atomic uint64_t park_stamp, parked_from;
+  _Atomic uint32_t parked_from_ring; /* a priority, or NIL for the front */
 
   /* Ordered: sequence numbers of elements scheduled and not yet completed in order; under `egress`. */
   uint32_t next_sequence;
@@ -187,7 +188,7 @@ struct parked_flow {
   uint16_t port; /* PLACE_OWNED: the owner */
 };
 
-enum order_state { ORDER_OPEN = 0, ORDER_DROPPED, ORDER_FORWARDED };
+enum order_state { ORDER_OPEN = 0, ORDER_DROPPED, ORDER_FORWARDED, ORDER_HELD /* only during recovery */ };
 
 /* The place in line of an ordered element that is in flight, and later what took that place. */
 struct order_slot {

@@ -131,6 +131,13 @@ int pdlb_domain_share(struct pdlb_domain *domain, struct pdlb_shared *shared, st
 /* `member`: a number that no other process has that is joined or was joined when it died, below 2^31. */
 int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
                      struct pdlb_domain **domain, struct pdlb_error *error);
+/* Any thread of the creator. The process that joined as `member` is dead: free what it locked, finish or undo what it
+ * was in the middle of, and let others have what it was about to hand on. An element that it was just receiving is
+ * either still in its queue or counted in the result, which is how many were taken and never returned to it; what it
+ * was sending is in the queue or is not. What its ports hold is released when they are closed. Others who wait for one
+ * of its locks find its death out by themselves within some 10 ms if the creator calls pdlb_domain_tick when the bell
+ * rings. */
+int pdlb_domain_bury(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error);
 /* Use a port of a joined domain. `doorbell_fd`: what pdlb_port_fd says of it in the process that made it. */
 int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
                    struct pdlb_error *error);

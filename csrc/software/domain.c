@@ -10,10 +10,6 @@
 
 #define SEQUENCE_NUMBERS_PER_SLOT 64u
 
-/* What a process writes into the engine's locks. */
-#define CREATOR 1u
-#define MEMBER(number) ((number) + 2u)
-
 /* ---- what is taken from the device
  * --------------------------------------------------------------------------------------- */
 
@@ -152,7 +148,10 @@ static int domain_external_clock(struct pdlb_domain *base, bool external, struct
 
 static uint64_t domain_tick(struct pdlb_domain *base, uint64_t now) {
   struct software_domain *domain = (struct software_domain *)base;
-  if (domain->memory_fd >= 0 && !domain->joined) software_answer_bells(domain);
+  if (domain->memory_fd >= 0 && !domain->joined) {
+    software_bury_suspect(domain);
+    software_answer_bells(domain);
+  }
   return pdlb_engine_tick(&domain->engine, now);
 }
 
@@ -196,6 +195,7 @@ static int domain_close(struct pdlb_domain *base) {
   const bool busy = domain->open_ports != 0;
   pthread_mutex_unlock(&domain->mutex);
   if (busy) return -EBUSY;
+  if (domain->joined) software_member_leave(domain, domain->engine.owner);
   leave_device(domain);
   domain_free(domain);
   return 0;
@@ -214,6 +214,7 @@ static const struct pdlb_domain_ops domain_ops = {
     .port_create = software_port_create,
     .share = domain_share,
     .port_join = software_port_join,
+    .bury = software_domain_bury,
 };
 
 static const struct pdlb_engine_host host = {.wake = software_wake, .now = software_now, .relax = software_relax};
@@ -243,7 +244,7 @@ static int make_engine(struct software_domain *domain, struct pdlb_error *error)
   };
   int rc = software_memory_create(domain, &config, error);
   if (rc < 0) return rc;
-  rc = look_into(domain, CREATOR, error);
+  rc = look_into(domain, SOFTWARE_CREATOR, error);
   if (rc < 0 || !taken->shared) return rc;
   /* Timers would have to be set in other processes: somebody has to keep the time for all. */
   pdlb_engine_external_clock(&domain->engine, true);
@@ -314,12 +315,13 @@ int software_domain_join(struct pdlb_device *device, const struct pdlb_shared *s
     domain->bell_fd = fcntl(shared->bell_fd, F_DUPFD_CLOEXEC, 3);
     rc = domain->bell_fd < 0
              ? pdlb_fail(error, errno, "join domain", "descriptor %d is no bell: %s", shared->bell_fd, strerror(errno))
-             : look_into(domain, MEMBER(member), error);
+             : look_into(domain, SOFTWARE_MEMBER(member), error);
   }
   if (rc < 0) {
     domain_free(domain);
     return rc;
   }
+  software_member_enter(domain);
   pthread_mutex_lock(&domain->device->mutex);
   domain->device->joined++;
   pthread_mutex_unlock(&domain->device->mutex);

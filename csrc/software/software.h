@@ -42,6 +42,15 @@ struct waiter {
   uint32_t watches; /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
 };
 
+/* A process that has joined, so that whoever waits for it can find out whether it lives. */
+struct member {
+  _Atomic uint32_t owner; /* as it calls itself in locks; 0: nobody */
+  _Atomic int32_t process;
+  _Atomic uint64_t born; /* its start time: the number may come to be another process's */
+};
+
+#define MEMBERS 256u /* those that come when there are so many must be buried by somebody who knows of their death */
+
 /* The beginning of a domain's memory: all that a process must know to join. */
 struct software_head {
   uint64_t magic;
@@ -50,6 +59,8 @@ struct software_head {
   uint32_t order_slots;
   struct pdlb_domain_config config;
   uint64_t doorbells_at, engine_at;
+  _Atomic uint32_t suspect; /* has a lock for long: the creator shall see whether it lives */
+  struct member members[MEMBERS];
 };
 
 struct software_domain {
@@ -87,10 +98,25 @@ void software_waiter_close(struct waiter *waiter, bool unused);
 void software_answer_bells(struct software_domain *domain);
 void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace);
 uint64_t software_now(void *context);
-void software_relax(void *context, uint32_t owner, uint32_t times);
+bool software_relax(void *context, uint32_t owner, uint32_t times);
 int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void software_port_cancel(struct pdlb_port *port);
+
+/* ---- members.c: who has joined
+ * -------------------------------------------------------------------------------------------- */
+
+/* What a process writes into the engine's locks. */
+#define SOFTWARE_CREATOR 1u
+#define SOFTWARE_MEMBER(number) ((number) + 2u)
+
+void software_member_enter(struct software_domain *domain);
+void software_member_leave(struct software_domain *domain, uint32_t owner);
+/* False if that is not known. */
+bool software_member_is_dead(const struct software_domain *domain, uint32_t owner);
+/* Creator: whom others suspect, if dead, is buried. */
+void software_bury_suspect(struct software_domain *domain);
+int software_domain_bury(struct pdlb_domain *base, uint32_t member, struct pdlb_error *error);
 
 /* ---- memory.c: where a domain lies
  * ----------------------------------------------------------------------------------------- */

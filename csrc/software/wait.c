@@ -25,21 +25,32 @@
 /* A lock is held for well under a microsecond, unless its owner was put off the CPU. */
 #define YIELDS 32u
 #define OWNER_AWAY_NS 50000
+#define OWNER_LATE 50u /* pauses */
 
 uint64_t software_now(void *context) {
   (void)context;
   return pdlb_now();
 }
 
-void software_relax(void *context, uint32_t owner, uint32_t times) {
-  (void)context;
-  (void)owner;
+static void write_event(int fd) {
+  const uint64_t one = 1;
+  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+/* After some 5 ms it is asked whether the owner lives: by the creator itself, or at the instance of a member. */
+bool software_relax(void *context, uint32_t owner, uint32_t times) {
+  struct software_domain *domain = context;
   if (times < YIELDS) {
     sched_yield();
-  } else {
-    const struct timespec pause = {.tv_nsec = OWNER_AWAY_NS};
-    nanosleep(&pause, NULL);
+    return false;
   }
+  const struct timespec pause = {.tv_nsec = OWNER_AWAY_NS};
+  nanosleep(&pause, NULL);
+  if (domain->memory_fd < 0 || owner == domain->engine.owner || times % OWNER_LATE != 0) return false;
+  if (!domain->joined) return software_member_is_dead(domain, owner);
+  atomic_store_explicit(&domain->head->suspect, owner, memory_order_seq_cst);
+  write_event(domain->bell_fd);
+  return false;
 }
 
 /* ---- timers
@@ -78,11 +89,6 @@ static void unwatch(struct software_port *port) {
 
 /* ---- waking
  * ---------------------------------------------------------------------------------------------------------------- */
-
-static void write_event(int fd) {
-  const uint64_t one = 1;
-  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue;
-}
 
 static void signal_fd(struct software_domain *domain, struct waiter *waiter) {
   pthread_mutex_lock(&waiter->mutex);

@@ -49,6 +49,7 @@ class SharedPort:
         domain = port.domain._native
         if not isinstance(domain, _native.Domain):
             raise ConfigError(f"{port!r} is of a backend whose domains cannot be shared")
+        self._domain: _native.Domain | None = domain
         self._descriptors = (*domain.share(), port.fileno())
         self._id = port.id
         self._directed = isinstance(port, DirPort)
@@ -60,7 +61,8 @@ class SharedPort:
 
     def __getstate__(self) -> dict[str, Any]:
         """For multiprocessing, which carries descriptors along."""
-        return {**self.__dict__, "_descriptors": tuple(DupFd(descriptor) for descriptor in self._descriptors)}
+        carried = tuple(DupFd(descriptor) for descriptor in self._descriptors)
+        return {**self.__dict__, "_domain": None, "_descriptors": carried}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In the process where it arrives."""
@@ -95,6 +97,29 @@ class SharedPort:
         port = kind(domain, native, joined, self._cq_depth, releases_on_recv=self._releases_on_recv)
         domain._adopt(port)
         return port
+
+    def bury(self) -> int:
+        """Say that the process that has opened it is dead, killed perhaps in the middle of a call.
+
+        What it was doing with the domain is finished or undone, and what it had locked is free. The port is given
+        nothing any more; closing it releases what it held.
+
+        A process that waits for the dead one has the domain's clock (:class:`Sharing`, a balancer) find that out within
+        some 10 ms; whoever knows sooner, because the process was its child, says so here.
+
+        Returns:
+            How many events the process had taken and not yet been given by ``recv``: these are gone, as are those
+            that it held. What it was sending is in its queue, or is not.
+
+        Raises:
+            ConfigError: This is not the process that created the domain.
+            ClosedError: The domain is closed.
+
+        **Synchronization**: any thread; others may use the domain meanwhile.
+        """
+        if self._domain is None:
+            raise ConfigError("only the process that created the domain can bury those that joined it")
+        return self._domain.bury(self.member)
 
     def close(self) -> None:
         """Let go of the descriptors that came with it. May be called twice."""

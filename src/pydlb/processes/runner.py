@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pydlb.errors import ClosedError, WorkerDied
+from pydlb.errors import ClosedError, DLBError, WorkerDied
 from pydlb.sharing import SharedPort
 
 from . import child
@@ -76,6 +76,7 @@ class ProcessRunner:
         self._pool = pool
         self._channel: Channel | None = None
         self._process: BaseProcess | None = None
+        self._shared: SharedPort | None = None
         self._sending = threading.Lock()
         self._decided = threading.Event()  # it is ready, or will not be
         self._ended = threading.Event()
@@ -119,9 +120,10 @@ class ProcessRunner:
         """Start a process, for the pool. Returns the channel to it, and a descriptor that is readable when it ends."""
         ours, theirs = Channel.pair()
         try:
+            shared = SharedPort(self.worker.port)
             assignment = Assignment(
                 name=self.worker.name,
-                port=SharedPort(self.worker.port),
+                port=shared,
                 board=Descriptor(board),
                 seat=self.worker.seat,
                 blocking=self._pool.blocking,
@@ -140,7 +142,7 @@ class ProcessRunner:
             raise
         finally:
             theirs.close()
-        self._process, self._channel, self.state = process, ours, State.STARTING
+        self._process, self._channel, self._shared, self.state = process, ours, shared, State.STARTING
         self.worker.pid = process.pid
         self.send("begin", list(listeners.values()), listeners=list(listeners))
         try:
@@ -173,7 +175,10 @@ class ProcessRunner:
         how = _ending(process.exitcode)
         process.close()
         channel.close()
-        self._process = self._channel = None
+        if self._shared is not None:
+            with contextlib.suppress(DLBError):  # the domain is closed: nobody is left to wait
+                self._shared.bury()
+        self._process = self._channel = self._shared = None
         if not self._decided.is_set() and self._failure is None:
             self._failure = WorkerDied(f"{self.worker.name} {how} before it was ready")
         return how

@@ -1,0 +1,556 @@
+/* A process is killed between any two instructions of an operation on a shared domain, and the others go on.
+ *
+ * A child joins the domain, gets ready, and performs one operation under ptrace, step by step, until it is killed. The
+ * creator buries it. Then nothing may be locked, and everything must add up: each element is with a survivor, still
+ * waiting, or with the dead; none is there twice; credits are those of what waits; and flows, lines and limits let
+ * everything through that waits, and whatever comes.
+ *
+ *   PDLB_KILLS         kills for each operation, at instructions drawn by lot (default 8), or "all": at each of them
+ *   PDLB_KILL_EVENTS   events that the survivors move after each (default 300)
+ */
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "rig.h"
+
+#if defined(__x86_64__)
+
+enum { BATCH = 8, CREDITS = 512, MOST_IDS = 4096, LIMIT = 6, MEMBER = 7 };
+
+/* How far the child is; in memory that both see. */
+enum stage { GETTING_READY, BEFORE, AFTER };
+
+struct world {
+  struct rig rig;
+  uint8_t work, limited, line, sink, direct; /* queues: atomic and unordered; the same, limited; ordered; unordered */
+  struct pdlb_port *producer, *survivor;     /* the creator's; `survivor` serves all queues but `direct` */
+  struct pdlb_port *their_producer, *their_port, *their_single, *their_direct; /* the child's */
+  uint64_t next_id;
+};
+
+/* The child's own view. */
+struct child {
+  const struct world *world;
+  struct pdlb_port *producer, *port, *single, *direct;
+  struct pdlb_event held[64];
+};
+
+struct operation {
+  const char *name;
+  void (*before)(struct world *world);  /* in the creator */
+  void (*prepare)(struct child *child); /* in the child, whole */
+  void (*act)(struct child *child);     /* in the child, until it is killed */
+};
+
+static _Atomic uint32_t *stage;
+static struct check_random randomness;
+
+/* ---- the world --------------------------------------------------------------------------------------------------- */
+
+static struct pdlb_port *linked_port(struct world *world, bool to_all) {
+  struct pdlb_port *port =
+      rig_port_with(&world->rig, &(struct pdlb_port_config){.cq_depth = 64, .history_entries = 128});
+  rig_link(port, world->work, 0);
+  if (!to_all) return port;
+  rig_link(port, world->limited, 1);
+  rig_link(port, world->line, 2);
+  rig_link(port, world->sink, 3);
+  return port;
+}
+
+static struct world open_world(void) {
+  struct world world = {.next_id = 1};
+  const struct pdlb_domain_config config = {.ldb_queues = 4,
+                                            .ldb_ports = 4,
+                                            .dir_ports = 4,
+                                            .ldb_credits = CREDITS,
+                                            .history_entries = 1024,
+                                            .atomic_inflights = 512,
+                                            .sequence_slots = {4, 0},
+                                            .shared = true};
+  world.rig = rig_open_with(PDLB_LIMITS_LARGE, &config);
+  world.work = rig_queue(&world.rig);
+  world.limited =
+      rig_queue_with(&world.rig, &(struct pdlb_ldb_queue_config){.atomic_inflights = 64, .inflights = LIMIT});
+  world.line = rig_ordered_queue(&world.rig, 64);
+  world.sink = rig_queue(&world.rig);
+  world.producer = rig_producer(&world.rig);
+  world.survivor = linked_port(&world, true);
+  world.their_producer = rig_producer(&world.rig);
+  world.their_port = linked_port(&world, true);
+  world.their_single = linked_port(&world, false);
+  world.direct = rig_directed_queue(&world.rig, PDLB_NONE);
+  world.their_direct = rig_directed_port(&world.rig, world.direct, 64);
+  rig_start(&world.rig);
+  return world;
+}
+
+static void close_world(const struct world *world) {
+  rig_close_port(world->producer);
+  rig_close_port(world->survivor);
+  rig_close(&world->rig);
+}
+
+/* `count` events of eight priorities and few flows, numbered on. */
+static void make(struct world *world, struct pdlb_event *events, uint32_t count, uint8_t queue, enum pdlb_sched type,
+                 uint32_t flows) {
+  for (uint32_t i = 0; i < count; i++, world->next_id++)
+    events[i] = rig_event(queue, type, type == PDLB_SCHED_ORDERED ? 0 : (unsigned)(world->next_id % 8),
+                          (uint16_t)(world->next_id % flows), world->next_id);
+}
+
+static void send(struct world *world, uint32_t count, uint8_t queue, enum pdlb_sched type, uint32_t flows) {
+  struct pdlb_event events[256];
+  make(world, events, count, queue, type, flows);
+  rig_send(world->producer, events, count);
+}
+
+/* ---- operations -------------------------------------------------------------------------------------------------- */
+
+static void nothing_before(struct world *world) { (void)world; }
+static void nothing_to_prepare(struct child *child) { (void)child; }
+
+static struct world *own_copy(const struct child *child) { return (struct world *)child->world; }
+
+static void send_of(struct child *child, uint32_t count, uint8_t queue, enum pdlb_sched type, uint32_t flows) {
+  struct pdlb_event events[256];
+  enum pdlb_refusal why;
+  make(own_copy(child), events, count, queue, type, flows);
+  pdlb_port_send(child->producer, events, count, &why);
+}
+
+static void act_send_one(struct child *child) { send_of(child, 1, child->world->work, PDLB_SCHED_ATOMIC, 4); }
+static void act_send_batch(struct child *child) { send_of(child, 20, child->world->work, PDLB_SCHED_ATOMIC, 4); }
+static void act_send_wrapping(struct child *child) { send_of(child, 30, child->world->work, PDLB_SCHED_ATOMIC, 4); }
+static void act_send_to_line(struct child *child) { send_of(child, 3, child->world->line, PDLB_SCHED_ORDERED, 1); }
+static void act_send_directed(struct child *child) { send_of(child, 5, child->world->direct, PDLB_SCHED_DIRECTED, 1); }
+
+static void act_send_mixed(struct child *child) {
+  struct pdlb_event events[6];
+  enum pdlb_refusal why;
+  make(own_copy(child), events, 2, child->world->work, PDLB_SCHED_ATOMIC, 4);
+  make(own_copy(child), events + 2, 2, child->world->sink, PDLB_SCHED_UNORDERED, 4);
+  make(own_copy(child), events + 4, 2, child->world->work, PDLB_SCHED_UNORDERED, 4);
+  pdlb_port_send(child->producer, events, 6, &why);
+}
+
+static void before_full(struct world *world) { send(world, 60, world->work, PDLB_SCHED_ATOMIC, 16); }
+static void before_in_rings(struct world *world) { send(world, 100, world->work, PDLB_SCHED_ATOMIC, 16); }
+static void before_some(struct world *world) { send(world, 12, world->work, PDLB_SCHED_ATOMIC, 16); }
+static void before_one(struct world *world) { send(world, 1, world->work, PDLB_SCHED_ATOMIC, 16); }
+static void before_unordered(struct world *world) { send(world, 12, world->work, PDLB_SCHED_UNORDERED, 16); }
+static void before_limited(struct world *world) { send(world, 12, world->limited, PDLB_SCHED_ATOMIC, 16); }
+static void before_line(struct world *world) { send(world, 12, world->line, PDLB_SCHED_ORDERED, 1); }
+static void before_directed(struct world *world) { send(world, 12, world->direct, PDLB_SCHED_DIRECTED, 1); }
+
+/* Some flows are in flight with the survivor. */
+static void before_owned(struct world *world) {
+  struct pdlb_event events[4];
+  send(world, 4, world->work, PDLB_SCHED_ATOMIC, 4);
+  CHECK_EQ(rig_poll(world->survivor, events, 4), 4);
+  send(world, 12, world->work, PDLB_SCHED_ATOMIC, 8);
+}
+
+static void before_owned_in_rings(struct world *world) {
+  before_owned(world);
+  send(world, 100, world->work, PDLB_SCHED_ATOMIC, 8);
+}
+
+/* ... and others wait for them, parked by this very port, and are free by now. */
+static void before_parked(struct world *world) {
+  before_owned(world);
+  struct pdlb_event events[64];
+  rig_poll(world->their_port, events, 64);
+  pdlb_port_release(world->their_port, 64);
+  pdlb_port_release(world->survivor, 64);
+}
+
+static void receive(struct child *child, struct pdlb_port *port, uint32_t max) {
+  pdlb_port_recv(port, child->held, max, 0);
+}
+
+static void act_receive_all(struct child *child) { receive(child, child->port, 64); }
+static void act_receive_single(struct child *child) { receive(child, child->single, 64); }
+static void act_receive_some(struct child *child) { receive(child, child->single, 5); }
+static void act_receive_directed(struct child *child) { receive(child, child->direct, 64); }
+static void act_wait(struct child *child) { pdlb_port_recv(child->port, child->held, 64, pdlb_now() + 100000); }
+
+static void prepare_held(struct child *child) { receive(child, child->port, 8); }
+
+/* The first places in line are the survivor's, then the child's. */
+static void before_places(struct world *world) {
+  struct pdlb_event events[4];
+  before_line(world);
+  CHECK_EQ(rig_poll(world->survivor, events, 2), 2);
+}
+
+/* The flows that the child has are waited for by the survivor. */
+static void prepare_waited_for(struct child *child) {
+  struct pdlb_event events[64];
+  receive(child, child->port, 8);
+  send_of(child, 16, child->world->work, PDLB_SCHED_ATOMIC, 16);
+  pdlb_port_recv(child->single, events, 64, 0);
+}
+
+static void act_release_one(struct child *child) { pdlb_port_release(child->port, 1); }
+static void act_release_all(struct child *child) { pdlb_port_release(child->port, 64); }
+
+static void act_release_later(struct child *child) {
+  pdlb_port_release_later(child->port, 3);
+  receive(child, child->port, 4);
+}
+
+static void forward(struct child *child, uint8_t queue, enum pdlb_sched type) {
+  enum pdlb_refusal why;
+  for (uint32_t i = 0; i < BATCH; i++) {
+    child->held[i].queue = queue;
+    child->held[i].sched = pdlb_sched_byte((unsigned)type, 0);
+    child->held[i].data += 2048; /* another element, of which it is known what it was */
+  }
+  pdlb_port_forward(child->port, child->held, BATCH, &why);
+}
+
+static void act_forward(struct child *child) { forward(child, child->world->sink, PDLB_SCHED_UNORDERED); }
+
+/* Somebody is asleep for whom the child's element is. */
+static void before_asleep(struct world *world) {
+  struct pdlb_error error = {0};
+  CHECK_OK(pdlb_port_fd(world->survivor, &error), error);
+  CHECK_RECEIVES_NOTHING(world->survivor);
+}
+
+static const struct operation operations[] = {
+    {"send one", nothing_before, nothing_to_prepare, act_send_one},
+    {"send a batch", nothing_before, nothing_to_prepare, act_send_batch},
+    {"send a batch over the front's end", before_full, prepare_held, act_send_wrapping},
+    {"send into rings", before_in_rings, nothing_to_prepare, act_send_batch},
+    {"send to several queues", nothing_before, nothing_to_prepare, act_send_mixed},
+    {"send to a line", nothing_before, nothing_to_prepare, act_send_to_line},
+    {"send directed", nothing_before, nothing_to_prepare, act_send_directed},
+    {"send to a sleeper", before_asleep, nothing_to_prepare, act_send_one},
+    {"receive one", before_one, nothing_to_prepare, act_receive_single},
+    {"receive a front", before_some, nothing_to_prepare, act_receive_single},
+    {"receive by one of several links", before_some, nothing_to_prepare, act_receive_all},
+    {"receive some of a front", before_some, nothing_to_prepare, act_receive_some},
+    {"receive unordered", before_unordered, nothing_to_prepare, act_receive_single},
+    {"receive from rings", before_in_rings, nothing_to_prepare, act_receive_single},
+    {"receive where flows are elsewhere", before_owned, nothing_to_prepare, act_receive_single},
+    {"receive from rings where flows are elsewhere", before_owned_in_rings, nothing_to_prepare, act_receive_single},
+    {"receive what was parked", before_parked, nothing_to_prepare, act_receive_single},
+    {"receive up to a limit", before_limited, nothing_to_prepare, act_receive_all},
+    {"receive ordered", before_line, nothing_to_prepare, act_receive_all},
+    {"receive directed", before_directed, nothing_to_prepare, act_receive_directed},
+    {"wait in vain", nothing_before, nothing_to_prepare, act_wait},
+    {"release one", before_some, prepare_held, act_release_one},
+    {"release a batch", before_some, prepare_held, act_release_all},
+    {"release flows that others wait for", before_some, prepare_waited_for, act_release_all},
+    {"release one that others wait for", before_some, prepare_waited_for, act_release_one},
+    {"release unordered", before_unordered, prepare_held, act_release_all},
+    {"release below a limit", before_limited, prepare_held, act_release_all},
+    {"release the next in line", before_line, prepare_held, act_release_all},
+    {"release later places in line", before_places, prepare_held, act_release_all},
+    {"release later", before_some, prepare_held, act_release_later},
+    {"forward the next in line", before_line, prepare_held, act_forward},
+    {"forward later places in line", before_places, prepare_held, act_forward},
+    {"forward from a flow", before_some, prepare_held, act_forward},
+};
+
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+/* ---- the child --------------------------------------------------------------------------------------------------- */
+
+static struct pdlb_port *join(struct pdlb_domain *domain, struct pdlb_port *port) {
+  struct pdlb_error error = {0};
+  struct pdlb_port *joined;
+  const int fd = pdlb_port_fd(port, &error);
+  CHECK_OK(fd, error);
+  CHECK_OK(pdlb_port_join(domain, pdlb_port_id(port), pdlb_port_directed(port), fd, &joined, &error), error);
+  return joined;
+}
+
+_Noreturn static void be_child(const struct world *world, const struct pdlb_shared *shared,
+                               const struct operation *operation) {
+  static struct child child;
+  struct pdlb_error error = {0};
+  struct pdlb_device *device;
+  struct pdlb_domain *domain;
+  child.world = world;
+  CHECK_OK(pdlb_device_open_software(PDLB_LIMITS_LARGE, &device, &error), error);
+  CHECK_OK(pdlb_domain_join(device, shared, MEMBER, &domain, &error), error);
+  child.producer = join(domain, world->their_producer);
+  child.port = join(domain, world->their_port);
+  child.single = join(domain, world->their_single);
+  child.direct = join(domain, world->their_direct);
+  operation->prepare(&child);
+  ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+  raise(SIGSTOP);
+  atomic_store(stage, BEFORE);
+  operation->act(&child);
+  atomic_store(stage, AFTER);
+  for (;;) pause();
+}
+
+/* Step once. */
+static void step(pid_t child) {
+  int status;
+  CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP) FAIL("the child ended or was signalled: status %x", status);
+}
+
+/* Let the child take `most` steps of the operation, then kill it. Returns how many it took: fewer if it was done. */
+static uint32_t run_and_kill(const struct world *world, const struct operation *operation, uint32_t most) {
+  struct pdlb_shared shared;
+  struct pdlb_error error = {0};
+  int status;
+  uint32_t steps = 0;
+  CHECK_OK(pdlb_domain_share(world->rig.domain, &shared, &error), error);
+  atomic_store(stage, GETTING_READY);
+  fflush(NULL);
+  const pid_t child = fork();
+  CHECK_GE(child, 0);
+  if (child == 0) be_child(world, &shared, operation);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+  while (atomic_load(stage) != BEFORE) step(child);
+  for (; steps < most && atomic_load(stage) != AFTER; steps++) step(child);
+  CHECK_EQ(kill(child, SIGKILL), 0);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFSIGNALED(status));
+  return steps;
+}
+
+/* ---- afterwards -------------------------------------------------------------------------------------------------- */
+
+static struct after {
+  const struct operation *operation;
+  uint32_t steps;
+  uint8_t seen[MOST_IDS];
+} after;
+
+static void explain(void) {
+  fprintf(stderr, "  killed after %" PRIu32 " steps of: %s\n", after.steps, after.operation->name);
+}
+
+static void check_account(const struct world *world) {
+  const struct pdlb_domain_stats stats = rig_stats(&world->rig);
+  CHECK_EQ(stats.credits_free + stats.queued, CREDITS);
+  CHECK_EQ(stats.enqueued, stats.scheduled + stats.queued);
+}
+
+/* What the survivor gets, each at most once. Elements of the line come in their order. */
+static uint32_t take_all(const struct world *world, struct pdlb_port *port) {
+  struct pdlb_event events[64];
+  uint32_t taken = 0, count;
+  uint64_t last = 0;
+  while ((count = rig_poll(port, events, 64)) != 0) {
+    for (uint32_t i = 0; i < count; i++) {
+      CHECK_LT(events[i].data, MOST_IDS);
+      CHECK_EQ(after.seen[events[i].data], 0);
+      after.seen[events[i].data] = 1;
+      if (events[i].queue != world->line || pdlb_event_type(&events[i]) != PDLB_SCHED_ORDERED) continue;
+      CHECK_GT(events[i].data, last);
+      last = events[i].data;
+    }
+    if (!pdlb_port_directed(port)) CHECK_EQ(pdlb_port_release(port, count), count);
+    taken += count;
+    check_account(world);
+  }
+  return taken;
+}
+
+/* Through every queue, and from the line to the sink, in order. */
+static void move(struct world *world, uint64_t count) {
+  struct pdlb_event events[BATCH];
+  uint64_t id = 0, next = 0;
+  static const enum pdlb_sched types[] = {PDLB_SCHED_ATOMIC, PDLB_SCHED_UNORDERED, PDLB_SCHED_ATOMIC,
+                                          PDLB_SCHED_ORDERED};
+  const uint8_t queues[] = {world->work, world->work, world->limited, world->line};
+  for (uint32_t turn = 0; id < count; turn = (turn + 1) % 4) {
+    const uint32_t batch = turn == 2 ? LIMIT : BATCH;
+    for (uint32_t i = 0; i < batch; i++) events[i] = rig_event(queues[turn], types[turn], 0, (uint16_t)i, id++);
+    rig_send(world->producer, events, batch);
+    CHECK_EQ(rig_poll(world->survivor, events, BATCH), batch);
+    if (turn == 3) {
+      for (uint32_t i = 0; i < batch; i++)
+        events[i].queue = world->sink, events[i].sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0);
+      rig_forward(world->survivor, events, batch);
+      CHECK_EQ(rig_poll(world->survivor, events, BATCH), batch);
+    }
+    for (uint32_t i = 0; i < batch; i++) CHECK_EQ(events[i].data, next++);
+    CHECK_EQ(pdlb_port_release(world->survivor, BATCH), batch);
+  }
+  check_account(world);
+}
+
+/* Of what the survivor may have, nothing is left for which nobody would wake it. */
+static void check_sleeper(const struct world *world) {
+  struct pdlb_error error = {0};
+  if (after.operation->before != before_asleep || !rig_depth(&world->rig, world->work)) return;
+  struct pollfd descriptor = {.fd = pdlb_port_fd(world->survivor, &error), .events = POLLIN};
+  CHECK_EQ(poll(&descriptor, 1, 0), 1);
+}
+
+static void check_survivors(struct world *world) {
+  struct pdlb_error error = {0};
+  const int lost = pdlb_domain_bury(world->rig.domain, MEMBER, &error);
+  CHECK_OK(lost, error);
+  check_account(world);
+  check_sleeper(world);
+  struct pdlb_port *const theirs[] = {world->their_port, world->their_single, world->their_producer};
+  uint64_t gone = rig_port_stats(world->their_direct).received, theirs_held = 0;
+  for (uint32_t i = 0; i < 3; i++) {
+    const struct pdlb_port_stats stats = rig_port_stats(theirs[i]);
+    gone += stats.received;
+    theirs_held += stats.in_flight;
+    CHECK_LE(stats.in_flight, stats.received - stats.released); /* but for what is released later */
+    rig_close_port(theirs[i]);
+  }
+  CHECK_LE(theirs_held, gone);
+  uint64_t others = rig_port_stats(world->survivor).received; /* before: what is in its hands has been released */
+  pdlb_port_release(world->survivor, 64);
+  rig_close_port(world->their_direct);
+  struct pdlb_port *heir = rig_directed_port(&world->rig, world->direct, 64);
+  others += take_all(world, world->survivor) + take_all(world, heir);
+  rig_close_port(heir);
+  const struct pdlb_domain_stats stats = rig_stats(&world->rig);
+  CHECK_EQ(stats.queued, 0);
+  CHECK_EQ(stats.credits_free, CREDITS);
+  CHECK_EQ(stats.enqueued, gone + others);
+  move(world, check_setting("PDLB_KILL_EVENTS", 300));
+}
+
+/* Where the dead one was not buried by name: what is left goes to the survivor, then everything works. */
+static void move_after_all(struct world *world) {
+  struct pdlb_port *const theirs[] = {world->their_port, world->their_producer, world->their_direct};
+  for (uint32_t i = 0; i < 3; i++) rig_close_port(theirs[i]);
+  take_all(world, world->survivor);
+  check_account(world);
+  CHECK_EQ(rig_stats(&world->rig).queued, 0);
+  move(world, 300);
+}
+
+static uint32_t kill_at(const struct operation *operation, uint32_t most) {
+  after = (struct after){.operation = operation, .steps = most};
+  struct world world = open_world();
+  operation->before(&world);
+  const uint32_t steps = run_and_kill(&world, operation, most);
+  after.steps = steps;
+  check_survivors(&world);
+  close_world(&world);
+  return steps;
+}
+
+static void make_stage(void) {
+  stage = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(stage != MAP_FAILED);
+  check_explain_with(explain);
+}
+
+static void killed_at_any_instruction(void) {
+  const char *setting = getenv("PDLB_KILLS");
+  const bool all = setting && !strcmp(setting, "all");
+  const uint32_t kills = all ? 0 : (uint32_t)check_setting("PDLB_KILLS", 8);
+  randomness = check_randomness(0);
+  make_stage();
+  for (uint32_t i = 0; i < OPERATIONS; i++) {
+    const uint32_t length = kill_at(&operations[i], UINT32_MAX);
+    for (uint32_t n = 0; n < (all ? length : kills); n++) {
+      kill_at(&operations[i], all ? n : check_below(&randomness, length));
+      check_still_alive();
+    }
+    if (all) printf("    %s: killed at each of %" PRIu32 " instructions\n", operations[i].name, length);
+  }
+  check_explain_with(NULL);
+}
+
+/* ---- nobody says so ---------------------------------------------------------------------------------------------- */
+
+_Noreturn static void be_waiter(const struct world *world, const struct pdlb_shared *shared) {
+  static struct child child;
+  struct pdlb_error error = {0};
+  struct pdlb_device *device;
+  struct pdlb_domain *domain;
+  struct pdlb_event events[64];
+  child.world = world;
+  CHECK_OK(pdlb_device_open_software(PDLB_LIMITS_LARGE, &device, &error), error);
+  CHECK_OK(pdlb_domain_join(device, shared, MEMBER + 1, &domain, &error), error);
+  child.producer = join(domain, world->their_producer);
+  child.single = join(domain, world->their_single);
+  send_of(&child, 4, world->work, PDLB_SCHED_ATOMIC, 4);
+  pdlb_port_release(child.single, (uint32_t)pdlb_port_recv(child.single, events, 64, 0));
+  _exit(0);
+}
+
+/* Another member runs into the dead one's locks, and rings; the creator's clock is all that looks after it. */
+static void await_waiter(const struct world *world) {
+  struct pdlb_shared shared;
+  struct pdlb_error error = {0};
+  CHECK_OK(pdlb_domain_share(world->rig.domain, &shared, &error), error);
+  const pid_t waiter = fork();
+  CHECK_GE(waiter, 0);
+  if (waiter == 0) be_waiter(world, &shared);
+  const int ended = (int)syscall(SYS_pidfd_open, waiter, 0);
+  CHECK_GE(ended, 0);
+  struct pollfd descriptors[2] = {{.fd = shared.bell_fd, .events = POLLIN}, {.fd = ended, .events = POLLIN}};
+  int status;
+  do {
+    CHECK_GT(poll(descriptors, 2, -1), 0);
+    pdlb_domain_tick(world->rig.domain, pdlb_now());
+  } while (!descriptors[1].revents);
+  close(ended);
+  CHECK_EQ(waitpid(waiter, &status, 0), waiter);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void members_find_out_by_the_clock(void) {
+  static const struct operation receiving = {"receive a front", before_some, nothing_to_prepare, act_receive_single};
+  make_stage();
+  const uint32_t length = kill_at(&receiving, UINT32_MAX);
+  for (uint32_t n = 0; n < length; n += length / 10 + 1) {
+    after = (struct after){.operation = &receiving, .steps = n};
+    struct world world = open_world();
+    before_some(&world);
+    /* With a port that the waiter has not. */
+    struct pdlb_port *const single = world.their_single;
+    world.their_single = linked_port(&world, false);
+    run_and_kill(&world, &receiving, n);
+    rig_close_port(world.their_single);
+    world.their_single = single;
+    await_waiter(&world);
+    rig_close_port(single);
+    move_after_all(&world);
+    close_world(&world);
+  }
+  check_explain_with(NULL);
+}
+
+/* The creator itself runs into them. */
+static void creator_finds_out(void) {
+  static const struct operation receiving = {"receive a front", before_some, nothing_to_prepare, act_receive_single};
+  make_stage();
+  const uint32_t length = kill_at(&receiving, UINT32_MAX);
+  for (uint32_t n = 0; n < length; n += length / 10 + 1) {
+    after = (struct after){.operation = &receiving, .steps = n};
+    struct world world = open_world();
+    before_some(&world);
+    run_and_kill(&world, &receiving, n);
+    rig_close_port(world.their_single);
+    move_after_all(&world);
+    close_world(&world);
+  }
+  check_explain_with(NULL);
+}
+
+CHECK_MAIN(CASE(killed_at_any_instruction), CASE(members_find_out_by_the_clock), CASE(creator_finds_out))
+
+#else
+
+int main(void) { return 77; } /* other processors cannot be stepped through an exclusive store */
+
+#endif
