@@ -12,8 +12,8 @@ SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/devic
 	csrc/CMakeLists.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench perf build core-test core-programs asan tsan stress sweep soak lint format typecheck wheel-check \
-	debian-python free-threaded ci clean
+.PHONY: help run test bench perf build core-test core-programs asan tsan stress sweep kill-sweep instructions soak lint \
+	format typecheck wheel-check debian-python free-threaded ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ stress: $(VENV)/.test ## 1e7 events through every scheduling type, in C and in P
 
 sweep: $(VENV)/.test ## fail every system call of the device backend in turn, with every answer
 	PDLB_SWEEP=all $(BIN)/python -m pytest tests/device/test_sweep.py $(ARGS)
+
+kill-sweep: $(VENV)/.made ## kill a process at every instruction of every operation on shared memory (an hour)
+	PDLB_KILLS=all PDLB_KILL_EVENTS=100000 PDLB_TEST_TIMEOUT=36000 $(MAKE) core-test CTEST_ARGS="-R test_recovery -V"
+
+instructions: core-programs ## count the engine's instructions per event, and hold them against their budget
+	bash benchmarks/instructions.sh $(CORE)/plain/tests/bench_engine --check benchmarks/instructions.txt
 
 # ---- quality ----------------------------------------------------------------------------------------------------------------
 
