@@ -384,13 +384,20 @@ static uint32_t empty_slot(const struct engine_port *port) {
 
 /* Write down anew in which order the port's links are served. */
 static void order_links(const struct pdlb_engine *engine, struct engine_port *port) {
-  uint64_t order = LINK_ORDER_END;
-  for (int priority = PDLB_PRIORITIES - 1; priority >= 0; priority--) {
-    for (int slot = PDLB_MAX_LINKS - 1; slot >= 0; slot--) {
+  uint64_t order = 0, lasts = 0;
+  uint32_t count = 0; /* bits */
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++) {
+    const uint32_t first = count;
+    for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
       const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_relaxed);
-      if (link != LINK_NONE && LINK_PRIORITY(link) == (uint32_t)priority) order = (order << 8) | (uint64_t)slot;
+      if (link == LINK_NONE || LINK_PRIORITY(link) != priority) continue;
+      order |= (uint64_t)slot << count;
+      count += 8;
     }
+    for (uint32_t place = first; place < count; place += 8) lasts |= (uint64_t)(count - 8) << place;
   }
+  if (count < 64) order |= LINK_ORDER_END << count;
+  atomic_store_explicit(&port->link_lasts, lasts, memory_order_relaxed);
   atomic_store_explicit(&port->link_order, order, memory_order_release);
   const bool one = order != LINK_ORDER_END && order >> 8 == LINK_ORDER_END >> 8;
   const uint32_t first = one ? atomic_load_explicit(&port->link[order & 0xFF], memory_order_relaxed) : LINK_NONE;

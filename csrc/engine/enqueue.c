@@ -239,5 +239,5 @@ uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb
     return send_runs(user, events, 1, why);
   }
   put_one_in_front(queue, tail, events);
-  return leave(user, queue, tail, 1, why);
+  return leave(user, queue, tail, engine_one(), why);
 }

@@ -27,6 +27,13 @@ static inline uint32_t engine_slow(const struct engine_queue *queue) {
   return atomic_load_explicit(&queue->slow, memory_order_relaxed);
 }
 
+/* 1, and the compiler cannot tell: it would else keep the outcome of a comparison in a register all the way. */
+static inline uint32_t engine_one(void) {
+  uint32_t one = 1;
+  __asm__("" : "+r"(one));
+  return one;
+}
+
 /* ---- enqueue.c --------------------------------------------------------------------------------------------------- */
 
 /* Queue and type of an element, as they stand in its bytes 10 and 11: elements with the same key go the same way. */
@@ -164,9 +171,11 @@ uint32_t engine_pass(struct pdlb_engine *engine, uint32_t port, uint32_t slot, u
 
 /* Without a lock: whether anything waits. May say so of what is just being taken. */
 static inline bool engine_any_queued(const struct engine_queue *queue) {
-  return atomic_load_explicit(&queue->front_taken, memory_order_seq_cst) !=
-             atomic_load_explicit(&queue->front_tail, memory_order_seq_cst) ||
-         atomic_load_explicit(&queue->ring_out, memory_order_seq_cst) !=
+  if (atomic_load_explicit(&queue->front_taken, memory_order_seq_cst) !=
+      atomic_load_explicit(&queue->front_tail, memory_order_seq_cst))
+    return true;
+  if (LIKELY(!(atomic_load_explicit(&queue->slow, memory_order_seq_cst) & (SLOW_RINGS | SLOW_PARKED)))) return false;
+  return atomic_load_explicit(&queue->ring_out, memory_order_seq_cst) !=
              atomic_load_explicit(&queue->ring_in, memory_order_seq_cst) ||
          atomic_load_explicit(&queue->parked, memory_order_seq_cst);
 }

@@ -202,6 +202,7 @@ typedef _Atomic uint64_t history_entry;
 
 #define ENTRY_MAKE(first, count, queue, type) \
   ((uint64_t)(first) | ((uint64_t)(count) << 32) | ((uint64_t)(queue) << 48) | ((uint64_t)(type) << 56))
+#define ENTRY_TYPE_SHIFT 56
 #define ENTRY_FIRST(entry) ((uint32_t)(entry))
 #define ENTRY_COUNT(entry) ((uint32_t)((entry) >> 32) & 0xFFFFu)
 #define ENTRY_QUEUE(entry) ((uint32_t)((entry) >> 48) & 0xFFu)
@@ -236,6 +237,7 @@ struct engine_port {
   _Atomic uint32_t history_limit;        /* UINT32_MAX for a directed port, which holds nothing */
   _Atomic uint32_t link[PDLB_MAX_LINKS]; /* a link keeps its slot for life */
   _Atomic uint64_t link_order;           /* slots, a byte each, in the order of service; 0xFF ends */
+  _Atomic uint64_t link_lasts;           /* for each place in that order, where those of its priority end, in bits */
   _Atomic uint32_t only_link;            /* where the queue lies, if there is but one link; else 0 */
 
   /* The port's thread. */

@@ -112,26 +112,36 @@ otherwise:
   return 0;
 }
 
-/* The same for the only element that waits, if it is of an atomic flow. */
+/* The same for the only element that waits. */
 static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
                              struct pdlb_event *event) {
   struct pdlb_engine *engine = user->engine;
   struct engine_port *port = user->port;
   if (UNLIKELY(!engine_try_lock(engine, &queue->egress))) return false;
-  const size_t slot = (tail - 1) & FRONT_MASK;
-  *event = queue->front[slot];
-  if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 ||
-               !front_is_all(queue, &port->only_link, engine_queue_at(engine, queue)) || !port->room ||
-               pdlb_event_type(event) != PDLB_SCHED_ATOMIC))
+  *event = queue->front[(tail - 1) & FRONT_MASK];
+  if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 || !port->room ||
+               !front_is_all(queue, &port->only_link, engine_queue_at(engine, queue))))
     goto otherwise;
-  const size_t flow = event->flow;
-  _Atomic uint32_t *const at = &flows_of(engine, queue)[flow];
-  const uint32_t word = atomic_load_explicit(at, memory_order_acquire);
-  if (UNLIKELY(!engine_may_take_flow(word, port->owns))) goto otherwise;
-  atomic_store_explicit(at, (word | port->owns) + 1, memory_order_relaxed);
-  const uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
-  atomic_store_explicit(&user->history[history_tail & port->history_mask], queue->entry | flow, memory_order_relaxed);
-  take_hold(engine, port, queue, tail, 1, history_tail + 1, PDLB_SCHED_ATOMIC);
+  const uint32_t type = pdlb_event_type(event);
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  uint64_t entry = queue->entry;
+  if (LIKELY(type == PDLB_SCHED_ATOMIC)) {
+    const size_t flow = event->flow;
+    _Atomic uint32_t *const at = &flows_of(engine, queue)[flow];
+    const uint32_t word = atomic_load_explicit(at, memory_order_acquire);
+    if (UNLIKELY(!engine_may_take_flow(word, port->owns))) goto otherwise;
+    atomic_store_explicit(at, (word | port->owns) + 1, memory_order_relaxed);
+    entry |= flow;
+  } else if (UNLIKELY(type == PDLB_SCHED_ORDERED)) {
+    uint32_t first;
+    if (!take_places(queue, 1, &first)) goto otherwise;
+    entry = ENTRY_MAKE(first, 1, queue->index, type);
+  } else {
+    entry |= (uint64_t)type << ENTRY_TYPE_SHIFT;
+  }
+  if (LIKELY(type != PDLB_SCHED_DIRECTED))
+    atomic_store_explicit(&user->history[history_tail++ & port->history_mask], entry, memory_order_relaxed);
+  take_hold(engine, port, queue, tail, 1, history_tail, type);
   return true;
 
 otherwise:
@@ -147,21 +157,15 @@ static uint64_t reversed(uint64_t order) {
   return result;
 }
 
-/* Links of one priority take turns: the one just served goes behind its equals. */
-static void serve_equals_next(struct engine_port *port, uint64_t order, uint32_t position, uint32_t priority) {
-  uint64_t turned = order;
-  while (position + 1 < PDLB_MAX_LINKS) {
-    const uint32_t slot = (turned >> (8 * position)) & 0xFF, next = (turned >> (8 * (position + 1))) & 0xFF;
-    if (next == 0xFF) break;
-    const uint32_t link = atomic_load_explicit(&port->link[next], memory_order_relaxed);
-    if (link == LINK_NONE || LINK_PRIORITY(link) != priority) break;
-    turned &= ~(0xFFFFull << (8 * position));
-    turned |= ((uint64_t)next | ((uint64_t)slot << 8)) << (8 * position);
-    position++;
-  }
-  if (turned != order)
-    atomic_compare_exchange_strong_explicit(&port->link_order, &order, turned, memory_order_relaxed,
-                                            memory_order_relaxed);
+/* Links of one priority take turns: the one just served goes behind its equals, which end at position `last`. */
+static inline void serve_equals_next(struct engine_port *port, uint64_t order, uint32_t position) {
+  const uint64_t lasts = atomic_load_explicit(&port->link_lasts, memory_order_relaxed);
+  const uint32_t from = 8 * position, to = lasts >> from & 0xFF; /* bits */
+  if (to <= from) return;
+  const uint64_t served = order >> from & 0xFF, between = (1ull << to) - (1ull << from);
+  const uint64_t turned = (order & ~(between | 0xFFull << to)) | (order >> 8 & between) | served << to;
+  atomic_compare_exchange_strong_explicit(&port->link_order, &order, turned, memory_order_relaxed,
+                                          memory_order_relaxed);
 }
 
 /* What has to be done before the port gets anything. */
@@ -204,7 +208,7 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
     uint32_t got =
         take_front(engine, port, &engine->queues[index], &port->link[slot], link, events + taken, max - taken);
     if (!got) got = engine_pass(engine, user->index, slot, index, events + taken, max - taken, retry_at);
-    if (got && !upside_down) serve_equals_next(port, order, position, LINK_PRIORITY(link));
+    if (got && !upside_down) serve_equals_next(port, order, position);
     taken += got;
   }
   if (notice & NOTICE_RELEASES) port->last_received = taken;
@@ -231,7 +235,7 @@ uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_e
   struct engine_queue *queue = engine_queue_of(engine, only);
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
   const uint64_t waiting = tail - engine_get(&queue->front_taken);
-  if (waiting == 1 && LIKELY(take_only(user, queue, tail, events))) return 1;
+  if (waiting == 1 && LIKELY(take_only(user, queue, tail, events))) return engine_one();
   return waiting ? schedule_front(user, events, max, retry_at, queue, only)
                  : schedule_links(user, events, max, retry_at);
 }
