@@ -33,6 +33,13 @@ BROKEN_FILTER = {
         f"{TYPED}.@type",
         f"Didn't find a registered implementation for type: '{PACKAGE}.Dlc'; pydlb knows {PACKAGE}.Dlb",
     ),
+    "other package": (
+        PACKAGE,
+        "envoy.extensions.other.v3",
+        21,
+        f"{TYPED}.@type",
+        "Didn't find a registered implementation for type: 'envoy.extensions.other.v3.Dlb'",
+    ),
     "no type": (f'"@type": {DLB}', "id: 1", 21, TYPED, "it needs an '@type'"),
     "empty any": (
         f'typed_config:\n              "@type": {DLB}',
