@@ -210,6 +210,24 @@ def test_what_is_killed_is_replaced(serve: Callable[..., Any]) -> None:
     served.stop()
 
 
+@pytest.mark.parametrize("worker_class", ["process"], indirect=True)
+def test_workers_that_are_killed_under_load(serve: Callable[..., Any], visiting: Any) -> None:
+    """Clients lose only what a dead worker had: nobody is refused, and nobody waits for ever."""
+    served = serve("site_app:app", "--workers", "3", "--no-access-log")
+    kills = 5
+    with visiting(served) as visitors:
+        for turn in range(kills):
+            visitors.wait_until(bool)
+            victim = visitors.answers[-1][1]
+            os.kill(int(victim), signal.SIGKILL)
+            served.wait_for("was killed by SIGKILL", turn + 1)
+            visitors.wait_until(lambda answer, victim=victim: answer[1] != victim)
+    cut = {"RemoteDisconnected", "ConnectionResetError", "IncompleteRead"}
+    assert {failure.split("(")[0] for failure in visitors.failures} <= cut
+    assert len(visitors.failures) <= kills * 8
+    served.stop()
+
+
 def test_workers_come_and_go_by_signal(serve: Callable[..., Any]) -> None:
     served = serve("site_app:app", "--workers", "1", "--graceful-timeout", "5")
     served.send(signal.SIGTTIN)
