@@ -191,7 +191,45 @@ void *door_real(const char *name) {
   return function;
 }
 
-static void after_fork_in_child(void) { emulate_forked(&the_door.emulation); }
+/* Duplicates that keep domains alive while threads sleep in them, whoever closes the descriptors meanwhile; 0: none. A
+ * kernel keeps no such thing for a child, which has none of the threads. */
+#define MAX_HELD 256
+static int held_descriptors[MAX_HELD];
+static pthread_mutex_t held_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static int hold_descriptor(int fd) {
+  int held = -1;
+  pthread_mutex_lock(&held_mutex);
+  for (unsigned i = 0; i < MAX_HELD && held < 0; i++) {
+    if (held_descriptors[i] != 0) continue;
+    held = sys_fcntl(fd, F_DUPFD_CLOEXEC, 64);
+    if (held < 0) break;
+    held_descriptors[i] = held;
+  }
+  pthread_mutex_unlock(&held_mutex);
+  return held;
+}
+
+static void let_go(int held) {
+  pthread_mutex_lock(&held_mutex);
+  for (unsigned i = 0; i < MAX_HELD; i++) {
+    if (held_descriptors[i] == held) held_descriptors[i] = 0;
+  }
+  sys_close(held);
+  pthread_mutex_unlock(&held_mutex);
+}
+
+static void before_fork(void) { pthread_mutex_lock(&held_mutex); }
+static void after_fork(void) { pthread_mutex_unlock(&held_mutex); }
+
+static void after_fork_in_child(void) {
+  emulate_forked(&the_door.emulation);
+  for (unsigned i = 0; i < MAX_HELD; i++) {
+    if (held_descriptors[i] != 0) sys_close(held_descriptors[i]);
+    held_descriptors[i] = 0;
+  }
+  pthread_mutex_unlock(&held_mutex);
+}
 
 static void open_door(void) {
   const char *directory = getenv(DOOR_ENVIRONMENT);
@@ -208,7 +246,7 @@ static void open_door(void) {
     if (region != MAP_FAILED && emulate_region_valid(region, size)) {
       the_door.filesystem = status.st_dev;
       emulate_attach(&the_door.emulation, region, &host, NULL);
-      pthread_atfork(NULL, NULL, after_fork_in_child);
+      pthread_atfork(before_fork, after_fork, after_fork_in_child);
       the_door.open = true;
       trace_open();
     }
@@ -343,9 +381,6 @@ static int device_command(const struct emulate_object *object, unsigned number, 
   return result == 0 && number == PDLB_COMMAND_CREATE_SCHED_DOMAIN ? give_domain(object->device, args) : result;
 }
 
-/* A duplicate keeps the domain alive while a thread sleeps in it, whoever closes the descriptor meanwhile. */
-static int hold_descriptor(int fd) { return sys_fcntl(fd, F_DUPFD_CLOEXEC, 64); }
-
 static int block_on_cq(int fd, const struct emulate_object *object, struct pdlb_block_on_cq_interrupt_args *args) {
   struct emulation *emulation = &the_door.emulation;
   struct emulate_wait wait;
@@ -368,7 +403,7 @@ static int block_on_cq(int fd, const struct emulate_object *object, struct pdlb_
     result = emulate_sleep(emulation, object->device, &wait);
     if (result != 0) break;
   }
-  if (held >= 0) sys_close(held);
+  if (held >= 0) let_go(held);
   args->response = (struct pdlb_response){0, 0};
   return result;
 }
@@ -457,7 +492,7 @@ ssize_t door_read(int fd, const struct emulate_object *object, void *buffer, siz
     result = emulate_sleep_alert(emulation, object->device, object->index, seen);
     if (result != 0) break;
   }
-  if (held >= 0) sys_close(held);
+  if (held >= 0) let_go(held);
   if (result > 0 && !door_copy_out(buffer, &alert, sizeof alert)) result = -EFAULT;
   if (result >= 0) return result;
   errno = -result;
