@@ -126,6 +126,9 @@ extern const struct pdlb_port_settings device_port_settings;
 
 int device_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config,
                          struct pdlb_domain **domain, struct pdlb_error *error);
+/* No child is forked in between: it would inherit a descriptor that nobody knows of, and so keep the domain alive. */
+void forks_wait(void);
+void forks_go_on(void);
 bool domain_has_queue(const struct domain *domain, uint32_t queue, bool directed);
 
 /* ---- alerts.c ------------------------------------------------------------------------------------------------ */

@@ -25,21 +25,24 @@ static void in_child(void) {
 
 static void watch_forks(void) { pthread_atfork(before_fork, after_fork, in_child); }
 
-static void list_add(struct domain *domain) {
+void forks_wait(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, watch_forks);
   pthread_mutex_lock(&list_mutex);
+}
+
+void forks_go_on(void) { pthread_mutex_unlock(&list_mutex); }
+
+/* While forks wait. */
+static void list_add(struct domain *domain) {
   domain->next = list;
   list = domain;
-  pthread_mutex_unlock(&list_mutex);
 }
 
 static void list_remove(struct domain *domain) {
-  pthread_mutex_lock(&list_mutex);
   struct domain **link = &list;
   while (*link && *link != domain) link = &(*link)->next;
   if (*link) *link = domain->next;
-  pthread_mutex_unlock(&list_mutex);
 }
 
 /* ---- queues ---------------------------------------------------------------------------------------------------- */
@@ -215,12 +218,14 @@ static int domain_stats(struct pdlb_domain *base, struct pdlb_domain_stats *stat
 
 static void domain_free(struct domain *domain) {
   struct device *device = domain->device;
-  list_remove(domain);
   alerts_stop(domain);
   for (uint32_t index = 0; index < NUM_PORTS; index++)
     if (domain->ports[index]) port_discard(domain->ports[index]);
+  forks_wait();
+  list_remove(domain);
   /* The last reference: the driver empties the domain in here. */
   device->system->close(device->context, domain->fd);
+  forks_go_on();
   pthread_mutex_destroy(&domain->mutex);
   pthread_mutex_lock(&device->mutex);
   device->domains--;
@@ -351,7 +356,10 @@ int device_domain_create(struct pdlb_device *base, const struct pdlb_domain_conf
   struct domain *domain = calloc(1, sizeof *domain);
   if (!domain) return pdlb_fail(error, ENOMEM, "create domain", "no memory for a domain");
   fill(domain, device, &config);
+  forks_wait();
   rc = request_domain(domain, error);
+  if (rc == 0) list_add(domain);
+  forks_go_on();
   if (rc < 0) {
     pthread_mutex_destroy(&domain->mutex);
     free(domain);
@@ -360,7 +368,6 @@ int device_domain_create(struct pdlb_device *base, const struct pdlb_domain_conf
   pthread_mutex_lock(&device->mutex);
   device->domains++;
   pthread_mutex_unlock(&device->mutex);
-  list_add(domain);
   rc = alerts_start(domain, error);
   if (rc < 0) {
     domain_free(domain);

@@ -63,8 +63,8 @@ static struct port *make_port(struct domain *domain, const struct pdlb_port_conf
 }
 
 /* The descriptor is needed for the mapping alone. */
-static int map(struct port *port, uint32_t request, size_t length, bool writable, void **address,
-               struct pdlb_error *error) {
+static int map_now(struct port *port, uint32_t request, size_t length, bool writable, void **address,
+                   struct pdlb_error *error) {
   const char *op = creating[port->base.directed];
   struct device *device = port->domain->device;
   struct pdlb_port_args args = {.port_id = port->base.id};
@@ -74,6 +74,14 @@ static int map(struct port *port, uint32_t request, size_t length, bool writable
   rc = device->system->map(device->context, fd, length, writable, address);
   device->system->close(device->context, fd);
   return rc < 0 ? system_failed(error, rc, op, device, "map a port's memory") : 0;
+}
+
+static int map(struct port *port, uint32_t request, size_t length, bool writable, void **address,
+               struct pdlb_error *error) {
+  forks_wait();
+  const int rc = map_now(port, request, length, writable, address, error);
+  forks_go_on();
+  return rc;
 }
 
 static int map_port(struct port *port, struct pdlb_error *error) {

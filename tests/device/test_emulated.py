@@ -54,6 +54,42 @@ def test_events_go_through(version: str) -> None:
     )
 
 
+def test_a_child_keeps_no_domain(version: str) -> None:
+    """Whenever it is forked: a copy of a domain's or a port's descriptor would keep the domain alive."""
+    run(
+        """
+        import os, threading, pydlb
+        small = dict(ldb_queues=0, ldb_ports=0, dir_ports=1, credits=8, history_entries=0, atomic_inflights=0)
+        with pydlb.open("auto") as device:
+            def work():
+                for _ in range(5):
+                    with device.create_domain(**small, sequence_slots=(0, 0)) as domain:
+                        domain.create_dir_port().close()
+            for _ in range(20):
+                readable, writable = os.pipe()
+                thread = threading.Thread(target=work)
+                thread.start()
+                children = []
+                while thread.is_alive():
+                    child = os.fork()
+                    if child == 0:
+                        os.close(writable)
+                        os.read(readable, 1)
+                        os._exit(0)
+                    children.append(child)
+                thread.join()
+                while device.resources() != device.resources(available=False):
+                    pass  # a child closes its copies as soon as it runs
+                os.close(readable)
+                os.close(writable)
+                for child in children:
+                    os.waitpid(child, 0)
+        """,
+        "--version",
+        version,
+    )
+
+
 def test_a_balancer_uses_it(version: str) -> None:
     run(
         """
