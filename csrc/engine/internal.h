@@ -226,6 +226,11 @@ void engine_flows_linked(struct pdlb_engine *engine, uint32_t queue, uint32_t po
 /* Put the node's element with its flow. */
 void engine_flow_add(struct pdlb_engine *engine, uint32_t queue, uint32_t node);
 
+/* ---- links.c ----------------------------------------------------------------------------------------------------- */
+
+/* Under the control lock: the port serves the queue from now on, or no longer. */
+void engine_set_linked(struct pdlb_engine *engine, uint32_t port, uint32_t queue, bool linked);
+
 /* ---- recover.c --------------------------------------------------------------------------------------------------- */
 
 /* Under the ingress lock, which a dead owner held: what it was appending is in the queue, or not. */
