@@ -1,4 +1,4 @@
-/* Making and changing: the region, queues, ports, links. One control call at a time. */
+/* Making and changing: the region, queues, ports. One control call at a time. */
 #include <errno.h>
 
 #include "internal.h"
