@@ -53,6 +53,7 @@ static void discard(struct pdlb_acceptor *acceptor) {
   close_descriptors(acceptor);
   slots_free(&acceptor->slots);
   workers_free(&acceptor->workers);
+  limits_end(acceptor);
   free(acceptor->last_seen);
   backlog_monitor_close(&acceptor->monitor);
   pthread_mutex_destroy(&acceptor->workers.mutex);
@@ -199,6 +200,7 @@ int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t
 
 int pdlb_acceptor_take_left(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted) {
   if (!slots_take_any(&acceptor->slots, accepted)) return -ENOENT;
+  limits_note_end(acceptor);
   note_take(acceptor, PDLB_NONE, accepted);
   return 0;
 }
@@ -248,11 +250,14 @@ void pdlb_acceptor_free(struct pdlb_acceptor *acceptor) {
 void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_acceptor_stats *stats) {
   /* Out before in, so that what is counted as taken was counted as accepted. */
   stats->taken = atomic_load_explicit(&acceptor->taken, memory_order_seq_cst);
+  stats->refused = atomic_load_explicit(&acceptor->refused, memory_order_seq_cst);
   stats->accepted = atomic_load_explicit(&acceptor->accepted, memory_order_seq_cst);
   stats->drained = atomic_load_explicit(&acceptor->drained, memory_order_relaxed);
   stats->aborted = atomic_load_explicit(&acceptor->aborted, memory_order_relaxed);
   stats->taken_back = atomic_load_explicit(&acceptor->taken_back, memory_order_relaxed);
   stats->held_up = atomic_load_explicit(&acceptor->times_held_up, memory_order_relaxed);
+  stats->full = atomic_load_explicit(&acceptor->times_full, memory_order_relaxed);
+  stats->overflowed = atomic_load_explicit(&acceptor->overflowed, memory_order_relaxed);
   stats->retries = atomic_load_explicit(&acceptor->retries, memory_order_relaxed);
   stats->resent = atomic_load_explicit(&acceptor->resent, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);

@@ -19,7 +19,7 @@ static struct worker *ask_caller(struct pdlb_acceptor *acceptor, const struct pd
   const uint32_t handle = policy.pick(policy.context, arrival);
   lock(acceptor);
   struct worker *worker = handle == PDLB_NONE ? NULL : workers_find(&acceptor->workers, handle);
-  return worker && worker_may_be_picked(worker) ? worker : NULL;
+  return worker && worker_may_be_picked(&acceptor->workers, worker) ? worker : NULL;
 }
 
 struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival) {
@@ -33,8 +33,9 @@ static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint6
                     struct pdlb_accepted *accepted) {
   struct workers *workers = &acceptor->workers;
   const bool is_shared = workers->policy.queue != PDLB_NONE;
-  if (!worker && !is_shared) worker = pick_idlest(workers);
-  if (worker && !worker_assign(worker, accepted->listener, token)) worker = NULL;
+  if (!worker && (!is_shared || workers->limit)) worker = pick_idlest(workers);
+  if (worker && worker->full) acceptor_count(&acceptor->overflowed);
+  if (worker && !worker_assign(workers, worker, accepted->listener, token)) worker = NULL;
   accepted->worker = worker ? worker->handle : PDLB_NONE;
   slots_put(&acceptor->slots, token, accepted);
   if (!worker && !is_shared) {
@@ -82,7 +83,7 @@ static void send_again(struct pdlb_acceptor *acceptor, uint64_t token, struct pd
   struct worker *worker = accepted->worker == PDLB_NONE ? NULL : workers_find(&acceptor->workers, accepted->worker);
   if (worker) {
     worker_not_waiting(worker);
-    worker_close(worker, accepted->listener);
+    worker_close(&acceptor->workers, worker, accepted->listener);
     if (worker->state != WORKER_ACTIVE || worker->queue == PDLB_NONE) worker = NULL;
   }
   acceptor_count(&acceptor->resent);
@@ -138,7 +139,7 @@ static bool another_may_have_it(const struct workers *workers, const struct work
   if (workers->policy.queue != PDLB_NONE) return true;
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *other = &workers->table[place];
-    if (other != worker && worker_may_be_picked(other)) return true;
+    if (other != worker && worker_may_be_picked(workers, other)) return true;
   }
   return false;
 }
@@ -146,7 +147,7 @@ static bool another_may_have_it(const struct workers *workers, const struct work
 static bool another_is_idle(const struct workers *workers, const struct worker *worker) {
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *other = &workers->table[place];
-    if (other != worker && worker_may_be_picked(other) && worker_waiting(other) == 0) return true;
+    if (other != worker && worker_may_be_picked(workers, other) && worker_waiting(other) == 0) return true;
   }
   return false;
 }
@@ -183,7 +184,7 @@ static bool take_oldest(struct pdlb_acceptor *acceptor, struct worker *worker, u
     const uint64_t old = worker->assigned[worker->head++ & (worker->size - 1)].token;
     if (!slots_withdraw(&acceptor->slots, old, token, accepted)) continue;
     worker_not_waiting(worker);
-    worker_close(worker, accepted->listener);
+    worker_close(&acceptor->workers, worker, accepted->listener);
     acceptor_count(&acceptor->taken_back);
     return true;
   }
@@ -233,8 +234,8 @@ void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t handle, const st
   struct worker *picked = accepted->worker == PDLB_NONE ? NULL : workers_find(&acceptor->workers, accepted->worker);
   if (picked) worker_not_waiting(picked);
   if (picked != taker) {
-    if (picked) worker_close(picked, accepted->listener);
-    if (taker) worker_open(taker, accepted->listener);
+    if (picked) worker_close(&acceptor->workers, picked, accepted->listener);
+    if (taker) worker_open(&acceptor->workers, taker, accepted->listener);
   }
   if (taker) worker_came(taker);
   unlock(acceptor);
@@ -250,6 +251,7 @@ void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t handle) {
 void pdlb_acceptor_closed(struct pdlb_acceptor *acceptor, uint32_t handle, uint32_t listener) {
   lock(acceptor);
   struct worker *worker = workers_find(&acceptor->workers, handle);
-  if (worker) worker_close(worker, listener);
+  if (worker) worker_close(&acceptor->workers, worker, listener);
   unlock(acceptor);
+  limits_note_end(acceptor);
 }

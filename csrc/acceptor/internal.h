@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "backlog.h"
+#include "limit.h"
 #include "listeners.h"
 #include "pdlb_acceptor.h"
 #include "slots.h"
@@ -57,11 +58,16 @@ struct pdlb_acceptor {
   struct pdlb_domain *next_domain; /* where the thread is to move to; NULL: it stays */
   struct pdlb_port *next_port;
   int move_result;
-  bool asked;                /* somebody wants to know whether there is trouble */
+  bool asked; /* somebody wants to know whether there is trouble */
+  struct pdlb_connection_limits limits;
+  char *reply;               /* theirs */
   enum pdlb_refusal trouble; /* what is wrong with the domain; PDLB_TAKEN: nothing */
   pthread_cond_t has_moved;  /* or been told of trouble */
 
   /* The thread's own. */
+  bool total_reached, was_full;
+  struct parting parting[MAX_PARTING];
+  uint32_t parting_count;
   uint64_t backoff, accept_again_at;
   bool has_reserved;             /* a slot for the connection that is accepted next: */
   uint64_t reserved;             /* its token */
@@ -81,6 +87,8 @@ struct pdlb_acceptor {
   _Atomic bool held_up; /* the thread waits for a slot or a credit: call it after a take */
   _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;
   _Atomic uint64_t retries, resent;
+  _Atomic bool at_limit; /* call the thread when a connection has ended */
+  _Atomic uint64_t finished, refused, times_full, overflowed;
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };

@@ -44,7 +44,7 @@ static struct worker *pick_exact(struct workers *workers, const struct pdlb_arri
   uint32_t fewest = 0;
   for (uint32_t i = 1; i <= workers->count; i++) {
     struct worker *worker = &workers->table[(workers->last + i) % workers->count];
-    if (!worker_may_be_picked(worker)) continue;
+    if (!worker_may_be_picked(workers, worker)) continue;
     const uint32_t count = worker_count(worker, arrival->listener, workers->policy.per_listener);
     const int order = best ? compare(worker, count, best, fewest) : -1;
     if (order > 0 || (order == 0 && !wins_tie(workers, worker, best, arrival->current))) continue;
@@ -63,7 +63,7 @@ static struct worker *pick_in_turn(struct workers *workers) {
   int64_t all = 0;
   for (uint32_t place = 0; place < workers->count; place++) {
     struct worker *worker = &workers->table[place];
-    if (!worker_may_be_picked(worker)) continue;
+    if (!worker_may_be_picked(workers, worker)) continue;
     worker->turn += worker->weight;
     all += worker->weight;
     if (!best || worker->turn > best->turn) best = worker;
@@ -83,13 +83,13 @@ static struct worker *draw_one(struct workers *workers, struct worker *const *ch
   uint64_t all = 0;
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *worker = &workers->table[place];
-    if (worker_may_be_picked(worker) && !is_among(chosen, count, worker)) all += worker->weight;
+    if (worker_may_be_picked(workers, worker) && !is_among(chosen, count, worker)) all += worker->weight;
   }
   if (!all) return NULL;
   uint64_t at = draw_below(workers, all);
   for (uint32_t place = 0; place < workers->count; place++) {
     struct worker *worker = &workers->table[place];
-    if (!worker_may_be_picked(worker) || is_among(chosen, count, worker)) continue;
+    if (!worker_may_be_picked(workers, worker) || is_among(chosen, count, worker)) continue;
     if (at < worker->weight) return worker;
     at -= worker->weight;
   }
@@ -146,7 +146,7 @@ static struct worker *pick_by_client(struct workers *workers, const struct pdlb_
   uint64_t connections = 1, weights = 0;
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *worker = &workers->table[place];
-    if (!worker_may_be_picked(worker)) continue;
+    if (!worker_may_be_picked(workers, worker)) continue;
     connections += worker_count(worker, arrival->listener, policy->per_listener);
     weights += worker->weight;
   }
@@ -155,7 +155,7 @@ static struct worker *pick_by_client(struct workers *workers, const struct pdlb_
   double highest = 0;
   for (uint32_t place = 0; place < workers->count; place++) {
     struct worker *worker = &workers->table[place];
-    if (!worker_may_be_picked(worker)) continue;
+    if (!worker_may_be_picked(workers, worker)) continue;
     const double most = ceil(policy->bound * (double)connections * worker->weight / (double)weights);
     if (worker_count(worker, arrival->listener, policy->per_listener) >= most) continue;
     const double its = score(worker, client);
@@ -181,7 +181,7 @@ struct worker *pick_idlest(struct workers *workers) {
   struct worker *best = NULL;
   for (uint32_t i = 1; i <= workers->count; i++) {
     struct worker *worker = &workers->table[(workers->last + i) % workers->count];
-    if (worker->state != WORKER_ACTIVE || !worker->weight || worker->queue == PDLB_NONE) continue;
+    if (!worker_is_there(worker) || worker_is_barred(workers, worker)) continue;
     if (!best || is_idler(worker, best)) best = worker;
   }
   if (best) workers->last = best->handle & (MAX_WORKERS - 1);

@@ -75,7 +75,7 @@ static bool is_shut_down(const struct listener *listener) {
   return listener->family == AF_UNIX && poll(&state, 1, 0) == 1 && state.revents;
 }
 
-static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener) {
+static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener, bool refuses) {
   const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
   struct fresh *fresh = &acceptor->fresh[acceptor->fresh_count];
   fresh->address_size = sizeof fresh->address;
@@ -85,6 +85,11 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
     return outcome == NOTHING_THERE && is_shut_down(listener) ? UNUSABLE : outcome;
   }
   acceptor->backoff = 0;
+  if (refuses) {
+    acceptor_count(&acceptor->accepted);
+    limits_refuse(acceptor, fd);
+    return ACCEPTED;
+  }
   fresh->token = acceptor->reserved;
   acceptor->has_reserved = false;
   fresh->accepted = (struct pdlb_accepted){
@@ -109,7 +114,9 @@ static enum outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener
   enum outcome outcome = ACCEPTED;
   for (uint32_t i = 0; i < acceptor->config.batch; i++) {
     if (acceptor->fresh_count == MAX_BATCH || !has_slot(acceptor)) break;
-    outcome = accept_one(acceptor, listener);
+    const enum verdict verdict = limits_judge(acceptor);
+    if (verdict == LIMITS_LEAVE) break;
+    outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
     listener->accepted_at = acceptor->fresh[acceptor->fresh_count - 1].accepted.accepted_at;
@@ -165,7 +172,8 @@ static uint64_t step(struct pdlb_acceptor *acceptor) {
   if (has_room(acceptor) && wanted && !backs_off(acceptor)) accept_from_all(acceptor);
 
   /* What cannot be accepted now must not keep the thread awake. */
-  const bool may_accept = wanted && has_room(acceptor) && !backs_off(acceptor);
+  const bool may_accept =
+      wanted && has_room(acceptor) && !backs_off(acceptor) && limits_judge(acceptor) != LIMITS_LEAVE;
   if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
   if (backs_off(acceptor)) return acceptor->accept_again_at;
   /* A draining one wakes nobody when it is empty: look until then. */
@@ -211,6 +219,8 @@ void *acceptor_run(void *argument) {
     uint64_t next = step(acceptor);
     pthread_mutex_unlock(&acceptor->mutex);
     handoff_fresh(acceptor);
+    const uint64_t parting = limits_see_off(acceptor);
+    if (parting < next) next = parting;
     const uint64_t look = handoff_look(acceptor), tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
     pthread_mutex_lock(&acceptor->mutex);
     note_trouble(acceptor);

@@ -27,6 +27,7 @@ struct worker *workers_add(struct workers *workers, uint32_t queue) {
   worker->queue = queue;
   worker->weight = PDLB_WEIGHT;
   worker->added = workers->added++;
+  worker->full = false;
   worker->turn = 0;
   worker->came_at = 0;
   atomic_store_explicit(&worker->stalled, false, memory_order_relaxed);
@@ -64,21 +65,49 @@ static bool grow(struct worker *worker) {
   return true;
 }
 
-bool worker_assign(struct worker *worker, uint32_t listener, uint64_t token) {
+bool worker_assign(const struct workers *workers, struct worker *worker, uint32_t listener, uint64_t token) {
   if (worker->tail - worker->head == worker->size && !grow(worker)) return false;
   worker->assigned[worker->tail++ & (worker->size - 1)] = (struct assigned){.token = token, .at = pdlb_now()};
   add(&worker->waiting, 1);
-  worker_open(worker, listener);
+  worker_open(workers, worker, listener);
   return true;
 }
 
-void worker_open(struct worker *worker, uint32_t listener) {
+/* Full at the limit; not full any more where it is to be so. */
+static void note_fullness(const struct workers *workers, struct worker *worker) {
+  const uint32_t open = atomic_load_explicit(&worker->open, memory_order_relaxed);
+  worker->full = workers->limit && open > (worker->full ? workers->limit_again : workers->limit - 1);
+}
+
+void workers_set_limit(struct workers *workers, uint32_t limit, uint32_t again) {
+  workers->limit = limit;
+  workers->limit_again = again;
+  workers->ignores_limit = false;
+  for (uint32_t place = 0; place < workers->count; place++) note_fullness(workers, &workers->table[place]);
+}
+
+bool workers_all_full(const struct workers *workers, uint32_t more) {
+  uint64_t room = 0;
+  bool any = false;
+  for (uint32_t place = 0; place < workers->count; place++) {
+    const struct worker *worker = &workers->table[place];
+    if (!worker_is_there(worker)) continue;
+    any = true;
+    const uint32_t open = atomic_load_explicit(&worker->open, memory_order_relaxed);
+    if (!worker->full) room += workers->limit - open;
+  }
+  return any && room <= more;
+}
+
+void worker_open(const struct workers *workers, struct worker *worker, uint32_t listener) {
   add(&worker->open, 1);
+  note_fullness(workers, worker);
   worker->by_listener[listener % COUNTED_LISTENERS]++;
 }
 
-void worker_close(struct worker *worker, uint32_t listener) {
+void worker_close(const struct workers *workers, struct worker *worker, uint32_t listener) {
   add(&worker->open, UINT32_MAX);
+  note_fullness(workers, worker);
   worker->by_listener[listener % COUNTED_LISTENERS]--;
 }
 

@@ -22,6 +22,7 @@ struct worker {
   uint32_t handle; /* place in the table, and above it a count that makes it unique */
   uint32_t queue;
   uint32_t weight;
+  bool full;      /* it has reached the limit, and not come down again */
   uint64_t added; /* the how-manieth it was */
   int64_t turn;   /* round robin: what it is owed */
   uint64_t came_at;
@@ -43,7 +44,10 @@ struct workers {
   uint64_t added;
   uint32_t last; /* the place that was picked last */
   uint64_t random;
-  bool directed; /* their queues are directed ones, and there may be none that they share */
+  uint32_t limit,
+      limit_again;    /* of what each may have open, 0 for none; where one that was full is not full any more */
+  bool ignores_limit; /* all are full: any may be picked */
+  bool directed;      /* their queues are directed ones, and there may be none that they share */
   struct pdlb_policy_config policy;
 };
 
@@ -56,9 +60,9 @@ void workers_drop(struct worker *worker);
 void workers_free(struct workers *workers);
 
 /* Note that a connection goes to it. False without memory for the note. */
-bool worker_assign(struct worker *worker, uint32_t listener, uint64_t token);
-void worker_open(struct worker *worker, uint32_t listener);
-void worker_close(struct worker *worker, uint32_t listener);
+bool worker_assign(const struct workers *workers, struct worker *worker, uint32_t listener, uint64_t token);
+void worker_open(const struct workers *workers, struct worker *worker, uint32_t listener);
+void worker_close(const struct workers *workers, struct worker *worker, uint32_t listener);
 void worker_not_waiting(struct worker *worker);
 /* It looked for connections: it does not stall, whatever it found. */
 void worker_came(struct worker *worker);
@@ -70,8 +74,20 @@ struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival)
 /* Where nobody is picked and there is no queue for all: who has least to do; those that stall only if all do. */
 struct worker *pick_idlest(struct workers *workers);
 
-static inline bool worker_may_be_picked(const struct worker *worker) {
-  return worker->state == WORKER_ACTIVE && worker->weight && worker->queue != PDLB_NONE &&
+void workers_set_limit(struct workers *workers, uint32_t limit, uint32_t again);
+/* Whether there are some, and all are full, or would be with `more` connections. */
+bool workers_all_full(const struct workers *workers, uint32_t more);
+
+static inline bool worker_is_there(const struct worker *worker) {
+  return worker->state == WORKER_ACTIVE && worker->weight && worker->queue != PDLB_NONE;
+}
+
+static inline bool worker_is_barred(const struct workers *workers, const struct worker *worker) {
+  return worker->full && !workers->ignores_limit;
+}
+
+static inline bool worker_may_be_picked(const struct workers *workers, const struct worker *worker) {
+  return worker_is_there(worker) && !worker_is_barred(workers, worker) &&
          !atomic_load_explicit(&worker->stalled, memory_order_relaxed);
 }
 

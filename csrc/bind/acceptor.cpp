@@ -239,10 +239,24 @@ void set_policy(Acceptor &acceptor, int policy, uint32_t queue, int tie, uint32_
   acceptor.set_policy(config, std::move(function));
 }
 
+void set_limits(const Acceptor &acceptor, uint32_t total, uint32_t total_again, uint32_t worker, uint32_t worker_again,
+                int when_full, const std::string &reply) {
+  const pdlb_connection_limits limits{total,
+                                      total_again,
+                                      worker,
+                                      worker_again,
+                                      static_cast<pdlb_when_full>(when_full),
+                                      reply.data(),
+                                      static_cast<uint32_t>(reply.size())};
+  pdlb_error error{};
+  check(pdlb_acceptor_set_limits(acceptor.raw(), &limits, &error), error);
+}
+
 py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
-  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "drained"_a = stats.drained,
+  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused,
+                  "full"_a = stats.full, "overflowed"_a = stats.overflowed, "drained"_a = stats.drained,
                   "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "retries"_a = stats.retries,
                   "resent"_a = stats.resent, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
                   "last_errno"_a = stats.last_errno,
@@ -306,6 +320,8 @@ void register_acceptor(py::module_ &module) {
             pdlb_acceptor_worker_weigh(acceptor.raw(), worker, weight);
           },
           "worker"_a, "weight"_a)
+      .def("set_limits", &set_limits, "total"_a, "total_again"_a, "worker"_a, "worker_again"_a, "when_full"_a,
+           "reply"_a)
       .def("worker_stats", &worker_stats, "worker"_a)
       .def("set_policy", &set_policy, "policy"_a, "queue"_a, "tie"_a, "choices"_a, "bound"_a, "per_listener"_a,
            "seed"_a, "grace_ns"_a, "function"_a)

@@ -144,6 +144,29 @@ struct pdlb_policy_config {
 int pdlb_acceptor_set_policy(struct pdlb_acceptor *acceptor, const struct pdlb_policy_config *config,
                              struct pdlb_error *error);
 
+/* ---- limits --------------------------------------------------------------------------------------------------------
+ */
+
+enum pdlb_when_full {
+  PDLB_FULL_PAUSE = 0, /* leave connections in the backlog */
+  PDLB_FULL_RESET,     /* accept and reset them */
+  PDLB_FULL_REPLY,     /* accept them, send the reply, and close */
+  PDLB_FULL_OVERFLOW,  /* only where all workers are at their limit: give them to whom the policy picks, all the same */
+};
+
+/* A limit that was reached holds until no more than `..._again` are left. */
+struct pdlb_connection_limits {
+  uint32_t total, total_again; /* accepted and not closed; 0: no limit */
+  uint32_t worker,
+      worker_again; /* picked for one worker and not closed; 0: no limit. Nobody who has so many is picked */
+  enum pdlb_when_full when_full;
+  const void *reply;
+  uint32_t reply_size;
+};
+/* Any thread. From the next connection on. */
+int pdlb_acceptor_set_limits(struct pdlb_acceptor *acceptor, const struct pdlb_connection_limits *limits,
+                             struct pdlb_error *error);
+
 /* Keep new clients from connecting to a listening socket that is about to be closed, so that its backlog can be
  * emptied for good: closing resets what is in it. A client that comes now is refused once the socket is closed. */
 int pdlb_listener_shut(int fd);
@@ -180,16 +203,19 @@ void pdlb_acceptor_free(struct pdlb_acceptor *acceptor);
 #define PDLB_HANDOFF_BUCKETS 32u
 
 struct pdlb_acceptor_stats {
-  uint64_t accepted; /* taken from a backlog: taken + waiting */
+  uint64_t accepted; /* taken from a backlog */
   uint64_t taken;
-  uint64_t drained;                       /* of those accepted, after the order to stop or to drain the listener */
-  uint64_t aborted;                       /* given up by the client before they could be accepted */
-  uint64_t taken_back;                    /* times that what waited for one worker went to another */
-  uint64_t retries;                       /* times that what was refused was sent again */
-  uint64_t resent;                        /* connections sent again after a move, or once a worker was there */
-  uint64_t held_up;                       /* times that all slots were taken, or no credit was left */
-  uint64_t backoffs;                      /* times that accept failed for want of descriptors or memory */
-  uint32_t last_errno;                    /* of the last of these, or of a listener that failed for good */
+  uint64_t refused;    /* of those accepted, turned away at a limit: accepted = taken + waiting + refused */
+  uint64_t full;       /* times that a limit was reached */
+  uint64_t overflowed; /* connections given to a worker beyond its limit */
+  uint64_t drained;    /* of those accepted, after the order to stop or to drain the listener */
+  uint64_t aborted;    /* given up by the client before they could be accepted */
+  uint64_t taken_back; /* times that what waited for one worker went to another */
+  uint64_t retries;    /* times that what was refused was sent again */
+  uint64_t resent;     /* connections sent again after a move, or once a worker was there */
+  uint64_t held_up;    /* times that all slots were taken, or no credit was left */
+  uint64_t backoffs;   /* times that accept failed for want of descriptors or memory */
+  uint32_t last_errno; /* of the last of these, or of a listener that failed for good */
   uint64_t handoff[PDLB_HANDOFF_BUCKETS]; /* times from accept to take: bucket n counts those below 2^n microseconds */
 };
 /* Any thread. */

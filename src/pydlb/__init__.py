@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .balancer import Balancer
+    from .limits import Limits
     from .server import Server, serve, start_server
     from .settings import HardwareSettings, Register, SequenceGroup
     from .sharing import SharedPort, Sharing
@@ -63,6 +64,7 @@ __all__ = [
     "HardwareSettings",
     "LDBPort",
     "LDBQueue",
+    "Limits",
     "Port",
     "PortStats",
     "Queue",
@@ -93,6 +95,7 @@ _LAZY = {
     "BalancerStats": "stats",
     "Connection": "workers",
     "HardwareSettings": "settings",
+    "Limits": "limits",
     "Register": "settings",
     "SequenceGroup": "settings",
     "Server": "server",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .adapters import Adapter
     from .adapters.streams import ClientConnected
     from .balancer.backends import Backend, Fallback
+    from .limits import Limits
     from .policies import PolicyLike
     from .workers import Worker
 
@@ -234,6 +235,7 @@ async def start_server(
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     start_serving: bool = True,
+    limits: Limits | None = None,
     metrics_port: int | None = None,
     metrics_host: str = "127.0.0.1",
 ) -> Server:
@@ -264,6 +266,7 @@ async def start_server(
         ssl_handshake_timeout: Seconds that a TLS handshake may take.
         ssl_shutdown_timeout: Seconds that the end of a TLS connection may take.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
+        limits: How many connections there may be, and what becomes of the others, as for :class:`Balancer`.
         metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
         metrics_host: The address for that.
 
@@ -309,6 +312,7 @@ async def start_server(
         reuse_address=reuse_address,
         reuse_port=reuse_port,
         start_serving=start_serving,
+        limits=limits,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
     )
@@ -335,6 +339,7 @@ async def serve(
     reuse_address: bool | None = None,
     reuse_port: bool | None = None,
     start_serving: bool = True,
+    limits: Limits | None = None,
     metrics_port: int | None = None,
     metrics_host: str = "127.0.0.1",
 ) -> Server:
@@ -362,6 +367,7 @@ async def serve(
         reuse_address: False not to reuse an address that a closed server leaves behind for a while.
         reuse_port: Let other sockets listen on the same port.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
+        limits: How many connections there may be, and what becomes of the others, as for :class:`Balancer`.
         metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
         metrics_host: The address for that.
 
@@ -400,6 +406,7 @@ async def serve(
         max_workers=max(16, workers),
         worker_class=worker_class,
         start_method=start_method,
+        limits=limits,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
     )

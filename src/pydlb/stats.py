@@ -57,12 +57,15 @@ class BalancerStats:
         waiting: Of these, on their way to a worker now.
         open: Of these, open on a worker now.
         served: Of these, closed in the ordinary way.
-        refused: Of these, closed without having been given to a worker.
+        refused: Of these, closed without having been given to a worker: `refused_at_limit`, the others at the end.
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
         drained: Of those accepted, how many were still in a backlog when its listener was told to stop.
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
+        refused_at_limit: Of those refused, how many were turned away at a limit.
+        limited: Times that a limit was reached.
+        overflowed: Connections that a worker was given beyond its limit.
         retries: Times that what the engine had refused was sent again.
         resent: Connections that were sent again after the engine was replaced.
         fallbacks: Times that a device failed, and the software engine took over (or nothing, with ``fallback=None``).
@@ -88,6 +91,9 @@ class BalancerStats:
     backoffs: int
     accept_error: str | None
     handoff_seconds: Sequence[tuple[float, int]]
+    refused_at_limit: int = 0
+    limited: int = 0
+    overflowed: int = 0
     retries: int = 0
     resent: int = 0
     fallbacks: int = 0

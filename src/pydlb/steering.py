@@ -109,6 +109,7 @@ class Steering:
         self._acceptor = acceptor
         self._engine = engine
         self._grace = grace
+        self._limited = False  # whether there is a limit for each worker, which a shared queue does not keep
         self._levels = True  # whether the shared queue knows what workers have open
         self._lock = threading.Lock()
         self._policy = policy
@@ -289,8 +290,24 @@ class Steering:
     def _weighs(self) -> bool:
         return len(set(self._weights.values()) - {0.0}) > 1
 
-    def picks(self, policy: Policy | None = None, weights: dict[Worker, float] | None = None) -> bool:
-        """Whether workers are picked, with this policy and these weights in place of its own."""
+    def set_limited(self, *, limited: bool) -> None:
+        """Say whether there is a limit for each worker: then workers are picked, whatever the policy."""
+        with self._lock:
+            if limited:
+                self._equip_all()
+            self._limited = limited
+            self._tell()
+
+    def picks(
+        self,
+        policy: Policy | None = None,
+        weights: dict[Worker, float] | None = None,
+        *,
+        limited: bool | None = None,
+    ) -> bool:
+        """Whether workers are picked, with this policy, these weights and limits in place of its own."""
+        if self._limited if limited is None else limited:
+            return True
         effective = {**self._weights, **(weights or {})}
         return (policy or self._policy).picks or len(set(effective.values()) - {0.0}) > 1
 
@@ -330,7 +347,11 @@ class Steering:
 
     def _needs_own(self, policy: Policy) -> bool:
         """Whether workers need queues of their own."""
-        return self._engine.directed or policy.picks or self._weighs() or self._compensates(policy)
+        return self._engine.directed or policy.picks or self._steers(policy)
+
+    def _steers(self, policy: Policy) -> bool:
+        """Whether who has fewest is picked, though the policy would leave it to the queue."""
+        return self._weighs() or self._limited or self._compensates(policy)
 
     def _compensates(self, policy: Policy) -> bool:
         """Whether the queue would level only what came since the last switch: then who has fewest is picked instead."""
@@ -338,8 +359,7 @@ class Steering:
 
     def _tell(self) -> None:
         policy, queues = self._policy, self._engine.queues
-        steered = self._weighs() or self._compensates(policy)
-        pick: NativePick = Exact().native() if not policy.picks and steered else policy.native()
+        pick: NativePick = Exact().native() if not policy.picks and self._steers(policy) else policy.native()
         queue = None if queues is None else queues.first_come if isinstance(policy, Nop) else queues.shared
         self._acceptor.set_policy(
             pick.policy,

@@ -81,7 +81,8 @@ class Account:
         if error is not None and error != self._accept_error:
             self._accept_error = error
             logger.warning("cannot accept connections for the moment: %s; clients wait in the backlog", error)
-        given = sum(record.accepted for record in records) + refused
+        turned_away = acceptor["refused"]
+        given = sum(record.accepted for record in records) + refused + turned_away
         accepted = max(acceptor["accepted"], given)
         return BalancerStats(
             workers=tuple(records),
@@ -89,7 +90,10 @@ class Account:
             waiting=accepted - given,
             open=sum(record.open for record in records),
             served=sum(record.served for record in records),
-            refused=refused,
+            refused=refused + turned_away,
+            refused_at_limit=turned_away,
+            limited=acceptor["full"],
+            overflowed=acceptor["overflowed"],
             aborted=sum(record.aborted for record in records),
             drained=acceptor["drained"],
             gone=acceptor["aborted"],

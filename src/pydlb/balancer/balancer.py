@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from pydlb.limits import Limits
     from pydlb.metrics import MetricsServer
     from pydlb.policies import Policy, PolicyLike
     from pydlb.processes.methods import StartMethod
@@ -91,6 +92,8 @@ class Balancer:
             All but ``"fork"`` get the handler by pickle, and import the program's main module.
         patience: Seconds that the connections of a worker process have that asks to be replaced, as one does that gets
             SIGTERM.
+        limits: How many connections there may be, and what becomes of the others: a :class:`pydlb.Limits`. Not for
+            processes, which accept by themselves.
         name: The start of the workers' names.
         metrics_port: A port on which ``/metrics``, ``/ready``, ``/alive`` and ``/stats`` are answered by HTTP until it
             is closed, see :class:`pydlb.metrics.MetricsServer`; 0 for any that is free, None for none.
@@ -124,6 +127,7 @@ class Balancer:
         worker_class: Literal["thread", "process", "auto"] = "thread",
         start_method: Literal["fork", "forkserver", "spawn"] | None = None,
         patience: float = 30.0,
+        limits: Limits | None = None,
         name: str = "worker",
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
@@ -147,12 +151,15 @@ class Balancer:
         processes = are_processes(worker_class)
         grace = _GRACE if grace is None else grace
         check_fallback(fallback)
+        if limits is not None and processes:
+            raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
+        limited = limits is not None and limits.per_worker is not None
         needs = Needs(
             workers=workers,
             max_workers=max_workers,
             max_waiting=max_waiting,
             grace=grace,
-            picks=steered.picks,
+            picks=steered.picks or limited,
             shared=processes,
         )
         begun = begin(backend, needs, fallback)
@@ -178,6 +185,9 @@ class Balancer:
             patience=patience,
         )
         self._engines.serve(self._crew)
+        self._limits = limits
+        if limits is not None:
+            self._engines.set_limits(limits)
         self._listeners = Listeners(self._acceptor, pool)
         self._account = Account(self._acceptor, self._crew, self._engines, pool)
         if pool is not None:
@@ -218,6 +228,23 @@ class Balancer:
     @policy.setter
     def policy(self, policy: PolicyLike) -> None:
         self._engines.set_policy(make_policy(policy))
+
+    @property
+    def limits(self) -> Limits | None:
+        """How many connections there may be, and what becomes of the others. May be set at any time.
+
+        Raises:
+            ConfigError: The workers are processes.
+            ResourceExhausted: A limit for each worker needs ports that the device does not have.
+        """
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits | None) -> None:
+        if self._pool is not None:
+            raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
+        self._engines.set_limits(limits)
+        self._limits = limits
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 

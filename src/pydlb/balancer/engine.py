@@ -228,8 +228,9 @@ def _ports(device: Device, needs: Needs, *, directed: bool) -> int:
 
 def _credits(device: Device, needs: Needs) -> int:
     total, left = device.resources(available=False), device.resources()
-    apart = total.dir_credits > 0  # as on DLB 2.0: directed events need credits of their own
-    available = left.dir_credits if apart and needs.picks else left.ldb_credits
+    share, available = total.ldb_credits, left.ldb_credits
+    if total.dir_credits:  # as on DLB 2.0: they are apart, and a domain with directed ports gets as many of each
+        share, available = min(share, total.dir_credits), min(available, left.dir_credits)
     if available == 0:
         raise ResourceExhausted(0, f"{device.backend} has no credits left", op="create domain")
-    return min(needs.max_waiting, max(1, (total.ldb_credits + total.dir_credits) // _CREDITS_PART), available)
+    return min(needs.max_waiting, max(1, share // _CREDITS_PART), available)

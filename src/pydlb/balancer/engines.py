@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from pydlb.errors import DLBError
+from pydlb.limits import Limits
 
 from .backends import fallback_policy, open_software
 from .engine import Engine
@@ -153,10 +154,24 @@ class Engines:
                 self._refit(picks, self._steering.policy, must=True)
             self._steering.set_weight(worker, weight)
 
+    def set_limits(self, limits: Limits | None) -> None:
+        """Change the limits, on an engine that can keep them.
+
+        Raises:
+            ResourceExhausted: The device has not enough left for that.
+        """
+        with self.gate:
+            limited = limits is not None and limits.per_worker is not None
+            picks = self._steering.picks(limited=limited)
+            if picks and not self._engine.suits(picks=True):
+                self._refit(picks, self._steering.policy, must=True)
+            self._steering.set_limited(limited=limited)
+            self._acceptor.set_limits(*(limits or Limits()).for_acceptor())
+
     def _refit(self, picks: bool, policy: Policy, *, must: bool) -> None:
         """Move to another engine on the same device; where that is not needed but only better, as far as it can."""
         assert self._reopen is not None
-        needs = dataclasses.replace(self._needs, picks=picks)
+        needs = dataclasses.replace(self._needs, picks=picks, workers=len(self._workers()))
         try:
             engine = _build(self._reopen, needs)
         except DLBError:
@@ -212,9 +227,10 @@ class Engines:
 
     def _move(self, engine: Engine, policy: Policy) -> None:
         before = self._engine
-        workers = self._workers()
+        stations: dict[Worker, Station] = {}
         try:
-            stations = {worker: engine.take_station() for worker in workers}
+            for worker in self._workers():
+                stations[worker] = engine.take_station()
         except BaseException:
             engine.close()
             raise

@@ -73,6 +73,9 @@ _TOTALS: Final[Sequence[tuple[str, str, Kind, str]]] = (
     ("gone", "connections_gone", "counter", "Connections that clients gave up before they could be accepted."),
     ("taken_back", "connections_taken_back", "counter", "Times that a connection was offered to another worker."),
     ("held_up", "accept_held_up", "counter", "Times that connections had to stay in the backlog."),
+    ("refused_at_limit", "connections_refused_at_limit", "counter", "Connections turned away at a limit."),
+    ("limited", "limits_reached", "counter", "Times that a limit was reached."),
+    ("overflowed", "connections_overflowed", "counter", "Connections given to a worker beyond its limit."),
     ("retries", "handoff_retries", "counter", "Times that what the engine had refused was sent again."),
     ("resent", "connections_resent", "counter", "Connections sent again after the engine was replaced."),
     ("fallbacks", "device_fallbacks", "counter", "Times that the device failed and was done without."),
@@ -96,6 +99,7 @@ _HANDOFF_BOUNDS: Final = tuple((1 << n) * 1e-6 for n in range(3, 25))
 _ENVOY: Final[Sequence[tuple[str, str, Kind]]] = (
     ("accepted", "downstream_cx", "counter"),
     ("open", "downstream_cx_active", "gauge"),
+    ("refused_at_limit", "downstream_cx_overflow", "counter"),
 )
 
 
@@ -129,6 +133,8 @@ def _envoy(stats: BalancerStats) -> Iterator[Family]:
     for field, name, kind in _ENVOY:
         whole = [Sample(float(getattr(stats, field)), {})]
         yield Family(f"envoy_listener_{name}", kind, f"As Envoy's {name}.", "", whole)
+        if name == "downstream_cx_overflow":
+            continue  # Envoy has it of listeners only
         each = [
             Sample(float(getattr(worker, field)), {"envoy_worker_id": worker.name.replace("-", "_")})
             for worker in stats.workers
