@@ -87,6 +87,11 @@ stress: $(VENV)/.test ## 1e7 events through every scheduling type, in C and in P
 	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(MAKE) core-test CTEST_ARGS="-R 'stress|pipeline'"
 	PDLB_STRESS_EVENTS=$(STRESS_EVENTS) $(BIN)/python -m pytest -o timeout=3600 tests/concurrency $(ARGS)
 
+SOAK_SECONDS = 300
+
+soak: $(VENV)/.test ## whatever may happen to a balancer, at random, for SOAK_SECONDS, while clients keep count
+	$(BIN)/python tests/balancer/chaos.py --seconds $(SOAK_SECONDS) $(ARGS)
+
 sweep: $(VENV)/.test ## fail every system call of the device backend in turn, with every answer
 	PDLB_SWEEP=all $(BIN)/python -m pytest tests/device/test_sweep.py $(ARGS)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .server import Server, serve, start_server
     from .settings import HardwareSettings, Register, SequenceGroup
     from .sharing import SharedPort, Sharing
-    from .stats import BalancerStats, WorkerStats
+    from .stats import BalancerStats, ListenerStats, WorkerStats
     from .workers import Connection, Ticket, Worker
 
     EVENT_DTYPE: np.dtype[np.void]
@@ -65,6 +65,7 @@ __all__ = [
     "LDBPort",
     "LDBQueue",
     "Limits",
+    "ListenerStats",
     "Port",
     "PortStats",
     "Queue",
@@ -96,6 +97,7 @@ _LAZY = {
     "Connection": "workers",
     "HardwareSettings": "settings",
     "Limits": "limits",
+    "ListenerStats": "stats",
     "Register": "settings",
     "SequenceGroup": "settings",
     "Server": "server",

@@ -43,6 +43,38 @@ _QUIET: Final = 0.002
 _APPLICATION_END: Final = 10.0
 
 
+class Lag:
+    """How long an event loop takes to come to what it is asked to do: asked whenever somebody wants to know.
+
+    Args:
+        call: Has a function called by the loop.
+
+    **Synchronization**: any thread.
+    """
+
+    def __init__(self, call: Callable[[Callable[[], object]], object]) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._asked: float | None = None
+        self._last = 0.0
+
+    def measure(self) -> float:
+        """Seconds that the last answer took, or that the next one has been taking if that is longer. Asks again."""
+        now = time.monotonic()
+        with self._lock:
+            waiting = 0.0 if self._asked is None else now - self._asked
+            if self._asked is None:
+                self._asked = now
+                self._call(self._answer)
+            return max(self._last, waiting)
+
+    def _answer(self) -> None:
+        with self._lock:
+            if self._asked is not None:
+                self._last = time.monotonic() - self._asked
+                self._asked = None
+
+
 class LoopWorker:
     """An event loop in a thread of its own that serves the connections of one worker.
 
@@ -79,6 +111,8 @@ class LoopWorker:
         self._alive = threading.Event()
         self._alive.set()
         self._asked = 0.0
+        self._lag = Lag(self._call)
+        worker.measure_lag = self._lag.measure
         self._tasks: set[asyncio.Task[object]] = set()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self.run, name=worker.name, daemon=True)
@@ -222,7 +256,7 @@ class LoopWorker:
     # ---- from any thread -------------------------------------------------------------------------------------------
 
     def _call(self, function: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError, AttributeError):  # the loop has ended, or there is none yet
             self.loop.call_soon_threadsafe(function)
 
     def begin_drain(self, timeout: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BalancerStats", "WorkerStats"]
+__all__ = ["BalancerStats", "ListenerStats", "WorkerStats"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class WorkerStats:
         stalled: Whether it was due for a connection and did not come for it in time.
         released_early: Of `accepted`, how many the device was told to forget on receive, because its history list was
             used up: it balances without them.
+        loop_lag: Seconds that its event loop took, the last time that it was asked, to come to what it was asked to do;
+            None of a worker without a loop, or in another process.
     """
 
     name: str
@@ -35,6 +37,34 @@ class WorkerStats:
     waiting: int
     stalled: bool
     released_early: int = 0
+    loop_lag: float | None = None
+
+    @property
+    def downstream_cx_total(self) -> int:
+        """`accepted`, by Envoy's name."""
+        return self.accepted
+
+    @property
+    def downstream_cx_active(self) -> int:
+        """`open`, by Envoy's name."""
+        return self.open
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerStats:
+    """What became of one listener's connections.
+
+    Attributes:
+        number: As :meth:`Balancer.listen` returned it.
+        address: What it listens on, in words; None once it is removed.
+        accepted: Connections that workers were given.
+        open: Of these, open now.
+    """
+
+    number: int
+    address: str | None
+    accepted: int
+    open: int
 
     @property
     def downstream_cx_total(self) -> int:
@@ -63,6 +93,7 @@ class BalancerStats:
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
+        listeners: The listeners that there are or were; none where workers are processes.
         refused_at_limit: Of those refused, how many were turned away at a limit.
         limited: Times that a limit was reached.
         overflowed: Connections that a worker was given beyond its limit.
@@ -91,6 +122,7 @@ class BalancerStats:
     backoffs: int
     accept_error: str | None
     handoff_seconds: Sequence[tuple[float, int]]
+    listeners: Sequence[ListenerStats] = ()
     refused_at_limit: int = 0
     limited: int = 0
     overflowed: int = 0

@@ -228,10 +228,21 @@ class Steering:
     def _link(self, worker: Worker) -> None:
         """All share what nobody was picked for, whatever the policy: it changes while connections wait."""
         if self._may_share(worker):
-            for queue in self._common():
-                _link(worker.port, queue)
+            self._admit(worker.port)
+
+    def _admit(self, port: Port) -> None:
+        if self._engine.prelinks:
+            with contextlib.suppress(DeviceGone):
+                port.enable()
+            return
+        for queue in self._common():
+            _link(port, queue)
 
     def _unlink(self, worker: Worker) -> None:
+        if self._engine.prelinks:
+            with contextlib.suppress(DeviceGone):
+                worker.port.disable()
+            return
         for queue in self._common():
             _unlink(worker.port, queue)
 
@@ -332,8 +343,7 @@ class Steering:
                 if self._needs_own(policy):
                     self._own[worker] = self._queue_for(worker, station)
                 if self._may_share(worker):
-                    for queue in self._common():
-                        _link(station.port, queue)
+                    self._admit(station.port)
             own = [(worker.number, queue.id) for worker, queue in self._own.items()]
             shared = NOBODY if engine.shared_queue is None else engine.shared_queue
             self._acceptor.move(engine.domain._native, engine.sender._native, shared, engine.directed, own)

@@ -145,6 +145,7 @@ class Worker:
     Attributes:
         name: Its name in statistics and logs.
         number: Its number for the accepting thread.
+        measure_lag: Tells how late its event loop is, in seconds; None if nobody does.
 
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
     """
@@ -177,6 +178,8 @@ class Worker:
         self._closed = False
         self._wake: Callable[[], object] | None = None
         self._note_move: Callable[[Port], object] | None = None
+        self.measure_lag: Callable[[], float] | None = None
+        self._by_listener: dict[int, tuple[int, int]] = {}  # given, closed
 
     @property
     def port(self) -> Port:
@@ -242,9 +245,21 @@ class Worker:
                 self._report()
                 return [], False
             self._accepted += len(taken)
+            for _, listener, _, _ in taken:
+                self._count(listener, given=1)
             self._keep_history(len(taken))
         more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
         return [self._connection(one, port, blocking=False) for one in taken], more
+
+    def _count(self, listener: int, *, given: int = 0, closed: int = 0) -> None:
+        """Under the lock."""
+        before = self._by_listener.get(listener, (0, 0))
+        self._by_listener[listener] = before[0] + given, before[1] + closed
+
+    def by_listener(self) -> dict[int, tuple[int, int]]:
+        """For each listener, how many of its connections the worker was given, and how many of those are closed."""
+        with self._lock:
+            return dict(self._by_listener)
 
     def _keep_history(self, taken: int) -> None:
         """Under the lock: release early what the port has no room to hold."""
@@ -263,6 +278,7 @@ class Worker:
             taken = None if self._closed else self._source.take(self.number, token)
             if taken is not None:
                 self._accepted += 1
+                self._count(taken[1], given=1)
                 if port is self.port:
                     self._keep_history(1)
         if taken is None:
@@ -415,6 +431,7 @@ class Worker:
                 self._aborted += 1
             else:
                 self._served += 1
+            self._count(ticket.listener, closed=1)
             if self._early and ticket.port is self.port:
                 self._early -= 1
                 return
@@ -445,6 +462,7 @@ class Worker:
             served=served,
             aborted=aborted,
             released_early=early,
+            loop_lag=None if closed or self.measure_lag is None else self.measure_lag(),
             waiting=0 if closed else waiting,
             stalled=stalled,
         )
@@ -456,6 +474,7 @@ class Worker:
                 return
             self._closed = True
             self._aborted = self._accepted - self._served
+            self._by_listener = {listener: (given, given) for listener, (given, _) in self._by_listener.items()}
             wake = self._wake
             if self._bell is not None:
                 self._bell.close()

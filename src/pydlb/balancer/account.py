@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pydlb.stats import BalancerStats
+from pydlb.stats import BalancerStats, ListenerStats
 
 if TYPE_CHECKING:
     from pydlb import _native
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .crew import Crew
     from .engines import Engines
+    from .listeners import Listeners
 
 __all__ = ["Account"]
 
@@ -28,6 +29,7 @@ class Account:
     Args:
         acceptor: Who accepts.
         crew: The workers.
+        listeners: Where connections come from.
         engines: What carries connections to them.
         pool: Worker processes, which accept by themselves; None where there are none.
 
@@ -35,11 +37,17 @@ class Account:
     """
 
     def __init__(
-        self, acceptor: _native.Acceptor, crew: Crew, engines: Engines, pool: ProcessPool | None = None
+        self,
+        acceptor: _native.Acceptor,
+        crew: Crew,
+        listeners: Listeners,
+        engines: Engines,
+        pool: ProcessPool | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._pool = pool
         self._crew = crew
+        self._listeners = listeners
         self._engines = engines
         self._lock = threading.Lock()
         self._refused = 0
@@ -66,6 +74,18 @@ class Account:
             "handoff": totals["handoff"],
         }
 
+    def _by_listener(self) -> tuple[ListenerStats, ...]:
+        addresses = self._listeners.addresses()
+        counts = dict.fromkeys(addresses, (0, 0))
+        for worker in self._crew.everybody:
+            for number, (given, closed) in worker.by_listener().items():
+                before = counts.get(number, (0, 0))
+                counts[number] = before[0] + given, before[1] + closed
+        return tuple(
+            ListenerStats(number=number, address=addresses.get(number), accepted=given, open=given - closed)
+            for number, (given, closed) in sorted(counts.items())
+        )
+
     def stats(self) -> BalancerStats:
         """What was done until now.
 
@@ -91,6 +111,7 @@ class Account:
             open=sum(record.open for record in records),
             served=sum(record.served for record in records),
             refused=refused + turned_away,
+            listeners=self._by_listener(),
             refused_at_limit=turned_away,
             limited=acceptor["full"],
             overflowed=acceptor["overflowed"],

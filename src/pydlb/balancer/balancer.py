@@ -189,7 +189,7 @@ class Balancer:
         if limits is not None:
             self._engines.set_limits(limits)
         self._listeners = Listeners(self._acceptor, pool)
-        self._account = Account(self._acceptor, self._crew, self._engines, pool)
+        self._account = Account(self._acceptor, self._crew, self._listeners, self._engines, pool)
         if pool is not None:
             pool.begin(self._crew)
         self._guard = Guard(self._engines, self._acceptor) if self._engines.movable else None

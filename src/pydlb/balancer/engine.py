@@ -77,6 +77,9 @@ class Engine:
         device: The device.
         domain: The domain, started.
         directed: Whether workers have directed ports.
+        prelinks: Whether load-balanced ports are linked from the beginning, and enabled while workers may be given
+            something. A device changes links only when nothing is out of the queue, which connections that are held
+            until they are closed may be for ever.
         queues: Its load-balanced queues; None if there are none.
         sender: The port through which the acceptor sends.
 
@@ -96,6 +99,7 @@ class Engine:
             raise BackendUnavailable(f"{reason}: use 'software', or threads", {device.backend: reason})
         self.device: Final = device
         self.directed: Final = not device.is_software and needs.picks
+        self.prelinks: Final = not device.is_software and not needs.picks
         self.queues: Queues | None
         self._lock = threading.Lock()
         self._rewakes = 0
@@ -171,7 +175,12 @@ class Engine:
 
     def _make(self) -> Station:
         if not self.directed:
-            return Station(self.domain.create_ldb_port(**self._shape), history=self._history)
+            shared = self.domain.create_ldb_port(**self._shape)
+            if self.prelinks:
+                assert self.queues is not None
+                shared.link(self.queues.shared)
+                shared.disable()
+            return Station(shared, history=self._history)
         if self._free:
             # The port that was closed rests with its queue. What it did not take is known to be stale.
             queue = self._free.pop()

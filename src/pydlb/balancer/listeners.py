@@ -102,6 +102,11 @@ class Listeners:
             self._check(number)
             return self._sockets[number].getsockname()
 
+    def addresses(self) -> dict[int, str]:
+        """What each listens on, in words."""
+        with self._lock:
+            return {number: _in_words(sock.getsockname()) for number, sock in self._sockets.items()}
+
     def _check(self, number: int) -> None:
         if number not in self._sockets:
             raise ConfigError(f"there is no listener {number}")
@@ -118,6 +123,12 @@ class Listeners:
         if sock.family == socket.AF_UNIX and isinstance(address, str) and address:
             with contextlib.suppress(OSError):
                 Path(address).unlink()
+
+
+def _in_words(address: Address) -> str:
+    if not isinstance(address, tuple):
+        return os.fsdecode(address) if address else "unnamed"
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
 def listening_socket(

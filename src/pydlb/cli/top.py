@@ -26,6 +26,17 @@ __all__ = ["main"]
 DEFAULT_URL: Final = "http://127.0.0.1:9464"
 _TIMEOUT: Final = 5.0
 _BAR: Final = 24
+# Shown where they are not 0.
+_RARE: Final = (
+    "refused_at_limit",
+    "limited",
+    "overflowed",
+    "retries",
+    "fallbacks",
+    "recoveries",
+    "resent",
+    "released_early",
+)
 _WIDTH_WITHOUT_TERMINAL: Final = 120
 
 
@@ -225,6 +236,7 @@ def _totals(stats: dict[str, Any], rates: dict[str, float]) -> RenderableType:
     rate = f"{rates['']:.0f}/s" if "" in rates else "-"
     names = ("open", "waiting", "served", "refused", "aborted", "gone", "taken_back", "held_up", "backoffs")
     figures = [f"{name.replace('_', ' ')} {stats[name]}" for name in names if name in stats]
+    figures += [f"{name.replace('_', ' ')} {stats[name]}" for name in _RARE if stats.get(name)]
     text = Text(f"accepted {stats['accepted']} ({rate})  " + "  ".join(figures))
     if stats.get("accept_error"):
         text.append(f"  {stats['accept_error']}", style="red")
@@ -237,7 +249,8 @@ def _timing(told: dict[str, Any]) -> RenderableType:
     parts = [
         f"p{float(part) * 100:g} <= {_duration(seconds)}" for part, seconds in told.get("handoff_seconds", {}).items()
     ]
-    return Text(f"accept to worker: {', '.join(parts)}  imbalance (max/mean) {told.get('imbalance', 1.0):.3f}")
+    evenness = f"imbalance (max/mean) {told.get('imbalance', 1.0):.3f}, fairness (Jain) {told.get('fairness', 1.0):.3f}"
+    return Text(f"accept to worker: {', '.join(parts)}  {evenness}")
 
 
 def _duration(seconds: float) -> str:
@@ -256,7 +269,7 @@ def _workers(stats: dict[str, Any], rates: dict[str, float]) -> RenderableType:
     for name in ("accepted", "/s", "open"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name in ("served", "aborted"):
+    for name in ("served", "aborted", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     workers: Sequence[dict[str, Any]] = stats["workers"]
@@ -272,6 +285,7 @@ def _workers(stats: dict[str, Any], rates: dict[str, float]) -> RenderableType:
             bar,
             str(worker["served"]),
             str(worker["aborted"]),
+            "" if worker.get("loop_lag") is None else _duration(worker["loop_lag"]),
             Text("stalled", style="red") if worker.get("stalled") else "",
         )
     return table

@@ -93,6 +93,11 @@ _OF_WORKERS: Final[Sequence[tuple[str, str, Kind, str]]] = (
     ("waiting", "worker_connections_waiting", "gauge", "Connections that the worker was picked for and did not take."),
     ("stalled", "worker_stalled", "gauge", "1 if the worker was due for a connection and did not come for it in time."),
 )
+# Of each listener, by the fields of ListenerStats.
+_OF_LISTENERS: Final[Sequence[tuple[str, str, Kind, str]]] = (
+    ("accepted", "listener_connections_accepted", "counter", "The listener's connections that workers were given."),
+    ("open", "listener_connections_open", "gauge", "The listener's connections that are open."),
+)
 # From 8 microseconds to 17 seconds.
 _HANDOFF_BOUNDS: Final = tuple((1 << n) * 1e-6 for n in range(3, 25))
 # Under the names that Envoy's own Prometheus endpoint gives the same figures.
@@ -115,10 +120,24 @@ def families(stats: BalancerStats, *, envoy_names: bool = False) -> Iterator[Fam
     for field, name, kind, text in _OF_WORKERS:
         samples = [Sample(float(getattr(worker, field)), {"worker": worker.name}) for worker in stats.workers]
         yield Family(f"pydlb_{name}", kind, text, "", samples)
+    yield from _of_listeners(stats)
+    lags = [Sample(lag, {"worker": worker.name}) for worker in stats.workers if (lag := worker.loop_lag) is not None]
+    text = "Time that the worker's event loop took to come to what it was asked to do."
+    yield Family("pydlb_worker_loop_lag_seconds", "gauge", text, "seconds", lags)
+    yield Family("pydlb_fairness_ratio", "gauge", "Jain's index of open connections.", "", [Sample(stats.fairness, {})])
     text = "Time from accept to the worker."
     yield Family("pydlb_handoff_seconds", "histogram", text, "seconds", [Sample(_handoff(stats), {})])
     if envoy_names:
         yield from _envoy(stats)
+
+
+def _of_listeners(stats: BalancerStats) -> Iterator[Family]:
+    for field, name, kind, text in _OF_LISTENERS:
+        samples = [
+            Sample(float(getattr(listener, field)), {"listener": listener.address or str(listener.number)})
+            for listener in stats.listeners
+        ]
+        yield Family(f"pydlb_{name}", kind, text, "", samples)
 
 
 def _handoff(stats: BalancerStats) -> Histogram:

@@ -29,6 +29,7 @@ def take(balancer: Balancer) -> dict[str, Any]:
         "state": balancer.state,
         "stats": dataclasses.asdict(stats),
         "imbalance": stats.imbalance,
+        "fairness": stats.fairness,
         "handoff_seconds": {str(part): stats.handoff_quantile(part) for part in (0.5, 0.99, 0.999)},
     }
 
@@ -44,7 +45,11 @@ class Remote:
     def __init__(self, snapshot: Mapping[str, Any]) -> None:
         self.backend: Final[str] = snapshot["backend"]
         self.policy: Final[str] = snapshot["policy"]
-        self._figures: Final = {**snapshot["stats"], "imbalance": snapshot["imbalance"]}
+        self._figures: Final = {
+            **snapshot["stats"],
+            "imbalance": snapshot["imbalance"],
+            "fairness": snapshot["fairness"],
+        }
 
     def stats(self) -> BalancerStats:
         """Its statistics: their fields, without their methods."""
