@@ -133,6 +133,8 @@ debian-python: ## run the tests with the system's Python 3.11 and numpy 1.24
 FREE_THREADED ?= build/free-threaded
 free-threaded: ## build a free-threaded CPython 3.13 where there is none, and run the tests on it
 	bash .ci/free-threaded-python $(FREE_THREADED)
+	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.made
+	.venv-free-threaded/bin/python -m pip --quiet install setuptools  # some of what the tests need has no wheel for it
 	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.test
 	.venv-free-threaded/bin/python -X gil=0 -m pytest $(ARGS)
 
