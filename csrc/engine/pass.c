@@ -42,7 +42,7 @@ static void look_at_front(struct pass *pass) {
     pass->front |= (uint32_t)(queue->left[priority] != 0) << priority;
 }
 
-/* After the front: what is in the rings is younger. */
+/* Before the front: what is older than anything seen here is seen there. */
 static void look_at_rings(struct pass *pass) {
   const struct engine_queue *queue = pass->queue;
   pass->rings = 0;
@@ -249,8 +249,8 @@ static uint32_t take_from_ring(struct pass *pass, uint32_t priority, struct pdlb
 static uint32_t take(struct pass *pass, struct pdlb_event *events, uint32_t count) {
   struct engine_queue *queue = pass->queue;
   uint32_t taken = 0;
-  look_at_front(pass);
   look_at_rings(pass);
+  look_at_front(pass);
   while (taken < count && !pass->blocked) {
     const uint32_t parked = parked_priorities(pass), waiting = parked | pass->front | pass->rings;
     if (!waiting) break;
