@@ -88,7 +88,7 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
   if (refuses) {
     acceptor_count(&acceptor->accepted);
     limits_refuse(acceptor, fd);
-    return ACCEPTED;
+    return TRY_NEXT; /* there is nothing fresh */
   }
   fresh->token = acceptor->reserved;
   acceptor->has_reserved = false;
