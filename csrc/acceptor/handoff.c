@@ -220,6 +220,9 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
     look_at = now + LOOK_AGAIN_NS; /* there may be more, and others have what this one had */
   }
   house_homeless(acceptor);
+  if (!acceptor->config.board && !acceptor->resend.left &&
+      atomic_exchange_explicit(&acceptor->token_lost, false, memory_order_acquire))
+    acceptor->resend = (struct resend){.left = acceptor->slots.count, .homeless_only = true};
   unlock(acceptor);
   handoff_send(acceptor);
   return acceptor->resend.homeless_only && acceptor->resend.left ? now : look_at;

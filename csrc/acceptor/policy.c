@@ -53,6 +53,9 @@ static void set_state(struct pdlb_acceptor *acceptor, uint32_t handle, enum work
 
 void pdlb_acceptor_worker_remove(struct pdlb_acceptor *acceptor, uint32_t handle) {
   set_state(acceptor, handle, WORKER_LEAVING);
+  /* Its port may have been given a token that nobody will use. */
+  atomic_store_explicit(&acceptor->token_lost, true, memory_order_release);
+  acceptor_call(acceptor);
 }
 
 void pdlb_acceptor_worker_pause(struct pdlb_acceptor *acceptor, uint32_t handle, bool paused) {

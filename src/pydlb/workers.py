@@ -409,8 +409,13 @@ class Worker:
         return 0 if self._closed else self._source.worker_stats(self.number)[0]
 
     def is_empty(self) -> bool:
-        """Whether it has no connection."""
-        return self.stats().open == 0
+        """Whether it has no connection, and is not about to take one."""
+        if self.stats().open or self._source.worker_stats(self.number)[0]:
+            return False
+        try:
+            return self.port.releases_on_recv or self.port.in_flight == 0
+        except ClosedError:
+            return True
 
     @property
     def stalled(self) -> bool:
