@@ -10,6 +10,8 @@
 #ifndef PDLB_ACCEPTOR_H
 #define PDLB_ACCEPTOR_H
 
+#include <sys/socket.h>
+
 #include "pdlb.h"
 
 #ifdef __cplusplus
@@ -171,6 +173,13 @@ int pdlb_acceptor_set_limits(struct pdlb_acceptor *acceptor, const struct pdlb_c
  * emptied for good: closing resets what is in it. A client that comes now is refused once the socket is closed. */
 int pdlb_listener_shut(int fd);
 
+/* For whom a proxy speaks, by the header of the PROXY protocol. */
+struct pdlb_proxied {
+  uint32_t client_size, server_size; /* of what follows */
+  struct sockaddr_storage client;    /* who connected to the proxy, and to what */
+  struct sockaddr_storage server;
+};
+
 /* A connection, and what is known of it. */
 struct pdlb_accepted {
   int fd; /* close-on-exec; the taker's from now on */
@@ -178,6 +187,7 @@ struct pdlb_accepted {
   int family, protocol; /* of the listener's socket, and so of this one */
   uint32_t worker;      /* that was picked for it, PDLB_NONE if none was */
   uint64_t accepted_at; /* ns */
+  struct pdlb_proxied *proxied; /* the taker's from now on, to be freed; NULL if no proxy named anybody */
 };
 
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
