@@ -43,6 +43,8 @@ static void close_fd(int *fd) {
 }
 
 static void close_descriptors(struct pdlb_acceptor *acceptor) {
+  if (acceptor->has_intake) intake_free(&acceptor->intake);
+  acceptor->has_intake = false;
   close_fd(&acceptor->listeners.epoll_fd);
   pthread_mutex_lock(&acceptor->call_mutex);
   close_fd(&acceptor->call_fd);
@@ -138,10 +140,16 @@ static int check_listener(int fd, struct pdlb_error *error) {
 /* ---- listeners --------------------------------------------------------------------------------------------------- */
 
 int pdlb_acceptor_add(struct pdlb_acceptor *acceptor, int fd, struct pdlb_error *error) {
+  return pdlb_acceptor_add_proxied(acceptor, fd, PDLB_PROXY_NONE, error);
+}
+
+int pdlb_acceptor_add_proxied(struct pdlb_acceptor *acceptor, int fd, enum pdlb_proxy proxy, struct pdlb_error *error) {
   int rc = check_listener(fd, error);
   if (rc < 0) return rc;
   pthread_mutex_lock(&acceptor->mutex);
-  rc = acceptor->stopping ? -EPIPE : listeners_add(&acceptor->listeners, fd);
+  rc = acceptor->stopping ? -EPIPE : 0;
+  if (rc == 0 && proxy) rc = proxied_begin(acceptor);
+  if (rc == 0) rc = listeners_add(&acceptor->listeners, fd, proxy);
   pthread_mutex_unlock(&acceptor->mutex);
   if (rc < 0) return pdlb_fail(error, -rc, "add listener", "%s", strerror(-rc));
   acceptor_call(acceptor);
@@ -241,7 +249,10 @@ void pdlb_acceptor_end(struct pdlb_acceptor *acceptor) {
 
 void pdlb_acceptor_free(struct pdlb_acceptor *acceptor) {
   struct pdlb_accepted left;
-  while (slots_take_any(&acceptor->slots, &left)) close(left.fd);
+  while (slots_take_any(&acceptor->slots, &left)) {
+    close(left.fd);
+    free(left.proxied);
+  }
   discard(acceptor);
 }
 
@@ -261,6 +272,9 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   stats->retries = atomic_load_explicit(&acceptor->retries, memory_order_relaxed);
   stats->resent = atomic_load_explicit(&acceptor->resent, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);
+  stats->header_broken = atomic_load_explicit(&acceptor->intake.broken, memory_order_relaxed);
+  stats->header_late = atomic_load_explicit(&acceptor->intake.late, memory_order_relaxed);
+  stats->header_gone = atomic_load_explicit(&acceptor->intake.gone, memory_order_relaxed);
   stats->last_errno = atomic_load_explicit(&acceptor->last_errno, memory_order_relaxed);
   for (uint32_t bucket = 0; bucket < PDLB_HANDOFF_BUCKETS; bucket++)
     stats->handoff[bucket] = atomic_load_explicit(&acceptor->handoff[bucket], memory_order_relaxed);

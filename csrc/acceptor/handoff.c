@@ -56,7 +56,7 @@ static void route(struct pdlb_acceptor *acceptor, uint64_t token, struct pdlb_ac
   const struct pdlb_arrival arrival = {
       .listener = accepted->listener,
       .current = PDLB_NONE,
-      .family = accepted->family,
+      .family = address_size >= sizeof(sa_family_t) ? ((const struct sockaddr *)address)->sa_family : accepted->family,
       .address_size = address_size,
       .address = address,
   };
@@ -196,12 +196,11 @@ static bool take_oldest(struct pdlb_acceptor *acceptor, struct worker *worker, u
 static void give_away(struct pdlb_acceptor *acceptor, const struct worker *worker, uint64_t token,
                       struct pdlb_accepted *accepted) {
   struct sockaddr_storage address;
-  socklen_t size = sizeof address;
   if (worker->state == WORKER_ACTIVE) {
     send_to(acceptor, NULL, token, accepted);
     return;
   }
-  if (getpeername(accepted->fd, (struct sockaddr *)&address, &size) < 0) size = 0;
+  const socklen_t size = proxied_client(accepted, &address);
   route(acceptor, token, accepted, &address, size);
 }
 

@@ -26,14 +26,10 @@ enum outcome { WAITS, IS_WHOLE, IS_BROKEN, IS_GONE };
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
 int intake_init(struct intake *intake, uint32_t size, uint64_t patience) {
-  *intake = (struct intake){
-      .patience = patience,
-      .size = size,
-      .oldest = PDLB_NONE,
-      .youngest = PDLB_NONE,
-      .first_whole = PDLB_NONE,
-      .last_whole = PDLB_NONE,
-  };
+  memset(intake, 0, sizeof *intake);
+  intake->patience = patience;
+  intake->size = size;
+  intake->oldest = intake->youngest = intake->first_whole = intake->last_whole = PDLB_NONE;
   intake->table = calloc(size, sizeof *intake->table);
   if (!intake->table) return -ENOMEM;
   for (uint32_t place = 0; place < size; place++) intake->table[place].after = place + 1 < size ? place + 1 : PDLB_NONE;
@@ -62,14 +58,14 @@ static void give_back(struct intake *intake, uint32_t place) {
   intake->count--;
 }
 
-static void discard(struct intake *intake, uint32_t place, uint64_t *why) {
+static void discard(struct intake *intake, uint32_t place, _Atomic uint64_t *why) {
   struct waiting *waiting = &intake->table[place];
   leave_line(intake, waiting);
   epoll_ctl(intake->epoll_fd, EPOLL_CTL_DEL, waiting->accepted.fd, NULL); /* a forked child may have it open still */
   close(waiting->accepted.fd);
   free(waiting->accepted.proxied);
   give_back(intake, place);
-  ++*why;
+  atomic_fetch_add_explicit(why, 1, memory_order_relaxed);
 }
 
 static void let_pass(struct intake *intake, uint32_t place) {
@@ -170,7 +166,7 @@ static bool make_room(struct intake *intake) {
 void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, bool optional) {
   if (!make_room(intake)) {
     close(accepted->fd);
-    intake->late++;
+    atomic_fetch_add_explicit(&intake->late, 1, memory_order_relaxed);
     return;
   }
   const uint32_t place = intake->free;
@@ -219,9 +215,13 @@ bool intake_take(struct intake *intake, struct pdlb_accepted *accepted) {
   return true;
 }
 
+void intake_end(struct intake *intake) {
+  while (intake->oldest != PDLB_NONE) discard(intake, intake->oldest, &intake->late);
+}
+
 void intake_free(struct intake *intake) {
   struct pdlb_accepted left;
-  while (intake->oldest != PDLB_NONE) discard(intake, intake->oldest, &intake->gone);
+  intake_end(intake);
   while (intake_take(intake, &left)) {
     close(left.fd);
     free(left.proxied);

@@ -3,6 +3,7 @@
 #ifndef PDLB_ACCEPTOR_INTAKE_H
 #define PDLB_ACCEPTOR_INTAKE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "pdlb_acceptor.h"
@@ -17,7 +18,8 @@ struct intake {
   uint32_t size;
   uint32_t free, oldest, youngest, first_whole, last_whole; /* places of the table, PDLB_NONE for none */
   uint32_t count;                                           /* connections that it has */
-  uint64_t broken, late, gone; /* closed: what came is no header; it did not come in time; the client left before */
+  _Atomic uint64_t broken, late,
+      gone; /* closed: what came is no header; it did not come in time; the client left before */
 };
 
 /* Result: 0 or -errno. */
@@ -28,6 +30,9 @@ void intake_free(struct intake *intake);
 void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, bool optional);
 /* Look at what has come, and who is late. Returns when to look again, whatever comes. */
 uint64_t intake_look(struct intake *intake, uint64_t now);
+/* Close what waits for a header still. */
+void intake_end(struct intake *intake);
+static inline bool intake_has_whole(const struct intake *intake) { return intake->first_whole != PDLB_NONE; }
 /* A connection of which the header was read; the caller's from then on. False if there is none. */
 bool intake_take(struct intake *intake, struct pdlb_accepted *accepted);
 

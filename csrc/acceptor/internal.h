@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "backlog.h"
+#include "intake.h"
 #include "limit.h"
 #include "listeners.h"
 #include "pdlb_acceptor.h"
@@ -20,6 +21,9 @@
 #define CALLED UINT64_MAX
 /* And that of the domain's bell: pdlb_domain_tick, called at each turn, answers it. */
 #define BELL (UINT64_MAX - 1)
+
+/* And that of the connections whose header is awaited. */
+#define INTAKE (UINT64_MAX - 2)
 
 /* A connection that was accepted a moment ago, and its client. */
 struct fresh {
@@ -64,6 +68,9 @@ struct pdlb_acceptor {
   enum pdlb_refusal trouble; /* what is wrong with the domain; PDLB_TAKEN: nothing */
   pthread_cond_t has_moved;  /* or been told of trouble */
 
+  struct intake intake; /* from the first listener on that has one: */
+  bool has_intake;
+
   /* The thread's own. */
   bool total_reached, was_full;
   struct parting parting[MAX_PARTING];
@@ -96,6 +103,13 @@ struct pdlb_acceptor {
 
 /* Under the mutex: as many permits as connections wait. Returns when to look again. */
 uint64_t permits_issue(struct pdlb_acceptor *acceptor);
+
+/* Under the mutex: read headers from now on. Result: 0 or -errno. */
+int proxied_begin(struct pdlb_acceptor *acceptor);
+/* The thread, under its mutex: let those be fresh whose header was read. Returns when to look again. */
+uint64_t proxied_collect(struct pdlb_acceptor *acceptor);
+/* The client's address: by its header, else by its socket. Returns its size, 0 if it is not known. */
+socklen_t proxied_client(const struct pdlb_accepted *accepted, struct sockaddr_storage *address);
 
 /* Any thread: wake the accepting thread. */
 void acceptor_call(struct pdlb_acceptor *acceptor);

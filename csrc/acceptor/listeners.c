@@ -12,7 +12,7 @@ static int option(int fd, int name) {
   return getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0 ? 0 : value;
 }
 
-int listeners_add(struct listeners *listeners, int fd) {
+int listeners_add(struct listeners *listeners, int fd, enum pdlb_proxy proxy) {
   uint32_t place = 0;
   while (place < listeners->count && listeners->table[place].state != LISTENER_UNUSED) place++;
   if (place == MAX_LISTENERS) return -ENOSPC;
@@ -26,6 +26,7 @@ int listeners_add(struct listeners *listeners, int fd) {
       .family = option(own, SO_DOMAIN),
       .protocol = option(own, SO_PROTOCOL),
       .id = id,
+      .proxy = proxy,
   };
   return (int)id;
 }

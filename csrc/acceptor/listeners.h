@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pdlb_acceptor.h"
+
 #define MAX_LISTENERS 1024u
 
 enum listener_state { LISTENER_UNUSED = 0, LISTENER_OPEN, LISTENER_DRAINING };
@@ -15,6 +17,7 @@ struct listener {
   int family, protocol;
   uint32_t id;
   bool watched; /* in the epoll set */
+  enum pdlb_proxy proxy;
   uint32_t last_looks;
   uint64_t accepted_at; /* when the last connection came from it */
 };
@@ -30,7 +33,7 @@ struct listeners {
 };
 
 /* Accept from a duplicate of `fd`. Returns its id, or -errno. */
-int listeners_add(struct listeners *listeners, int fd);
+int listeners_add(struct listeners *listeners, int fd, enum pdlb_proxy proxy);
 /* NULL if there is none, or no more. */
 struct listener *listeners_find(struct listeners *listeners, uint32_t id);
 void listeners_drop(struct listeners *listeners, struct listener *listener);

@@ -75,7 +75,7 @@ static bool is_shut_down(const struct listener *listener) {
   return listener->family == AF_UNIX && poll(&state, 1, 0) == 1 && state.revents;
 }
 
-static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct listener *listener, bool refuses) {
+static enum outcome accept_one(struct pdlb_acceptor *acceptor, struct listener *listener, bool refuses) {
   const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
   struct fresh *fresh = &acceptor->fresh[acceptor->fresh_count];
   fresh->address_size = sizeof fresh->address;
@@ -90,8 +90,6 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
     limits_refuse(acceptor, fd);
     return TRY_NEXT; /* there is nothing fresh */
   }
-  fresh->token = acceptor->reserved;
-  acceptor->has_reserved = false;
   fresh->accepted = (struct pdlb_accepted){
       .fd = fd,
       .listener = listener->id,
@@ -100,9 +98,16 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, const struct list
       .worker = PDLB_NONE,
       .accepted_at = pdlb_now(),
   };
+  listener->accepted_at = fresh->accepted.accepted_at;
   /* Before the slot is filled: nobody may be seen to take what was not accepted. */
   acceptor_count(&acceptor->accepted);
   if (listener->state == LISTENER_DRAINING) acceptor_count(&acceptor->drained);
+  if (listener->proxy) {
+    intake_add(&acceptor->intake, &fresh->accepted, listener->proxy == PDLB_PROXY_OPTIONAL);
+    return ACCEPTED;
+  }
+  fresh->token = acceptor->reserved;
+  acceptor->has_reserved = false;
   acceptor->fresh_count++;
   return ACCEPTED;
 }
@@ -119,7 +124,6 @@ static enum outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
-    listener->accepted_at = acceptor->fresh[acceptor->fresh_count - 1].accepted.accepted_at;
     if (listener->state == LISTENER_OPEN && listener->accepted_at - before > BY_ITSELF_NS) break;
   }
   return outcome;
@@ -170,21 +174,24 @@ static uint64_t step(struct pdlb_acceptor *acceptor) {
   }
   atomic_store_explicit(&acceptor->held_up, false, memory_order_seq_cst);
   if (has_room(acceptor) && wanted && !backs_off(acceptor)) accept_from_all(acceptor);
+  const uint64_t look = proxied_collect(acceptor);
 
   /* What cannot be accepted now must not keep the thread awake. */
   const bool may_accept =
       wanted && has_room(acceptor) && !backs_off(acceptor) && limits_judge(acceptor) != LIMITS_LEAVE;
   if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
-  if (backs_off(acceptor)) return acceptor->accept_again_at;
+  if (backs_off(acceptor)) return acceptor->accept_again_at < look ? acceptor->accept_again_at : look;
   /* A draining one wakes nobody when it is empty: look until then. */
-  return may_accept && listeners_draining(listeners) ? 0 : PDLB_FOREVER;
+  return may_accept && listeners_draining(listeners) ? 0 : look;
 }
 
 /* Under the mutex: whether all was accepted that was to be, or the time for it is over. */
 static void stop_if_done(struct pdlb_acceptor *acceptor) {
   if (!acceptor->stopping || acceptor->stopped) return;
-  if (pdlb_now() >= acceptor->drain_until) listeners_drop_all(&acceptor->listeners);
-  if (listeners_any(&acceptor->listeners)) return;
+  const bool is_late = pdlb_now() >= acceptor->drain_until;
+  if (is_late) listeners_drop_all(&acceptor->listeners);
+  if (is_late && acceptor->has_intake) intake_end(&acceptor->intake);
+  if (listeners_any(&acceptor->listeners) || (acceptor->has_intake && acceptor->intake.count)) return;
   acceptor->stopped = true;
   pthread_cond_broadcast(&acceptor->has_stopped);
 }

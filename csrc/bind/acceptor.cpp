@@ -139,9 +139,9 @@ class Acceptor {
   const uint32_t born_ = fork_count();
 };
 
-int add(const Acceptor &acceptor, int fd) {
+int add(const Acceptor &acceptor, int fd, int proxy) {
   pdlb_error error{};
-  return check(pdlb_acceptor_add(acceptor.raw(), fd, &error), error);
+  return check(pdlb_acceptor_add_proxied(acceptor.raw(), fd, static_cast<pdlb_proxy>(proxy), &error), error);
 }
 
 void remove_listener(const Acceptor &acceptor, uint32_t listener, bool drain) {
@@ -259,7 +259,8 @@ py::dict stats(const Acceptor &acceptor) {
                   "full"_a = stats.full, "overflowed"_a = stats.overflowed, "drained"_a = stats.drained,
                   "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "retries"_a = stats.retries,
                   "resent"_a = stats.resent, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
-                  "last_errno"_a = stats.last_errno,
+                  "last_errno"_a = stats.last_errno, "header_broken"_a = stats.header_broken,
+                  "header_late"_a = stats.header_late, "header_gone"_a = stats.header_gone,
                   "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
@@ -280,7 +281,7 @@ void register_acceptor(py::module_ &module) {
             pdlb_acceptor_report(acceptor.raw(), static_cast<pdlb_refusal>(trouble));
           },
           "trouble"_a)
-      .def("add", &add, "fd"_a)
+      .def("add", &add, "fd"_a, "proxy"_a = 0)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
       .def(
           "listens", [](const Acceptor &acceptor, uint32_t id) { return pdlb_acceptor_listens(acceptor.raw(), id); },

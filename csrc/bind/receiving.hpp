@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <tuple>
 
@@ -51,11 +53,20 @@ class Board {
   pdlb_board *const board_;
 };
 
-// Descriptor, listener, family and protocol.
-using Taken = std::optional<std::tuple<int, uint32_t, int, int>>;
+// For whom a proxy speaks: the addresses of its client and of what that connected to, as the system has them.
+using Proxied = std::optional<std::tuple<pybind11::bytes, pybind11::bytes>>;
+
+// Descriptor, listener, family and protocol; and that.
+using Taken = std::optional<std::tuple<int, uint32_t, int, int, Proxied>>;
 
 inline Taken taken(const pdlb_accepted &accepted) {
-  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol);
+  Proxied proxied;
+  if (accepted.proxied) {
+    const std::unique_ptr<pdlb_proxied, decltype(&std::free)> named(accepted.proxied, &std::free);
+    proxied.emplace(pybind11::bytes(reinterpret_cast<const char *>(&named->client), named->client_size),
+                    pybind11::bytes(reinterpret_cast<const char *>(&named->server), named->server_size));
+  }
+  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol, std::move(proxied));
 }
 
 constexpr uint32_t kMostAtOnce = 64;

@@ -41,6 +41,12 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
 /* Any thread. `fd` is a listening, non-blocking socket; the acceptor uses a duplicate of its own. Result: the
  * listener's id, never given twice, which says of each connection where it came from. */
 int pdlb_acceptor_add(struct pdlb_acceptor *acceptor, int fd, struct pdlb_error *error);
+
+/* Whether connections begin with a header of the PROXY protocol, version 1 or 2, by which a proxy says for whom it
+ * speaks. A connection is handed on when its header was read, and counts as that client's. Where one is required, what
+ * begins otherwise is closed; and so is whoever has not said all of it within three seconds. */
+enum pdlb_proxy { PDLB_PROXY_NONE = 0, PDLB_PROXY_OPTIONAL, PDLB_PROXY_REQUIRED };
+int pdlb_acceptor_add_proxied(struct pdlb_acceptor *acceptor, int fd, enum pdlb_proxy proxy, struct pdlb_error *error);
 /* Any thread. Accept from it no more; `drain`: after the connections that are in its backlog now. */
 int pdlb_acceptor_remove(struct pdlb_acceptor *acceptor, uint32_t listener, bool drain, struct pdlb_error *error);
 /* Any thread. Whether it is still accepted from. */
@@ -184,9 +190,9 @@ struct pdlb_proxied {
 struct pdlb_accepted {
   int fd; /* close-on-exec; the taker's from now on */
   uint32_t listener;
-  int family, protocol; /* of the listener's socket, and so of this one */
-  uint32_t worker;      /* that was picked for it, PDLB_NONE if none was */
-  uint64_t accepted_at; /* ns */
+  int family, protocol;         /* of the listener's socket, and so of this one */
+  uint32_t worker;              /* that was picked for it, PDLB_NONE if none was */
+  uint64_t accepted_at;         /* ns */
   struct pdlb_proxied *proxied; /* the taker's from now on, to be freed; NULL if no proxy named anybody */
 };
 
@@ -215,7 +221,7 @@ void pdlb_acceptor_free(struct pdlb_acceptor *acceptor);
 struct pdlb_acceptor_stats {
   uint64_t accepted; /* taken from a backlog */
   uint64_t taken;
-  uint64_t refused;    /* of those accepted, turned away at a limit: accepted = taken + waiting + refused */
+  uint64_t refused;    /* of those accepted, turned away at a limit: accepted = taken + waiting + refused + those without a header */
   uint64_t full;       /* times that a limit was reached */
   uint64_t overflowed; /* connections given to a worker beyond its limit */
   uint64_t drained;    /* of those accepted, after the order to stop or to drain the listener */
@@ -226,6 +232,8 @@ struct pdlb_acceptor_stats {
   uint64_t held_up;    /* times that all slots were taken, or no credit was left */
   uint64_t backoffs;   /* times that accept failed for want of descriptors or memory */
   uint32_t last_errno; /* of the last of these, or of a listener that failed for good */
+  /* Closed for want of a PROXY header: it was none, or did not come in time, or the client left before. */
+  uint64_t header_broken, header_late, header_gone;
   uint64_t handoff[PDLB_HANDOFF_BUCKETS]; /* times from accept to take: bucket n counts those below 2^n microseconds */
 };
 /* Any thread. */

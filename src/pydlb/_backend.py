@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from . import _native
 from .errors import BackendUnavailable, ConfigError, DeviceError, DeviceNotFound, DLBError
@@ -25,6 +25,11 @@ DEV = Path("/dev")
 
 CHARACTER_DEVICES = Path("/sys/dev/char")
 """Where the kernel says which subsystem a character device belongs to."""
+
+
+# A connection as it is taken: descriptor, listener, family and protocol; and if a proxy named them, the addresses of
+# its client and of what that connected to, as the system has them.
+Taken: TypeAlias = tuple[int, int, int, int, tuple[bytes, bytes] | None]
 
 
 # ---- what a backend does ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from .adapters.streams import StreamAdapter
 from .balancer import Balancer, Runner, check_range
 from .errors import ConfigError
 from .loops import LoopWorker
+from .proxied import proxy_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .balancer.backends import Backend, Fallback
     from .limits import Limits
     from .policies import PolicyLike
+    from .proxied import ProxyProtocol
     from .workers import Worker
 
 __all__ = ["Server", "serve", "start_server"]
@@ -45,8 +47,15 @@ class Server(asyncio.AbstractServer):
     `balancer` may be used from any thread.
     """
 
-    def __init__(self, balancer: Balancer, sockets: Sequence[socket.socket], backlog: int) -> None:
+    def __init__(
+        self,
+        balancer: Balancer,
+        sockets: Sequence[socket.socket],
+        backlog: int,
+        proxy_protocol: ProxyProtocol = False,
+    ) -> None:
         self.balancer: Final = balancer
+        self._proxy_protocol: Final = proxy_protocol
         self._loop = asyncio.get_running_loop()
         self._sockets = tuple(sockets)
         self._backlog = backlog
@@ -81,7 +90,7 @@ class Server(asyncio.AbstractServer):
         if self._closed:
             raise RuntimeError(f"{self!r} is closed")
         for sock in self._sockets:
-            self.balancer.listen(sock=sock, backlog=self._backlog)
+            self.balancer.listen(sock=sock, backlog=self._backlog, proxy_protocol=self._proxy_protocol)
         self._serving = True
 
     async def serve_forever(self) -> None:
@@ -234,6 +243,7 @@ async def start_server(
     reuse_port: bool | None = None,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
+    proxy_protocol: ProxyProtocol = False,
     start_serving: bool = True,
     limits: Limits | None = None,
     metrics_port: int | None = None,
@@ -265,6 +275,8 @@ async def start_server(
         reuse_port: Let other sockets listen on the same port.
         ssl_handshake_timeout: Seconds that a TLS handshake may take.
         ssl_shutdown_timeout: Seconds that the end of a TLS connection may take.
+        proxy_protocol: Whether connections come from a proxy that says for whom, as for :meth:`Balancer.listen`; the
+            client's address is then that of ``get_extra_info("peername")``.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
         limits: How many connections there may be, and what becomes of the others, as for :class:`Balancer`.
         metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
@@ -311,6 +323,7 @@ async def start_server(
         backlog=backlog,
         reuse_address=reuse_address,
         reuse_port=reuse_port,
+        proxy_protocol=proxy_protocol,
         start_serving=start_serving,
         limits=limits,
         metrics_port=metrics_port,
@@ -338,6 +351,7 @@ async def serve(
     backlog: int = 1024,
     reuse_address: bool | None = None,
     reuse_port: bool | None = None,
+    proxy_protocol: ProxyProtocol = False,
     start_serving: bool = True,
     limits: Limits | None = None,
     metrics_port: int | None = None,
@@ -366,6 +380,8 @@ async def serve(
         backlog: Connections that the kernel keeps until they are accepted.
         reuse_address: False not to reuse an address that a closed server leaves behind for a while.
         reuse_port: Let other sockets listen on the same port.
+        proxy_protocol: Whether connections come from a proxy that says for whom, as for :meth:`Balancer.listen`; the
+            client's address is then that of ``get_extra_info("peername")``.
         start_serving: False to accept only when :meth:`Server.start_serving` is called.
         limits: How many connections there may be, and what becomes of the others, as for :class:`Balancer`.
         metrics_port: A port for metrics and probes, as for :class:`Balancer`; None for none.
@@ -382,6 +398,7 @@ async def serve(
 
     **Resource handling**: as :func:`start_server`.
     """
+    proxy_mode(proxy_protocol)
     check_range(workers=(workers, 1, 1024))
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give host and port, or sock, not both")
@@ -414,7 +431,7 @@ async def serve(
     try:
         sockets = [sock] if sock is not None else await _bound_sockets(host, port, binding)
         await asyncio.to_thread(_start_workers, balancer, workers, make_runner)
-        server = Server(balancer, sockets, backlog)
+        server = Server(balancer, sockets, backlog, proxy_protocol)
         if start_serving:
             server._start()
     except BaseException:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["BalancerStats", "ListenerStats", "WorkerStats"]
 
@@ -87,7 +87,10 @@ class BalancerStats:
         waiting: Of these, on their way to a worker now.
         open: Of these, open on a worker now.
         served: Of these, closed in the ordinary way.
-        refused: Of these, closed without having been given to a worker: `refused_at_limit`, the others at the end.
+        refused: Of these, closed without having been given to a worker: `refused_at_limit`, `refused_headers`, the
+            others at the end.
+        refused_headers: Of these, for want of the header of the PROXY protocol, by cause: ``"broken"``, it was none;
+            ``"late"``, it did not come in time; ``"gone"``, the client left before.
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
         drained: Of those accepted, how many were still in a backlog when its listener was told to stop.
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
@@ -114,6 +117,7 @@ class BalancerStats:
     open: int
     served: int
     refused: int
+    refused_headers: Mapping[str, int]
     aborted: int
     drained: int
     gone: int

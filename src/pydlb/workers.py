@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 from . import _native
 from .bell import Bell
 from .errors import ClosedError, ConfigError, DeviceGone, DLBError
+from .proxied import Proxied
 from .stats import WorkerStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from ._backend import BackendPort
+    from ._backend import BackendPort, Taken
     from .port import DirQueue, Port
+    from .proxied import Address
 
 __all__ = ["Connection", "Station", "Ticket", "Worker"]
 
@@ -83,16 +85,28 @@ class Connection:
     Attributes:
         socket: The client's socket, blocking unless the worker's event loop took it.
         listener: The number of the listener that it came through, as :meth:`Balancer.listen` returned it.
+        proxied: What a proxy said of it by the PROXY protocol: the client's address and the one that it connected to,
+            with their family; None if none did.
 
     **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out.
     """
 
-    __slots__ = ("_ticket", "listener", "socket")
+    __slots__ = ("_ticket", "listener", "proxied", "socket")
 
-    def __init__(self, sock: socket.socket, listener: int, ticket: Ticket) -> None:
+    def __init__(self, sock: socket.socket, listener: int, ticket: Ticket, proxied: Proxied | None = None) -> None:
         self.socket: Final = sock
         self.listener: Final = listener
+        self.proxied: Final = proxied
         self._ticket: Ticket | None = ticket
+
+    @property
+    def client_address(self) -> Address:
+        """The client's address: that of which the proxy told, if there is one, else the socket's.
+
+        Raises:
+            OSError: The client has left.
+        """
+        return self.socket.getpeername() if self.proxied is None else self.proxied.client
 
     def detach(self) -> tuple[socket.socket, Ticket]:
         """Give up the connection: its socket, and the ticket to release when the socket is closed."""
@@ -123,10 +137,10 @@ class Connection:
 class Source(Protocol):
     """Where a worker gets its connections: the acceptor, or in another process a receiver."""
 
-    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[Taken], bool]:
         """Take what the port is given now: descriptors, listeners, families and protocols; and if there is more."""
 
-    def take(self, worker: int, token: int) -> tuple[int, int, int, int] | None:
+    def take(self, worker: int, token: int) -> Taken | None:
         """Take the connection for which the port was given a token; None if there is none any more."""
 
     def closed(self, worker: int, listener: int, aborted: bool) -> None:
@@ -286,14 +300,15 @@ class Worker:
             return None
         return self._connection(taken, port, blocking=True)
 
-    def _connection(self, taken: tuple[int, int, int, int], port: Port, *, blocking: bool) -> Connection:
-        descriptor, listener, family, protocol = taken
+    def _connection(self, taken: Taken, port: Port, *, blocking: bool) -> Connection:
+        descriptor, listener, family, protocol, proxied = taken
         # To say what the descriptor is costs nothing; to ask the kernel would.
         kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
         sock = self._socket_class(family, kind, protocol, descriptor)
         if blocking != self._blocking:
             sock.setblocking(blocking)
-        return Connection(sock, listener, Ticket(self, listener, port))
+        named = None if proxied is None else Proxied.read(proxied)
+        return Connection(sock, listener, Ticket(self, listener, port), named)
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.

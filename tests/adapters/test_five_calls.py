@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-async def by_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def by_streams(seen: list[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    seen.append(writer.get_extra_info("peername"))
     while await read_head(reader):
         writer.write(RESPONSE)
         await writer.drain()
@@ -42,13 +44,17 @@ async def read_head(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def by_trio(stream: Any) -> None:
+async def by_trio(seen: list[Any], stream: Any) -> None:
+    seen.append(getattr(stream, "transport_stream", stream).socket.getpeername())
     while await stream.receive_some():
         await stream.send_all(RESPONSE)
 
 
-def aiohttp_app() -> web.Application:
-    async def answer(_request: web.Request) -> web.Response:
+def aiohttp_app(seen: list[Any]) -> web.Application:
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        seen.append(request.transport.get_extra_info("peername"))
+        assert request.remote == seen[-1][0]
         return web.Response(text="ok")
 
     app = web.Application()
@@ -62,26 +68,34 @@ def hypercorn_config(certificate: str | None) -> Config:
     return config
 
 
-def make(kind: str, certificate: str | None) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """An adapter's maker, and what runs it."""
+def make(kind: str, certificate: str | None, seen: list[Any] | None = None) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """An adapter's maker, and what runs it. What it serves appends its clients' addresses to `seen`."""
+    seen = [] if seen is None else seen
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(tuple(scope["client"]))
+        await applications.asgi(scope, receive, send)
+
+    by_seen_streams, by_seen_trio = functools.partial(by_streams, seen), functools.partial(by_trio, seen)
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
     if kind == "uvicorn":
-        return functools.partial(UvicornAdapter, applications.asgi, ssl_certfile=certificate), {}
+        return functools.partial(UvicornAdapter, asgi, ssl_certfile=certificate), {}
     if kind == "hypercorn":
-        return lambda: HypercornAdapter(applications.asgi, hypercorn_config(certificate)), {}
+        return lambda: HypercornAdapter(asgi, hypercorn_config(certificate)), {}
     if kind == "hypercorn_trio":
-        return lambda: HypercornTrioAdapter(applications.asgi, hypercorn_config(certificate)), {"runner": TrioWorker}
+        return lambda: HypercornTrioAdapter(asgi, hypercorn_config(certificate)), {"runner": TrioWorker}
     if kind == "aiohttp":
-        return functools.partial(AiohttpAdapter, aiohttp_app, ssl=context), {}
+        return functools.partial(AiohttpAdapter, functools.partial(aiohttp_app, seen), ssl=context), {}
     if kind == "trio":
-        return functools.partial(TrioAdapter, by_trio, ssl=context), {"runner": TrioWorker}
+        return functools.partial(TrioAdapter, by_seen_trio, ssl=context), {"runner": TrioWorker}
     if kind == "uvloop":
         uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
-        return functools.partial(StreamAdapter, by_streams, ssl=context), {"loop_factory": uvloop.new_event_loop}
-    return functools.partial(StreamAdapter, by_streams, ssl=context), {}
+        return functools.partial(StreamAdapter, by_seen_streams, ssl=context), {"loop_factory": uvloop.new_event_loop}
+    return functools.partial(StreamAdapter, by_seen_streams, ssl=context), {}
 
 
 KINDS = ("uvicorn", "hypercorn", "hypercorn_trio", "aiohttp", "trio", "asyncio", "uvloop")
@@ -161,3 +175,30 @@ def test_what_is_active_is_known_until_it_has_ended(run: Callable[..., Any], cli
         assert server.balancer.stats().served == 1
 
     run(main())
+
+
+def test_the_client_is_the_proxys(
+    run: Callable[..., Any], certificate: Any, client_context: ssl.SSLContext, kind: str
+) -> None:
+    """After a PROXY header, before a TLS handshake: where each framework looks for its client."""
+    seen: list[Any] = []
+    make_adapter, runner = make(kind, str(certificate), seen)
+
+    async def main() -> None:
+        async with await pydlb.serve(
+            make_adapter, "localhost", 0, workers=2, proxy_protocol=True, backend="software", **runner
+        ) as server:
+            port = server.sockets[0].getsockname()[1]
+            await asyncio.to_thread(ask_as_proxy, port, client_context)
+        assert server.balancer.stats().served == 1
+
+    run(main())
+    assert seen == [("192.0.2.1", 56324)]
+
+
+def ask_as_proxy(port: int, context: ssl.SSLContext) -> None:
+    with socket.create_connection(("localhost", port), timeout=60) as plain:
+        plain.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n")
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in client.recv(1000)

@@ -78,7 +78,7 @@ class AiohttpAdapter(ProtocolAdapter):
 
     def _connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """Its protocols tell their server, and so the adapter."""
-        self._handlers[handler].opened(transport)
+        handler.transport = self._handlers[handler].opened(transport)
         self._made(handler, transport)
 
     def _connection_lost(self, handler: Any, error: BaseException | None = None) -> None:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydlb.eventloop import WorkerLoop
 
+from .proxied import ProxiedTransport
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection, Coroutine
 
+    from pydlb.proxied import Proxied
     from pydlb.workers import Connection, Ticket
 
 __all__ = ["Link", "ProtocolAdapter", "counted"]
@@ -37,24 +40,26 @@ class Link:
         failed: It counts as aborted when it ends.
     """
 
-    __slots__ = ("_adapter", "_end", "_ticket", "connecting", "failed", "task", "transport")
+    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "connecting", "failed", "task", "transport")
 
-    def __init__(self, adapter: ProtocolAdapter, ticket: Ticket) -> None:
+    def __init__(self, adapter: ProtocolAdapter, ticket: Ticket, proxied: Proxied | None) -> None:
         self._adapter = adapter
         self._ticket = ticket
+        self._proxied = proxied
         self.failed = False
         self.task: asyncio.Task[None] | None = None
         self.connecting: Coroutine[Any, Any, Any] | None = None
         self._end: Callable[[Any], object] | None = None
         self.transport: Any = None
 
-    def opened(self, transport: asyncio.BaseTransport) -> None:
-        """The transport is there, after the TLS handshake if there is one."""
+    def opened(self, transport: asyncio.BaseTransport) -> Any:
+        """The transport is there, after the TLS handshake if there is one. Returns what the protocol is to see."""
         self.transport = transport
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
         if self._end is not None:  # it was to end before it had begun
             self._end(transport)
+        return transport if self._proxied is None else ProxiedTransport(transport, self._proxied)
 
     def ended(self) -> None:
         """The socket is closed."""
@@ -96,10 +101,10 @@ def counted(protocol_class: type[Any], links: dict[Any, Link]) -> type[Any]:
         pydlb_link: Link | None = None
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.pydlb_transport = transport
             if self.pydlb_link is not None:
+                transport = self.pydlb_link.opened(transport)
                 links[transport] = self.pydlb_link
-                self.pydlb_link.opened(transport)
+            self.pydlb_transport = transport
             super().connection_made(transport)
 
         def connection_lost(self, error: Exception | None) -> None:
@@ -151,7 +156,7 @@ class ProtocolAdapter:
     def submit(self, connection: Connection) -> None:
         """Serve one more connection."""
         sock, ticket = connection.detach()
-        link = Link(self, ticket)
+        link = Link(self, ticket, connection.proxied)
         self._links.add(link)
         if self._options["ssl"] is not None:
             link.task = self._loop.create_task(self._connect(sock, link))

@@ -139,7 +139,7 @@ class BalancedMixIn(socketserver.TCPServer):
         with self._quiet:
             self._requests[sock] = _Request(sock, ticket)
         try:
-            return sock, sock.getpeername()
+            return sock, connection.client_address
         except OSError:  # the client is gone already
             self.close_request(sock)
             raise

@@ -30,8 +30,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self._client_connected = client_connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._link.opened(transport)
-        super().connection_made(transport)
+        super().connection_made(self._link.opened(transport))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -40,8 +39,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
                 await result
         except asyncio.CancelledError:
             self._link.failed = True
-            writer.transport.abort()
-            raise
+            writer.transport.abort()  # the end of the task: asyncio before 3.12 would report it as an error
         except Exception as error:
             self._link.failed = True
             self._pydlb_loop.call_exception_handler(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from pydlb.errors import ClosedError
+from pydlb.proxied import ProxiedSocket
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -38,14 +39,15 @@ class Stream(trio.abc.HalfCloseableStream):
     """A :class:`trio.SocketStream` that counts as open until it is closed.
 
     Attributes:
-        socket: The client's, as trio has it.
+        socket: The client's, as trio has it. If a proxy told of its client, `getpeername` does too.
         failed: It counts as aborted when it is closed.
     """
 
     def __init__(self, connection: Connection) -> None:
         sock, self._ticket = connection.detach()
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        self.socket: Final = self._stream.socket
+        own, proxied = self._stream.socket, connection.proxied
+        self.socket: Final[Any] = own if proxied is None else ProxiedSocket(own, proxied)
         self.failed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -92,11 +92,12 @@ class Account:
         What left the workers is read before what came to them, and that before what was accepted: so the sums add up
         and nothing is negative, while everything goes on.
         """
-        with self._lock:
-            refused = self._refused
         rewakes = self._engines.rewakes()
         records = [worker.stats() for worker in self._crew.everybody]
         acceptor = self._accepting()
+        headers = {cause: acceptor[f"header_{cause}"] for cause in ("broken", "late", "gone")}
+        with self._lock:
+            refused = self._refused + sum(headers.values())
         error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
         if error is not None and error != self._accept_error:
             self._accept_error = error
@@ -115,6 +116,7 @@ class Account:
             refused_at_limit=turned_away,
             limited=acceptor["full"],
             overflowed=acceptor["overflowed"],
+            refused_headers=headers,
             aborted=sum(record.aborted for record in records),
             drained=acceptor["drained"],
             gone=acceptor["aborted"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from pydlb import _native
 from pydlb.errors import ConfigError
 from pydlb.policies import make_policy
+from pydlb.proxied import proxy_mode
 from pydlb.steering import Steering
 from pydlb.workers import NOBODY, Connection, ThreadWorker, Worker
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pydlb.policies import Policy, PolicyLike
     from pydlb.processes.methods import StartMethod
     from pydlb.processes.pool import ProcessPool
+    from pydlb.proxied import ProxyProtocol
     from pydlb.stats import BalancerStats
 
     from .backends import Backend, Fallback
@@ -405,6 +407,7 @@ class Balancer:
         shared: bool = False,
         backlog: int = 1024,
         reuse_port: bool = False,
+        proxy_protocol: ProxyProtocol = False,
     ) -> int:
         """Accept connections from one more listening socket.
 
@@ -416,6 +419,10 @@ class Balancer:
             shared: Others use `sock` too: it is not closed, and at the end clients are not kept from connecting to it.
             backlog: Connections that the kernel keeps until they are accepted.
             reuse_port: Let other sockets listen on the same port.
+            proxy_protocol: True: connections come from a proxy, which says first for whom, by the PROXY protocol,
+                version 1 or 2. What begins otherwise, or says nothing for three seconds, is closed and counted as
+                refused. ``"optional"``: that, or without a header. Only for listeners that nobody else can reach:
+                clients could say anything.
 
         Returns:
             The listener's number.
@@ -426,11 +433,12 @@ class Balancer:
             ClosedError: The balancer is closed.
         """
         check_range(backlog=(backlog, 0, 1 << 16))
+        proxy = proxy_mode(proxy_protocol)
         if sock is None:
             sock, shared = listening_socket(host, port, path, backlog, reuse_port=reuse_port), False
         else:
             make_listening(sock, backlog)
-        return self._listeners.add(sock, shared=shared)
+        return self._listeners.add(sock, shared=shared, proxy=proxy)
 
     def unlisten(self, listener: int, timeout: float = 5.0) -> None:
         """Accept what is in a listener's backlog, for at most `timeout` seconds, then no more from it.

@@ -56,11 +56,11 @@ class Listeners:
         with self._lock:
             return iter(list(self._sockets))
 
-    def add(self, sock: socket.socket, *, shared: bool) -> int:
+    def add(self, sock: socket.socket, *, shared: bool, proxy: int = 0) -> int:
         """Accept from a socket that listens; returns its number. It is closed if that fails, unless it is shared."""
         with self._lock:
             try:
-                number = self._accept_from(sock.fileno())
+                number = self._accept_from(sock.fileno(), proxy)
             except BaseException:
                 if not shared:
                     sock.close()
@@ -72,10 +72,12 @@ class Listeners:
                 self._shared.add(number)
             return number
 
-    def _accept_from(self, descriptor: int) -> int:
+    def _accept_from(self, descriptor: int, proxy: int) -> int:
         if self._ended:
             raise ClosedError("this balancer is closed")
-        return self._acceptor.add(descriptor)
+        if proxy and self._pool is not None:
+            raise ConfigError("proxy_protocol needs workers that are threads: processes accept by themselves")
+        return self._acceptor.add(descriptor, proxy)
 
     def remove(self, number: int, timeout: float) -> None:
         """Accept what is in its backlog, for at most `timeout` seconds, then no more."""

@@ -57,6 +57,8 @@ class _Ticket:
 class _Accepted:
     """What an adapter is given: a connection as a worker of the balancer's has it."""
 
+    proxied = None  # gunicorn's protocol reads such headers itself
+
     def __init__(self, sock: socket.socket, ticket: _Ticket) -> None:
         self._parts = sock, ticket
 
