@@ -59,8 +59,8 @@ def test_a_token_is_good_for_one_take(rig: Rig, clients: Clients) -> None:
         assert token is not None
         taken = rig.acceptor.take(NOBODY, token)
         assert taken is not None
-        descriptor, number, family, protocol = taken
-        assert (family, protocol) == (socket.AF_INET, socket.IPPROTO_TCP)
+        descriptor, number, family, protocol, proxied = taken
+        assert (family, protocol, proxied) == (socket.AF_INET, socket.IPPROTO_TCP, None)
         assert number == rig.number
         with socket.socket(fileno=descriptor) as sock:
             assert sock.getpeername() == client.getsockname()
