@@ -5,12 +5,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "backend.h"
 #include "proxy.h"
 
 #define EVENTS 64
+#define NANOSECONDS 1000000000u
 
 struct waiting {
   struct pdlb_accepted accepted;
@@ -25,18 +27,27 @@ enum outcome { WAITS, IS_WHOLE, IS_BROKEN, IS_GONE };
 
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
+static void close_descriptors(struct intake *intake) {
+  if (intake->epoll_fd >= 0) close(intake->epoll_fd);
+  if (intake->timer_fd >= 0) close(intake->timer_fd);
+  free(intake->table);
+}
+
 int intake_init(struct intake *intake, uint32_t size, uint64_t patience) {
   memset(intake, 0, sizeof *intake);
   intake->patience = patience;
   intake->size = size;
-  intake->oldest = intake->youngest = intake->first_whole = intake->last_whole = PDLB_NONE;
+  intake->free = intake->oldest = intake->youngest = intake->first_whole = intake->last_whole = PDLB_NONE;
   intake->table = calloc(size, sizeof *intake->table);
   if (!intake->table) return -ENOMEM;
-  for (uint32_t place = 0; place < size; place++) intake->table[place].after = place + 1 < size ? place + 1 : PDLB_NONE;
   intake->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-  if (intake->epoll_fd >= 0) return 0;
+  intake->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  struct epoll_event event = {.events = EPOLLIN, .data.u32 = PDLB_NONE};
+  if (intake->epoll_fd >= 0 && intake->timer_fd >= 0 &&
+      epoll_ctl(intake->epoll_fd, EPOLL_CTL_ADD, intake->timer_fd, &event) == 0)
+    return 0;
   const int error = errno;
-  free(intake->table);
+  close_descriptors(intake);
   return -error;
 }
 
@@ -55,7 +66,6 @@ static void leave_line(struct intake *intake, const struct waiting *waiting) {
 static void give_back(struct intake *intake, uint32_t place) {
   intake->table[place].after = intake->free;
   intake->free = place;
-  intake->count--;
 }
 
 static void discard(struct intake *intake, uint32_t place, _Atomic uint64_t *why) {
@@ -65,6 +75,7 @@ static void discard(struct intake *intake, uint32_t place, _Atomic uint64_t *why
   close(waiting->accepted.fd);
   free(waiting->accepted.proxied);
   give_back(intake, place);
+  intake->count--;
   atomic_fetch_add_explicit(why, 1, memory_order_relaxed);
 }
 
@@ -156,11 +167,17 @@ static void look_at(struct intake *intake, uint32_t place) {
 
 /* There is a free place afterwards, unless all that there are wait to be taken. */
 static bool make_room(struct intake *intake) {
-  if (intake->free == PDLB_NONE && intake->oldest != PDLB_NONE) {
-    const uint32_t place = intake->oldest;
-    discard(intake, place, &intake->late);
-  }
+  if (intake->free == PDLB_NONE && intake->used < intake->size) give_back(intake, intake->used++);
+  if (intake->free == PDLB_NONE && intake->oldest != PDLB_NONE) discard(intake, intake->oldest, &intake->late);
   return intake->free != PDLB_NONE;
+}
+
+/* Let the descriptor tell when somebody is late. */
+static void set_timer(struct intake *intake, uint64_t until) {
+  const struct itimerspec time = {
+      .it_value = {.tv_sec = (time_t)(until / NANOSECONDS), .tv_nsec = (long)(until % NANOSECONDS)},
+  };
+  timerfd_settime(intake->timer_fd, TFD_TIMER_ABSTIME, &time, NULL);
 }
 
 void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, bool optional) {
@@ -180,10 +197,12 @@ void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, boo
       .before = intake->youngest,
       .after = PDLB_NONE,
   };
-  if (intake->youngest == PDLB_NONE)
+  if (intake->youngest == PDLB_NONE) {
     intake->oldest = place;
-  else
+    set_timer(intake, waiting->until);
+  } else {
     intake->table[intake->youngest].after = place;
+  }
   intake->youngest = place;
   /* By edges: a part of a header must not tell of itself again and again. */
   struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u32 = place};
@@ -197,12 +216,15 @@ uint64_t intake_look(struct intake *intake, uint64_t now) {
   struct epoll_event events[EVENTS];
   int found;
   do {
-    found = intake->oldest == PDLB_NONE ? 0 : epoll_wait(intake->epoll_fd, events, EVENTS, 0);
-    for (int i = 0; i < found; i++) look_at(intake, events[i].data.u32);
+    found = epoll_wait(intake->epoll_fd, events, EVENTS, 0);
+    for (int i = 0; i < found; i++)
+      if (events[i].data.u32 != PDLB_NONE) look_at(intake, events[i].data.u32);
   } while (found == EVENTS);
   while (intake->oldest != PDLB_NONE && intake->table[intake->oldest].until <= now)
     lose_patience(intake, intake->oldest);
-  return intake->oldest == PDLB_NONE ? PDLB_FOREVER : intake->table[intake->oldest].until;
+  const uint64_t next = intake->oldest == PDLB_NONE ? PDLB_FOREVER : intake->table[intake->oldest].until;
+  if (found > 0) set_timer(intake, next == PDLB_FOREVER ? 0 : next); /* 0 for never */
+  return next;
 }
 
 bool intake_take(struct intake *intake, struct pdlb_accepted *accepted) {
@@ -212,6 +234,7 @@ bool intake_take(struct intake *intake, struct pdlb_accepted *accepted) {
   intake->first_whole = intake->table[place].after;
   if (intake->first_whole == PDLB_NONE) intake->last_whole = PDLB_NONE;
   give_back(intake, place);
+  intake->count--;
   return true;
 }
 
@@ -226,6 +249,5 @@ void intake_free(struct intake *intake) {
     close(left.fd);
     free(left.proxied);
   }
-  close(intake->epoll_fd);
-  free(intake->table);
+  close_descriptors(intake);
 }

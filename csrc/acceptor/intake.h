@@ -10,12 +10,17 @@
 
 struct waiting;
 
+/* At a time, and for how long, in nanoseconds. Who is silent is closed earlier, if its place is needed. */
+#define INTAKE_SIZE 4096u
+#define INTAKE_PATIENCE 3000000000ull
+
 /* One thread's, or used under one lock. */
 struct intake {
-  int epoll_fd; /* readable when there may be something to look at */
+  int epoll_fd; /* readable when there may be something to look at, or somebody is late */
+  int timer_fd;
   uint64_t patience;
   struct waiting *table;
-  uint32_t size;
+  uint32_t size, used;                                      /* places that there are, and that ever were of use */
   uint32_t free, oldest, youngest, first_whole, last_whole; /* places of the table, PDLB_NONE for none */
   uint32_t count;                                           /* connections that it has */
   _Atomic uint64_t broken, late,

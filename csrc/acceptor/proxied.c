@@ -6,13 +6,9 @@
 
 #include "internal.h"
 
-/* At a time, and for how long. Who is silent is closed earlier, if its place is needed. */
-#define MOST_UNREAD 4096u
-#define PATIENCE_NS (3ull * SECOND)
-
 int proxied_begin(struct pdlb_acceptor *acceptor) {
   if (acceptor->has_intake) return 0;
-  const int rc = intake_init(&acceptor->intake, MOST_UNREAD, PATIENCE_NS);
+  const int rc = intake_init(&acceptor->intake, INTAKE_SIZE, INTAKE_PATIENCE);
   if (rc < 0) return rc;
   struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = INTAKE}};
   if (epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, acceptor->intake.epoll_fd, &event) < 0) {

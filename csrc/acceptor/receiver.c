@@ -9,6 +9,7 @@
 
 #include "backend.h"
 #include "board.h"
+#include "intake.h"
 #include "listeners.h"
 
 struct pdlb_receiver {
@@ -19,6 +20,8 @@ struct pdlb_receiver {
   pthread_mutex_t mutex; /* guards what follows: a socket must not be closed under an accept */
   uint32_t count;
   struct listener *table;
+  struct intake intake;
+  uint64_t given_up; /* of the intake's connections; told of */
 };
 
 int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking, struct pdlb_receiver **result,
@@ -32,6 +35,11 @@ int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking,
   receiver->seat = &board->seats[seat];
   receiver->number = seat;
   receiver->flags = blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
+  const int rc = intake_init(&receiver->intake, INTAKE_SIZE, INTAKE_PATIENCE);
+  if (rc < 0) {
+    free(receiver);
+    return pdlb_fail(error, -rc, "create receiver", "%s", strerror(-rc));
+  }
   pthread_mutex_init(&receiver->mutex, NULL);
   *result = receiver;
   return 0;
@@ -40,6 +48,7 @@ int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking,
 void pdlb_receiver_free(struct pdlb_receiver *receiver) {
   for (uint32_t place = 0; place < receiver->count; place++) close(receiver->table[place].fd);
   free(receiver->table);
+  intake_free(&receiver->intake);
   pthread_mutex_destroy(&receiver->mutex);
   free(receiver);
 }
@@ -54,7 +63,7 @@ static int option(int fd, int name) {
 }
 
 /* Under the mutex. */
-static int append(struct pdlb_receiver *receiver, uint32_t listener, int own) {
+static int append(struct pdlb_receiver *receiver, uint32_t listener, int own, enum pdlb_proxy proxy) {
   struct listener *table = realloc(receiver->table, (receiver->count + 1) * sizeof *table);
   if (!table) return -ENOMEM;
   receiver->table = table;
@@ -64,15 +73,17 @@ static int append(struct pdlb_receiver *receiver, uint32_t listener, int own) {
       .family = option(own, SO_DOMAIN),
       .protocol = option(own, SO_PROTOCOL),
       .id = listener,
+      .proxy = proxy,
   };
   return 0;
 }
 
-int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd, struct pdlb_error *error) {
+int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd, enum pdlb_proxy proxy,
+                      struct pdlb_error *error) {
   const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (own < 0) return pdlb_fail(error, errno, "add listener", "descriptor %d: %s", fd, strerror(errno));
   pthread_mutex_lock(&receiver->mutex);
-  const int rc = append(receiver, listener, own);
+  const int rc = append(receiver, listener, own, proxy);
   pthread_mutex_unlock(&receiver->mutex);
   if (rc == 0) return 0;
   close(own);
@@ -138,7 +149,9 @@ static int accept_from(struct pdlb_receiver *receiver, const struct listener *li
       .worker = receiver->number,
       .accepted_at = now,
   };
-  return 0;
+  if (listener->proxy == PDLB_PROXY_NONE) return 0;
+  intake_add(&receiver->intake, accepted, listener->proxy == PDLB_PROXY_OPTIONAL);
+  return -EINPROGRESS;
 }
 
 void pdlb_receiver_hold(struct pdlb_receiver *receiver, uint32_t permits) {
@@ -153,4 +166,22 @@ int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct
   /* Last: whoever sees that no permit is in hand any more sees what came of it. */
   atomic_fetch_add_explicit(&receiver->seat->settled, 1, memory_order_release);
   return rc;
+}
+
+/* ---- headers ----------------------------------------------------------------------------------------------------- */
+
+int pdlb_receiver_headers_fd(const struct pdlb_receiver *receiver) { return receiver->intake.epoll_fd; }
+
+int pdlb_receiver_collect(struct pdlb_receiver *receiver, struct pdlb_accepted *accepted, uint32_t *given_up) {
+  struct intake *intake = &receiver->intake;
+  *given_up = 0;
+  pthread_mutex_lock(&receiver->mutex);
+  if (!intake_has_whole(intake) && intake->used) intake_look(intake, pdlb_now());
+  const uint64_t closed = intake->broken + intake->late + intake->gone;
+  *given_up = (uint32_t)(closed - receiver->given_up);
+  receiver->given_up = closed;
+  const bool found = intake_take(intake, accepted);
+  pthread_mutex_unlock(&receiver->mutex);
+  for (uint32_t i = 0; i < *given_up; i++) pdlb_board_closed(receiver->board, receiver->number, true);
+  return found ? 0 : -ENOENT;
 }

@@ -167,7 +167,8 @@ py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_
   pdlb_acceptor *raw = acceptor.raw();
   return receive_connections(
       port, max, [&](uint32_t) { pdlb_acceptor_came(raw, worker); },
-      [&](uint64_t token, pdlb_accepted &accepted) { return pdlb_acceptor_take(raw, worker, token, &accepted) == 0; });
+      [&](uint64_t token, pdlb_accepted &accepted) { return pdlb_acceptor_take(raw, worker, token, &accepted); },
+      [](pdlb_accepted &, uint32_t &) { return false; });
 }
 
 uint64_t after(double seconds) {

@@ -1,9 +1,11 @@
 // Worker processes: the board that they share, and how each accepts.
+#include <poll.h>
 #include <pybind11/stl.h>
 
 #include <vector>
 
 #include "receiving.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -46,26 +48,43 @@ class Receiver {
   Receiver(const Receiver &) = delete;
   Receiver &operator=(const Receiver &) = delete;
 
-  void add(uint32_t listener, int fd) {
+  void add(uint32_t listener, int fd, int proxy) {
     pdlb_error error{};
-    check(pdlb_receiver_add(receiver_, listener, fd, &error), error);
+    check(pdlb_receiver_add(receiver_, listener, fd, static_cast<pdlb_proxy>(proxy), &error), error);
   }
+
+  int headers_fileno() const { return pdlb_receiver_headers_fd(receiver_); }
 
   void remove(uint32_t listener) { pdlb_receiver_remove(receiver_, listener); }
 
   Taken take(uint32_t, uint64_t permit) {
     pdlb_accepted accepted;
     pdlb_receiver_hold(receiver_, 1);
-    if (pdlb_receiver_accept(receiver_, permit, &accepted) < 0) return std::nullopt;
+    int rc = pdlb_receiver_accept(receiver_, permit, &accepted);
+    if (rc == -EINPROGRESS) rc = await_header(accepted);
+    if (rc < 0) return std::nullopt;
     return taken(accepted);
   }
 
   py::tuple receive(Port &port, uint32_t, uint32_t max) {
     return receive_connections(
         port, max, [&](uint32_t permits) { pdlb_receiver_hold(receiver_, permits); },
-        [&](uint64_t permit, pdlb_accepted &accepted) {
-          return pdlb_receiver_accept(receiver_, permit, &accepted) == 0;
+        [&](uint64_t permit, pdlb_accepted &accepted) { return pdlb_receiver_accept(receiver_, permit, &accepted); },
+        [&](pdlb_accepted &accepted, uint32_t &never) {
+          return pdlb_receiver_collect(receiver_, &accepted, &never) == 0;
         });
+  }
+
+  // For who serves one connection at a time: until its header has come, or it is given up.
+  int await_header(pdlb_accepted &accepted) {
+    const Unlocked lock;
+    for (;;) {
+      uint32_t never = 0;
+      if (pdlb_receiver_collect(receiver_, &accepted, &never) == 0) return 0;
+      if (never) return -ECANCELED;
+      pollfd state{pdlb_receiver_headers_fd(receiver_), POLLIN, 0};
+      poll(&state, 1, -1);
+    }
   }
 
   void closed(bool aborted) { pdlb_board_closed(board_->raw(), seat_, aborted); }
@@ -107,7 +126,8 @@ void register_receiver(py::module_ &module) {
 
   py::class_<Receiver>(module, "Receiver", py::is_final())
       .def(py::init<std::shared_ptr<Board>, uint32_t, bool>(), "board"_a, "seat"_a, "blocking"_a)
-      .def("add", &Receiver::add, "listener"_a, "fd"_a)
+      .def("add", &Receiver::add, "listener"_a, "fd"_a, "proxy"_a = 0)
+      .def("headers_fileno", &Receiver::headers_fileno)
       .def("remove", &Receiver::remove, "listener"_a)
       .def("take", &Receiver::take, "worker"_a, "token"_a)
       .def("receive", &Receiver::receive, "port"_a, "worker"_a, "max"_a)

@@ -72,9 +72,10 @@ inline Taken taken(const pdlb_accepted &accepted) {
 constexpr uint32_t kMostAtOnce = 64;
 
 // What the port is given now, up to `max` elements, each made a connection by `take`: the connections, and whether
-// there may be more. `came` is told how many elements there were. What is no connection is given back.
-template <typename Came, typename Take>
-pybind11::tuple receive_connections(Port &port, uint32_t max, Came came, Take take) {
+// there may be more. `came` is told how many elements there were. What is no connection is given back, unless it is to
+// become one later (EINPROGRESS): `collect` gives one of those at a time, and says how many never will.
+template <typename Came, typename Take, typename Collect>
+pybind11::tuple receive_connections(Port &port, uint32_t max, Came came, Take take, Collect collect) {
   std::array<pdlb_event, kMostAtOnce> events;
   max = std::min(max, kMostAtOnce);
   const PortUse use(port);
@@ -90,10 +91,19 @@ pybind11::tuple receive_connections(Port &port, uint32_t max, Came came, Take ta
   pybind11::list connections;
   for (int i = 0; i < count; i++) {
     pdlb_accepted accepted;
-    if (take(events[static_cast<size_t>(i)].data, accepted))
+    const int rc = take(events[static_cast<size_t>(i)].data, accepted);
+    if (rc == 0)
       connections.append(taken(accepted));
-    else
+    else if (rc != -EINPROGRESS)
       pdlb_port_release(port.raw(), 1);
+  }
+  bool found = true;
+  while (found) {
+    pdlb_accepted accepted;
+    uint32_t never = 0;
+    found = collect(accepted, never);
+    if (never) pdlb_port_release(port.raw(), never);
+    if (found) connections.append(taken(accepted));
   }
   return pybind11::make_tuple(connections, count == static_cast<int>(max));
 }

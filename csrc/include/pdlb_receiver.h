@@ -63,14 +63,22 @@ int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking,
                          struct pdlb_error *error);
 void pdlb_receiver_free(struct pdlb_receiver *receiver);
 /* Any thread. `listener`: its number for the acceptor; `fd`: of the same socket, of which a duplicate is kept. */
-int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd, struct pdlb_error *error);
+int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd, enum pdlb_proxy proxy,
+                      struct pdlb_error *error);
 /* Any thread. Let go of the socket. */
 void pdlb_receiver_remove(struct pdlb_receiver *receiver, uint32_t listener);
 /* Any thread. So many permits were received, and will be used in a moment. */
 void pdlb_receiver_hold(struct pdlb_receiver *receiver, uint32_t permits);
 /* Any thread. Use one: accept a connection: 0; -EAGAIN if none waits any more, -ENOENT if there is no such listener
- * (yet), or what accept says. Without a connection the permit is worth nothing, and to be released. */
+ * (yet), or what accept says. Without a connection the permit is worth nothing, and to be released; but with
+ * -EINPROGRESS there is one, whose PROXY header has not come. */
 int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted);
+
+/* A descriptor that is readable when headers have come, or were due. */
+int pdlb_receiver_headers_fd(const struct pdlb_receiver *receiver);
+/* Any thread. A connection whose header has come since: 0, or -ENOENT if there is none now. `given_up`: how many were
+ * closed meanwhile for want of a header; they count as aborted, and their permits are to be released. */
+int pdlb_receiver_collect(struct pdlb_receiver *receiver, struct pdlb_accepted *accepted, uint32_t *given_up);
 
 #ifdef __cplusplus
 }

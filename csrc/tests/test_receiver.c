@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "rig.h"
@@ -23,6 +24,7 @@ struct place {
   struct sockaddr_in address;
   int listener_fd;
   uint32_t listener;
+  enum pdlb_proxy proxy;
 };
 
 static int listen_on(struct sockaddr_in *address) {
@@ -41,8 +43,9 @@ static int connect_to(const struct sockaddr_in *address) {
   return fd;
 }
 
-static void open_place(struct place *place) {
+static void open_proxied_place(struct place *place, enum pdlb_proxy proxy) {
   memset(place, 0, sizeof *place);
+  place->proxy = proxy;
   struct pdlb_error error = {0};
   place->rig = rig_open();
   place->queue = rig_queue_with(&place->rig, &(struct pdlb_ldb_queue_config){.sharing = PDLB_SHARE_EVEN});
@@ -61,10 +64,12 @@ static void open_place(struct place *place) {
   place->listener = (uint32_t)id;
   for (uint32_t i = 0; i < WORKERS; i++) {
     CHECK_OK(pdlb_receiver_create(place->joined, i, true, &place->receivers[i], &error), error);
-    CHECK_OK(pdlb_receiver_add(place->receivers[i], place->listener, place->listener_fd, &error), error);
+    CHECK_OK(pdlb_receiver_add(place->receivers[i], place->listener, place->listener_fd, place->proxy, &error), error);
     place->ports[i] = rig_consumer(&place->rig, place->queue);
   }
 }
+
+static void open_place(struct place *place) { open_proxied_place(place, PDLB_PROXY_NONE); }
 
 static void close_place(struct place *place) {
   pdlb_acceptor_end(place->acceptor);
@@ -214,12 +219,48 @@ static void bad_arguments_are_refused(void) {
   struct pdlb_receiver *receiver = NULL;
   CHECK_EQ(pdlb_receiver_create(board, 1, true, &receiver, &error), -EINVAL);
   CHECK_EQ(pdlb_receiver_create(board, 0, true, &receiver, &error), 0);
-  CHECK_EQ(pdlb_receiver_add(receiver, 0, -1, &error), -EBADF);
+  CHECK_EQ(pdlb_receiver_add(receiver, 0, -1, PDLB_PROXY_NONE, &error), -EBADF);
   pdlb_receiver_free(receiver);
   pdlb_board_close(board);
 }
 
-CHECK_MAIN(CASE(each_connection_has_one_permit), CASE(permit_of_the_dead_is_issued_again),
+/* The permit is held until the connection ends, whether its header comes or not. */
+static void headers_are_awaited(void) {
+  static const char header[] = "PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
+  struct place place;
+  struct pdlb_accepted accepted;
+  uint32_t given_up;
+  open_proxied_place(&place, PDLB_PROXY_REQUIRED);
+  struct pdlb_receiver *receiver = place.receivers[0];
+  const int late = connect_to(&place.address);
+  CHECK_EQ(pdlb_receiver_accept(receiver, receive_permit(&place, 0), &accepted), -EINPROGRESS);
+  CHECK_EQ(pdlb_receiver_collect(receiver, &accepted, &given_up), -ENOENT);
+  CHECK_EQ(given_up, 0);
+  CHECK_EQ(send(late, header, sizeof header - 1, 0), (ssize_t)sizeof header - 1);
+  struct pollfd state = {.fd = pdlb_receiver_headers_fd(receiver), .events = POLLIN};
+  CHECK_EQ(poll(&state, 1, 10000), 1);
+  CHECK_EQ(pdlb_receiver_collect(receiver, &accepted, &given_up), 0);
+  CHECK(accepted.proxied && accepted.listener == place.listener);
+  free(accepted.proxied);
+  close(accepted.fd);
+  pdlb_board_closed(place.joined, 0, false);
+  CHECK_EQ(pdlb_port_release(place.ports[0], 1), 1);
+  const int broken = connect_to(&place.address);
+  CHECK_EQ(send(broken, "GET /", 5, 0), 5);
+  CHECK_EQ(pdlb_receiver_accept(receiver, receive_permit(&place, 0), &accepted), -EINPROGRESS);
+  CHECK_EQ(pdlb_receiver_collect(receiver, &accepted, &given_up), -ENOENT);
+  CHECK_EQ(given_up, 1);
+  CHECK_EQ(pdlb_port_release(place.ports[0], 1), 1);
+  const struct pdlb_seat_stats stats = seat(&place, 0);
+  CHECK_EQ(stats.accepted, 2);
+  CHECK_EQ(stats.served, 1);
+  CHECK_EQ(stats.aborted, 1);
+  close(late);
+  close(broken);
+  close_place(&place);
+}
+
+CHECK_MAIN(CASE(headers_are_awaited), CASE(each_connection_has_one_permit), CASE(permit_of_the_dead_is_issued_again),
            CASE(permit_of_one_that_was_stopped_is_issued_again), CASE(what_the_dead_had_is_aborted),
            CASE(listener_that_is_gone_has_nothing), CASE(drains_what_is_in_the_backlog),
            CASE(bad_arguments_are_refused))

@@ -151,6 +151,8 @@ class LoopWorker:
             self.adapter = self._make_adapter()
             self.loop.run_until_complete(self.adapter.start())
             self.loop.add_reader(self.worker.fileno(), self._receive)
+            if self.worker.headers is not None:
+                self.loop.add_reader(self.worker.headers, self._receive)
             if self._selector is None:
                 self._be_there()
             self.loop.call_soon(self._ready.set)
@@ -287,6 +289,8 @@ class LoopWorker:
         def stop() -> None:
             with contextlib.suppress(ClosedError):
                 self.loop.remove_reader(self.worker.fileno())
+                if self.worker.headers is not None:
+                    self.loop.remove_reader(self.worker.headers)
             self._stopping.set()
             self._spawn(self._stop())
 

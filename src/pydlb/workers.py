@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import select
 import socket
 import threading
 import time
@@ -159,6 +160,8 @@ class Worker:
     Attributes:
         name: Its name in statistics and logs.
         number: Its number for the accepting thread.
+        headers: A descriptor that is readable when the PROXY header of a connection has come that was received before,
+            which is received then; None where such headers are read elsewhere.
         measure_lag: Tells how late its event loop is, in seconds; None if nobody does.
 
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
@@ -173,6 +176,7 @@ class Worker:
         *,
         blocking: bool,
         report: Callable[[], object] | None = None,
+        headers: int | None = None,
     ) -> None:
         self.name: Final = name
         self._bell = None if report is None else Bell(station.port)
@@ -191,6 +195,8 @@ class Worker:
         self._aborted = 0
         self._closed = False
         self._wake: Callable[[], object] | None = None
+        self.headers: Final = headers
+        self._either: select.epoll | None = None
         self._note_move: Callable[[Port], object] | None = None
         self.measure_lag: Callable[[], float] | None = None
         self._by_listener: dict[int, tuple[int, int]] = {}  # given, closed
@@ -379,7 +385,7 @@ class Worker:
             if not future.done():
                 future.set_result(None)
 
-        descriptor = self.fileno()
+        descriptor = self.fileno_of_all()
         loop.add_reader(descriptor, ready)
         self.when_closed(lambda: loop.call_soon_threadsafe(ready))
         try:
@@ -401,6 +407,16 @@ class Worker:
     def fileno(self) -> int:
         """A descriptor that is readable when there may be a connection, for event loops of any kind."""
         return self.port.fileno() if self._bell is None else self._bell.fileno()
+
+    def fileno_of_all(self) -> int:
+        """The same, which is also readable when `headers` is: for who waits for one descriptor."""
+        if self.headers is None:
+            return self.fileno()
+        if self._either is None:
+            self._either = select.epoll()
+            self._either.register(self.fileno(), select.EPOLLIN)
+            self._either.register(self.headers, select.EPOLLIN)
+        return self._either.fileno()
 
     def when_closed(self, wake: Callable[[], object] | None) -> None:
         """Have a function called, on any thread, when the worker is closed; at once if it is. None for no more.
@@ -500,6 +516,8 @@ class Worker:
                 self._bell.close()
             self._has_moved.notify_all()
         self.port.close()
+        if self._either is not None:
+            self._either.close()
         self._source.remove_worker(self.number)
         if wake is not None:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import socket
@@ -176,6 +177,63 @@ def test_functions_see_the_proxys_client() -> None:
         listener = balancer.listen(proxy_protocol=True)
         assert ask(balancer, listener, line("2001:db8::7", 77) + b"hello")
     assert seen == [("2001:db8::7", 77)]
+
+
+# ---- workers that are processes, which accept by themselves --------------------------------------------------------
+
+
+def in_processes(handler: Any) -> contextlib.AbstractContextManager[pydlb.Balancer]:
+    return pydlb.Balancer(workers=2, handler=handler, backend="software", worker_class="process", start_method="fork")
+
+
+def test_processes_that_serve_one_at_a_time() -> None:
+    with in_processes(tell_client) as balancer:
+        listener = balancer.listen(proxy_protocol=True)
+        for _ in range(4):
+            assert ask(balancer, listener, line() + b"hello")[:2] == (("192.0.2.1", 56324), b"hello")
+        with connect(balancer, listener) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert client.recv(10) == b""
+        assert ask(balancer, listener, binary() + b"hello")[1] == b"hello"
+        stats = balancer.close()
+    assert (stats.accepted, stats.served, stats.aborted) == (6, 5, 1)
+
+
+def test_processes_with_event_loops() -> None:
+    """Silent ones keep nobody waiting, and are closed when their time is over."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = await reader.read(1000)
+        writer.write(repr((writer.get_extra_info("peername"), said)).encode())
+        writer.close()
+
+    async def main() -> pydlb.Balancer:
+        async with await pydlb.start_server(
+            handle,
+            "127.0.0.1",
+            0,
+            workers=2,
+            worker_class="process",
+            start_method="fork",
+            proxy_protocol=True,
+            backend="software",
+        ) as server:
+            await asyncio.to_thread(visit, server.balancer)
+        return server.balancer
+
+    def visit(balancer: pydlb.Balancer) -> None:
+        with connect(balancer, 0) as silent, connect(balancer, 0) as slow:
+            slow.sendall(line()[:9])
+            for _ in range(6):
+                assert ask(balancer, 0, binary() + b"hello") == (("192.0.2.1", 56324), b"hello")
+            slow.sendall(line()[9:] + b"at last")
+            assert eval(slow.recv(1000)) == (("192.0.2.1", 56324), b"at last")
+            with contextlib.suppress(ConnectionError):
+                assert silent.recv(10) == b""
+
+    stats = asyncio.run(main()).stats()
+    assert (stats.accepted, stats.served, stats.aborted) == (8, 7, 1)
 
 
 def test_other_values_are_refused(balancer: pydlb.Balancer) -> None:

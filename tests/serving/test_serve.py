@@ -135,6 +135,26 @@ def test_on_a_descriptor(serve: Callable[..., Any]) -> None:
         served.stop()
 
 
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_behind_a_proxy(serve: Callable[..., Any], folder: Path, kind: str) -> None:
+    (folder / "who.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    assert scope['type'] == 'http'\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        "    await send({'type': 'http.response.body', 'body': repr(scope['client']).encode()})\n"
+    )
+    served = serve("who:app", "--workers", "2", "--worker-class", kind, "--proxy-protocol", "optional")
+    header = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"
+    for before, said in ((header, "('192.0.2.1', 56324)"), (b"", "('127.0.0.1', ")):
+        with socket.create_connection(served.address, timeout=60) as client:
+            client.sendall(before + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = client.makefile("rb").read().decode()
+            assert answer.startswith("HTTP/1.1 200 OK")
+            assert said in answer
+    served.wait_for(r'192.0.2.1:56324 - "GET / HTTP/1.1" 200')
+    served.stop()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words", "status"),
     [

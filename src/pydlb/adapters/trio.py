@@ -85,7 +85,7 @@ class Listener(trio.abc.Listener[Stream]):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._descriptor = os.dup(worker.fileno())  # the worker may close its own while we wait
+        self._descriptor = os.dup(worker.fileno_of_all())  # the worker may close its own while we wait
         self._token = trio.lowlevel.current_trio_token()
         self._closed = False
         worker.when_closed(self._end)

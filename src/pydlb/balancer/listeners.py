@@ -67,7 +67,7 @@ class Listeners:
                 raise
             self._sockets[number] = sock
             if self._pool is not None:
-                self._pool.listen(number, sock)
+                self._pool.listen(number, sock, proxy)
             if shared:
                 self._shared.add(number)
             return number
@@ -75,9 +75,7 @@ class Listeners:
     def _accept_from(self, descriptor: int, proxy: int) -> int:
         if self._ended:
             raise ClosedError("this balancer is closed")
-        if proxy and self._pool is not None:
-            raise ConfigError("proxy_protocol needs workers that are threads: processes accept by themselves")
-        return self._acceptor.add(descriptor, proxy)
+        return self._acceptor.add(descriptor, 0 if self._pool is not None else proxy)
 
     def remove(self, number: int, timeout: float) -> None:
         """Accept what is in its backlog, for at most `timeout` seconds, then no more."""

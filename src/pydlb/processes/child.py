@@ -113,12 +113,13 @@ class _Child:
             self._receiver,
             assignment.seat,
             blocking=assignment.blocking,
+            headers=self._receiver.headers_fileno(),
         )
         self._runner = assignment.make_runner(self._worker)
 
     def _listen(self, message: Message, sockets: list[socket.socket]) -> None:
-        for number, sock in zip(message["listeners"], sockets, strict=True):
-            self._receiver.add(number, sock.fileno())
+        for (number, proxy), sock in zip(message["listeners"], sockets, strict=True):
+            self._receiver.add(number, sock.fileno(), proxy)
             sock.close()
 
     def _fail(self, error: BaseException) -> int:

@@ -75,7 +75,7 @@ class ProcessPool:
         self.blocking: Final = blocking
         self._members: Members
         self._lock = threading.RLock()  # guards what follows
-        self._listeners: dict[int, socket.socket] = {}
+        self._listeners: dict[int, tuple[socket.socket, int]] = {}  # with how they read the PROXY protocol
         self._running: dict[ProcessRunner, tuple[Channel, int]] = {}
         self._unwatched: list[ProcessRunner] = []
         self._again: dict[ProcessRunner, float] = {}  # which are to be started anew, and when
@@ -133,22 +133,22 @@ class ProcessPool:
     def _inherited(self) -> tuple[frozenset[int], frozenset[int]]:
         """What a forked worker must not keep: channels to others, and listening sockets, which it is given anew."""
         channels = {channel.fileno() for channel, _ in self._running.values()}
-        inodes = {os.fstat(sock.fileno()).st_ino for sock in self._listeners.values()}
+        inodes = {os.fstat(sock.fileno()).st_ino for sock, _ in self._listeners.values()}
         return frozenset(channels | {self._bell, self._caller}), frozenset(inodes)
 
     # ---- listeners -------------------------------------------------------------------------------------------------
 
-    def listen(self, number: int, sock: socket.socket) -> None:
+    def listen(self, number: int, sock: socket.socket, proxy: int) -> None:
         """Let workers accept from a socket, of which a duplicate is kept."""
         with self._lock:
-            self._listeners[number] = sock.dup()
+            self._listeners[number] = sock.dup(), proxy
             for runner in self._running:
-                runner.send("listen", [sock], listeners=[number])
+                runner.send("listen", [sock], listeners=[(number, proxy)])
 
     def unlisten(self, number: int) -> None:
         """Let workers close a socket."""
         with self._lock:
-            sock = self._listeners.pop(number, None)
+            sock, _ = self._listeners.pop(number, (None, 0))
             if sock is not None:
                 sock.close()
                 for runner in self._running:
@@ -270,7 +270,7 @@ class ProcessPool:
         self._selector.close()
         os.close(self._bell)
         os.close(self._caller)
-        for sock in self._listeners.values():
+        for sock, _ in self._listeners.values():
             sock.close()
 
 

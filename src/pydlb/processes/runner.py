@@ -114,7 +114,7 @@ class ProcessRunner:
         self,
         context: BaseContext,
         board: int,
-        listeners: Mapping[int, socket.socket],
+        listeners: Mapping[int, tuple[socket.socket, int]],
         inherited: tuple[frozenset[int], frozenset[int]],
     ) -> tuple[Channel, int]:
         """Start a process, for the pool. Returns the channel to it, and a descriptor that is readable when it ends."""
@@ -144,7 +144,8 @@ class ProcessRunner:
             theirs.close()
         self._process, self._channel, self._shared, self.state = process, ours, shared, State.STARTING
         self.worker.pid = process.pid
-        self.send("begin", list(listeners.values()), listeners=list(listeners))
+        numbers = [(number, proxy) for number, (_, proxy) in listeners.items()]
+        self.send("begin", [sock for sock, _ in listeners.values()], listeners=numbers)
         try:
             return ours, os.pidfd_open(process.pid)
         except OSError:  # it has ended already, or the system is too old

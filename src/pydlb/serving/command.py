@@ -90,6 +90,14 @@ _OURS: Final[list[click.Parameter]] = [
         help="Seconds after which a worker that does only one thing is reported, and counts as not alive.",
     ),
     click.Option(
+        ["--proxy-protocol"],
+        type=click.Choice(["off", "on", "optional"]),
+        default="off",
+        show_default=True,
+        callback=lambda _context, _parameter, value: {"off": False, "on": True}.get(value, value),
+        help="Connections begin with a header of the PROXY protocol, version 1 or 2, that names the client.",
+    ),
+    click.Option(
         ["--pin"],
         type=click.Choice(["none", "cpu", "numa"]),
         default="none",

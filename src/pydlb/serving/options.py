@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from pydlb.proxied import ProxyProtocol
 
 __all__ = ["Placement", "ServeOptions", "WorkerClass"]
 
@@ -26,6 +29,7 @@ class ServeOptions:
         backend: As `device` of :func:`pydlb.open`.
         graceful_timeout: Seconds that open connections have to end.
         stall_timeout: Seconds after which a worker whose loop does not turn is told of, and counts as not alive.
+        proxy_protocol: Whether connections begin with a header of the PROXY protocol, as for :meth:`Balancer.listen`.
         pin: Keep each worker on one CPU, or on the CPUs of one NUMA node.
         health_port: A port for readiness and liveness; None for none.
         metrics_port: A port for metrics; None for none.
@@ -40,6 +44,7 @@ class ServeOptions:
     backend: str = "auto"
     graceful_timeout: float = 30.0
     stall_timeout: float = 10.0
+    proxy_protocol: ProxyProtocol = False
     pin: Placement = "none"
     health_port: int | None = None
     metrics_port: int | None = None

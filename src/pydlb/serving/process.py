@@ -106,7 +106,12 @@ class ServingProcess:
         try:
             self._balancer.add_some(self._make_runner, options.workers)
             for sock in self._sockets:
-                self._balancer.listen(sock=sock, shared=True, backlog=options.uvicorn.get("backlog", 2048))
+                self._balancer.listen(
+                    sock=sock,
+                    shared=True,
+                    backlog=options.uvicorn.get("backlog", 2048),
+                    proxy_protocol=options.proxy_protocol,
+                )
         except BaseException:
             self._balancer.close(timeout=0)
             raise
