@@ -9,6 +9,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker as GunicornASGIWorker
 
 from pydlb.adapters.protocols import Link, ProtocolAdapter, counted
+from pydlb.eventloop import WorkerLoop
 from pydlb.selector import WorkerSelector
 
 from .permits import BalancedWorker, Permits
@@ -194,6 +195,8 @@ class ASGIWorker(BalancedWorker, GunicornASGIWorker):  # type: ignore[misc]
         chosen = type(self.loop)
         self.loop.close()
         door = _Door(self)
-        make_loop = _balanced(chosen, door)
-        self.loop = make_loop(door.make_selector()) if issubclass(chosen, asyncio.SelectorEventLoop) else make_loop()
+        if issubclass(chosen, asyncio.SelectorEventLoop):
+            self.loop = _balanced(WorkerLoop, door)(door.make_selector())
+        else:
+            self.loop = _balanced(chosen, door)()
         asyncio.set_event_loop(self.loop)
