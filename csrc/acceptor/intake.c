@@ -70,13 +70,13 @@ static void give_back(struct intake *intake, uint32_t place) {
 
 static void discard(struct intake *intake, uint32_t place, _Atomic uint64_t *why) {
   struct waiting *waiting = &intake->table[place];
+  atomic_fetch_add_explicit(why, 1, memory_order_relaxed); /* first: who sees it closed finds it counted */
   leave_line(intake, waiting);
   epoll_ctl(intake->epoll_fd, EPOLL_CTL_DEL, waiting->accepted.fd, NULL); /* a forked child may have it open still */
   close(waiting->accepted.fd);
   free(waiting->accepted.proxied);
   give_back(intake, place);
   intake->count--;
-  atomic_fetch_add_explicit(why, 1, memory_order_relaxed);
 }
 
 static void let_pass(struct intake *intake, uint32_t place) {
@@ -182,8 +182,8 @@ static void set_timer(struct intake *intake, uint64_t until) {
 
 void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, bool optional) {
   if (!make_room(intake)) {
-    close(accepted->fd);
     atomic_fetch_add_explicit(&intake->late, 1, memory_order_relaxed);
+    close(accepted->fd);
     return;
   }
   const uint32_t place = intake->free;
