@@ -37,6 +37,12 @@ void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, boo
 uint64_t intake_look(struct intake *intake, uint64_t now);
 /* Close what waits for a header still. */
 void intake_end(struct intake *intake);
+/* How many were closed. */
+static inline uint64_t intake_closed(const struct intake *intake) {
+  return atomic_load_explicit(&intake->broken, memory_order_relaxed) +
+         atomic_load_explicit(&intake->late, memory_order_relaxed) +
+         atomic_load_explicit(&intake->gone, memory_order_relaxed);
+}
 static inline bool intake_has_whole(const struct intake *intake) { return intake->first_whole != PDLB_NONE; }
 /* A connection of which the header was read; the caller's from then on. False if there is none. */
 bool intake_take(struct intake *intake, struct pdlb_accepted *accepted);

@@ -52,7 +52,8 @@ int pdlb_acceptor_set_limits(struct pdlb_acceptor *acceptor, const struct pdlb_c
 static bool total_is_reached(struct pdlb_acceptor *acceptor) {
   const struct pdlb_connection_limits *limits = &acceptor->limits;
   if (!limits->total) return acceptor->total_reached = false;
-  const uint64_t gone = atomic_load_explicit(&acceptor->finished, memory_order_seq_cst);
+  const uint64_t gone =
+      atomic_load_explicit(&acceptor->finished, memory_order_seq_cst) + intake_closed(&acceptor->intake);
   const uint64_t here = atomic_load_explicit(&acceptor->accepted, memory_order_relaxed) - gone;
   acceptor->total_reached = acceptor->total_reached ? here > limits->total_again : here >= limits->total;
   return acceptor->total_reached;

@@ -265,7 +265,7 @@ class Worker:
                 self._report()
                 return [], False
             self._accepted += len(taken)
-            for _, listener, _, _ in taken:
+            for _, listener, _, _, _ in taken:
                 self._count(listener, given=1)
             self._keep_history(len(taken))
         more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
