@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydlb import _native
 from pydlb.errors import ConfigError
+from pydlb.limits import Limits
 from pydlb.policies import make_policy
 from pydlb.proxied import proxy_mode
 from pydlb.steering import Steering
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from pydlb.limits import Limits
     from pydlb.metrics import MetricsServer
     from pydlb.policies import Policy, PolicyLike
     from pydlb.processes.methods import StartMethod
@@ -153,6 +153,7 @@ class Balancer:
         processes = are_processes(worker_class)
         grace = _GRACE if grace is None else grace
         check_fallback(fallback)
+        _check_limits(limits)
         if limits is not None and processes:
             raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
         limited = limits is not None and limits.per_worker is not None
@@ -243,6 +244,7 @@ class Balancer:
 
     @limits.setter
     def limits(self, limits: Limits | None) -> None:
+        _check_limits(limits)
         if self._pool is not None:
             raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
         self._engines.set_limits(limits)
@@ -646,6 +648,11 @@ def are_processes(worker_class: str) -> bool:
         raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread', 'process' or 'auto'")
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     return worker_class == "process" or (worker_class == "auto" and has_lock)
+
+
+def _check_limits(limits: object) -> None:
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigError(f"limits is {limits!r}: it is a pydlb.Limits, or None")
 
 
 def _make_pool(seats: int, method: StartMethod | None, *, blocking: bool) -> ProcessPool:

@@ -137,6 +137,7 @@ def listening_socket(
     """A socket that listens on an address, or on a path."""
     if path is None:
         check_range(port=(port, 0, 0xFFFF))
+        _check_host(host)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.create_server((host, port), family=family, backlog=backlog, reuse_port=reuse_port)
         sock.setblocking(False)
@@ -149,6 +150,16 @@ def listening_socket(
         sock.close()
         raise
     return sock
+
+
+def _check_host(host: str) -> None:
+    """Before there is a socket: `create_server` leaves it open where the name, not the address, is at fault."""
+    try:
+        fair = b"\0" not in host.encode("idna")
+    except (AttributeError, TypeError, ValueError):
+        fair = False
+    if not fair:
+        raise ConfigError(f"host is {host!r}: it is a name or an address")
 
 
 def make_listening(sock: socket.socket, backlog: int) -> None:
