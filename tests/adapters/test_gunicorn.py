@@ -60,12 +60,13 @@ APPLICATIONS = """
 """
 
 SETTINGS = """
+    import os
     control_socket_disable = True
     graceful_timeout = 30
     keepalive = 30
 
     def post_worker_init(worker):
-        print("worker is ready:", worker.pid, flush=True)
+        os.write(1, b"worker is ready: %d\\n" % worker.pid)  # at once: others write too
 """
 
 WORKERS = {
