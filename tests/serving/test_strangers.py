@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+# The module of applications imports all frameworks.
+pytest.importorskip("fastapi", reason="fastapi has no wheel for this interpreter")
+
 # Each has /hello/NAME, /numbers (a stream), /upload (how many bytes came); the ASGI ones /lines, a stream without end.
 APPLICATIONS = """
 import asyncio, contextlib, json
