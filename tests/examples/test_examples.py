@@ -104,9 +104,7 @@ def test_keeps_connections_and_refuses_nonsense() -> None:
 
 def test_answers_probes_while_it_serves() -> None:
     with running("asyncio_acceptor.py", "--port", "0", "--metrics-port", "0") as program:
-        program.address()
-        found = re.search(r"metrics and probes on http://([\d.]+):(\d+)/metrics", program.said)
-        assert found is not None
+        found = program.read_until(r"metrics and probes on http://([\d.]+):(\d+)/metrics")
         metrics = (found[1], int(found[2]))
         assert get(metrics, "/ready") == (200, "yes\n")
         assert "pydlb_connections_open 0.0" in get(metrics, "/metrics")[1]
