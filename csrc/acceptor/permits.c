@@ -61,9 +61,11 @@ static void send_permits(struct pdlb_acceptor *acceptor, uint32_t queue, uint32_
   }
 }
 
-static bool is_drained(struct listener *listener, uint32_t backlog, bool exact, uint32_t issued) {
+static bool is_drained(struct pdlb_acceptor *acceptor, struct listener *listener, uint32_t backlog, bool exact,
+                       uint32_t issued) {
   if (listener->state != LISTENER_DRAINING) return false;
-  if (backlog == 0) return issued == 0; /* else a worker may just be accepting the last one */
+  /* A permit that is queued still will find nothing; but a worker may just be accepting the last one. */
+  if (backlog == 0) return issued == 0 || in_hand(acceptor, pdlb_now()) == 0;
   return !exact && issued == 0 && ++listener->last_looks > LAST_LOOKS;
 }
 
@@ -79,7 +81,7 @@ uint64_t permits_issue(struct pdlb_acceptor *acceptor) {
     bool exact;
     const uint32_t backlog = backlog_of(&acceptor->monitor, listener, &exact);
     if (backlog > issued) send_permits(acceptor, queue, listener->id, backlog - issued);
-    if (is_drained(listener, backlog, exact, issued)) listeners_drop(listeners, listener);
+    if (is_drained(acceptor, listener, backlog, exact, issued)) listeners_drop(listeners, listener);
     again |= backlog != 0 || listener->state == LISTENER_DRAINING;
     issued -= backlog < issued ? backlog : issued;
   }
