@@ -29,19 +29,20 @@ static greg_t register_of(const ucontext_t *context, unsigned number) {
 }
 
 /* 66 [REX] 0F 38 F8 /r: 64 bytes from memory to where the register points. Only a plain register as the source's
- * address is understood: it is what compilers make of an argument. */
+ * address is understood, which is what compilers make of an argument; RSP and R12 take a byte more to be named. */
 static size_t do_movdir64b(const ucontext_t *context, const uint8_t *code) {
   size_t length = 1;
   const uint8_t rex = (code[length] & 0xF0) == 0x40 ? code[length++] : 0;
   if (code[0] != 0x66 || memcmp(&code[length], "\x0F\x38\xF8", 3) != 0) return 0;
-  const uint8_t operands = code[length + 3];
-  if (operands >> 6 != 0 || (operands & 7) == 4 || (operands & 7) == 5) return 0;
+  const uint8_t operands = code[length + 3], base = code[length + 4];
+  const bool is_long = (operands & 7) == 4;
+  if (operands >> 6 != 0 || (operands & 7) == 5 || (is_long && base != 0x24)) return 0;
   void *to = (void *)register_of(context, (operands >> 3 & 7) | (rex & 4) << 1);
   const void *from = (const void *)register_of(context, (operands & 7) | (rex & 1) << 3);
   CHECK_EQ((uintptr_t)to % 64, 0);
   memcpy(to, from, 64);
   seen.stores++;
-  return length + 4;
+  return length + (is_long ? 5 : 4);
 }
 
 /* F3 [REX] 0F AE /6, the address in a register; F2 [REX] 0F AE /6, the state in one and the deadline in EDX:EAX. */
