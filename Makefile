@@ -74,6 +74,9 @@ core-programs: $(VENV)/.made
 	@$(BIN)/cmake -S csrc -B $(CORE)/plain -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON >/dev/null
 	@$(BIN)/cmake --build $(CORE)/plain --target bench_engine bench_threads bench_wake bench_device
 
+# Fewer kills for each operation: a process that is stepped through instruction by instruction is slow under them.
+asan tsan: export PDLB_KILLS ?= 2
+
 asan: $(VENV)/.made ## run the C tests under the address and undefined-behaviour sanitizers
 	$(call core,asan,-DPDLB_SANITIZE=address$(COMMA)undefined)
 
