@@ -219,9 +219,9 @@ void pdlb_acceptor_free(struct pdlb_acceptor *acceptor);
 #define PDLB_HANDOFF_BUCKETS 32u
 
 struct pdlb_acceptor_stats {
-  uint64_t accepted; /* taken from a backlog */
+  uint64_t accepted; /* taken from a backlog: taken + waiting + refused + those without a header */
   uint64_t taken;
-  uint64_t refused;    /* of those accepted, turned away at a limit: accepted = taken + waiting + refused + those without a header */
+  uint64_t refused;    /* of those accepted, turned away at a limit */
   uint64_t full;       /* times that a limit was reached */
   uint64_t overflowed; /* connections given to a worker beyond its limit */
   uint64_t drained;    /* of those accepted, after the order to stop or to drain the listener */
