@@ -98,7 +98,7 @@ soak: $(VENV)/.test ## whatever may happen to a balancer, at random, for SOAK_SE
 sweep: $(VENV)/.test ## fail every system call of the device backend in turn, with every answer
 	PDLB_SWEEP=all $(BIN)/python -m pytest tests/device/test_sweep.py $(ARGS)
 
-kill-sweep: $(VENV)/.made ## kill a process at every instruction of every operation on shared memory (an hour)
+kill-sweep: $(VENV)/.made ## kill a process at every instruction of every operation on shared memory (long)
 	PDLB_KILLS=all PDLB_KILL_EVENTS=100000 PDLB_TEST_TIMEOUT=36000 $(MAKE) core-test CTEST_ARGS="-R test_recovery -V"
 
 instructions: core-programs ## count the engine's instructions per event, and hold them against their budget
