@@ -28,17 +28,19 @@ def test_snapshots_add_up_and_only_grow_while_all_is_in_motion(
         snapshots: list[pydlb.BalancerStats] = []
 
         def look() -> None:
-            while not over.is_set():
+            while not over.wait(0.0002):  # a thread that never waits would have the interpreter to itself
                 snapshots.append(balancer.stats())
 
         looking = threading.Thread(target=look)
         looking.start()
-        for number in range(300):
-            clients.ask(*clients.connect(address), b"!" if number % 10 == 0 else b"?")
-            clients.close(clients.open[:-5])
-        final = balancer.close()
-        over.set()
-        looking.join()
+        try:
+            for number in range(300):
+                clients.ask(*clients.connect(address), b"!" if number % 10 == 0 else b"?")
+                clients.close(clients.open[:-5])
+            final = balancer.close()
+        finally:
+            over.set()
+            looking.join()
     for snapshot in snapshots:
         account(snapshot)
     for before, after in zip(snapshots, [*snapshots[1:], final], strict=True):
