@@ -49,7 +49,7 @@ def test_the_policy_changes_under_load(house: Callable[..., Any]) -> None:
     assert (stats.open, stats.waiting, stats.refused) == (400, 0, 0)
 
 
-@pytest.mark.parametrize("policy", ALL, ids=str)
+@pytest.mark.parametrize("policy", ALL)
 def test_a_paused_worker_gets_nothing(policy: Any, house: Callable[..., Any]) -> None:
     made = house(2, policy=policy)
     made.balancer.pause_worker(made.workers[0])

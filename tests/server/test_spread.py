@@ -42,9 +42,7 @@ def wait_for_open(server: pydlb.Server, count: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(
-    ("opening", "difference"), [(one_by_one, 1), (in_waves, 1), (in_a_burst, 3)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("opening", "difference"), [(one_by_one, 1), (in_waves, 1), (in_a_burst, 3)])
 def test_four_hundred_long_lived(
     opening: Callable[..., Any],
     difference: int,
