@@ -127,7 +127,7 @@ static int free_queue(const struct pdlb_engine *engine, bool directed) {
 static void open_queue(struct pdlb_engine *engine, uint32_t index, uint32_t id) {
   struct engine_queue *queue = &engine->queues[index];
   queue->index = index;
-  queue->entry = ENTRY_MAKE(0, 1, index, PDLB_SCHED_ATOMIC);
+  queue->entry = ENTRY_MAKE(0, 1, index, PDLB_SCHED_ATOMIC) | (queue->limited ? ENTRY_LIMITED : 0);
   queue->flows_at = engine->header->flows_at + index * engine->header->flows_stride;
   atomic_store_explicit(&queue->linked_word, engine->header->port_words, memory_order_relaxed);
   atomic_store_explicit(&queue->linked, 0, memory_order_relaxed);
@@ -335,7 +335,13 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
 
 void pdlb_engine_use(struct pdlb_engine *engine, uint32_t index, struct pdlb_engine_user *user) {
   struct engine_port *port = &engine->ports[index];
-  *user = (struct pdlb_engine_user){
-      .engine = engine, .port = port, .history = engine_history(engine, port), .index = index};
+  *user = (struct pdlb_engine_user){.engine = engine,
+                                    .port = port,
+                                    .history = engine_history(engine, port),
+                                    .credits = &engine->header->credits,
+                                    .flows = engine->base + engine->header->flows_at,
+                                    .flows_stride = engine->header->flows_stride,
+                                    .index = index,
+                                    .owner = engine->owner};
   atomic_store_explicit(&user->port->user, engine->owner, memory_order_release);
 }

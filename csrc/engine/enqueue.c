@@ -69,6 +69,16 @@ static inline void store_front_tail(struct engine_queue *queue, uint64_t tail) {
   atomic_store_explicit(&queue->front_tail, tail, memory_order_release);
 }
 
+static void put_one_in_ring(const struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *event) {
+  struct engine_queue *queue = &engine->queues[index];
+  const uint32_t priority = pdlb_event_priority(event);
+  const uint32_t tail = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+  engine_ring(engine, index, priority)[tail & engine_ring_mask(engine)] = *event;
+  queue->tail_next[priority] = tail + 1;
+  engine_add(&queue->ring_in, 1); /* the commit */
+  atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
+}
+
 static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
                          uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
@@ -82,7 +92,7 @@ static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const
     rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[i];
   }
   memcpy(queue->tail_next, tail, sizeof tail);
-  atomic_store_explicit(&queue->ring_in, engine_get(&queue->ring_in) + count, memory_order_release); /* the commit */
+  engine_add(&queue->ring_in, count); /* the commit */
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
     atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
 }
@@ -91,14 +101,17 @@ void engine_append_locked(struct pdlb_engine *engine, uint32_t index, const stru
   struct engine_queue *queue = &engine->queues[index];
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t way = engine_event_key(events);
-  if (front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way)) {
+  const bool in_front = front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way);
+  if (!in_front && count == 1) {
+    put_one_in_ring(engine, index, events);
+  } else if (!in_front) {
+    put_in_rings(engine, index, events, count);
+  } else {
     if (count == 1)
       put_one_in_front(queue, tail, events);
     else
       put_in_front(queue, tail, events, count, way);
     store_front_tail(queue, tail + count);
-  } else {
-    put_in_rings(engine, index, events, count);
   }
 }
 
@@ -168,25 +181,23 @@ static __attribute__((noinline)) uint32_t offer_and_return(struct pdlb_engine *e
   return count;
 }
 
-/* The ingress lock and `count` credits; false if not both can be had at once. */
-static inline bool enter(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count) {
-  if (UNLIKELY(!engine_try_lock(engine, &queue->ingress))) return false;
-  const int32_t free = atomic_fetch_sub_explicit(&engine->header->credits, (int32_t)count, memory_order_acquire);
-  if (LIKELY(free >= (int32_t)count)) return true;
-  engine_give_credits(engine, count);
+static inline void turn_back(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count) {
+  atomic_fetch_add_explicit(user->credits, (int32_t)count, memory_order_release);
   engine_unlock(&queue->ingress);
+}
+
+/* The ingress lock and `count` credits; false if not both can be had at once. */
+static inline bool enter(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count) {
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return false;
+  const int32_t left = atomic_fetch_sub_explicit(user->credits, (int32_t)count, memory_order_acquire) - (int32_t)count;
+  if (LIKELY(left >= 0)) return true;
+  turn_back(user, queue, count);
   return false;
 }
 
-static inline void turn_back(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count) {
-  engine_give_credits(engine, count);
-  engine_unlock(&queue->ingress);
-}
-
-/* The commit, and what comes after it. */
-static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
-                             uint32_t count, enum pdlb_refusal *why) {
-  store_front_tail(queue, tail + count);
+/* After the commit. */
+static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count,
+                             enum pdlb_refusal *why) {
   engine_unlock_and_fence(&queue->ingress);
   engine_add(&user->port->sent, count);
   *why = PDLB_TAKEN;
@@ -199,9 +210,11 @@ static __attribute__((noinline)) uint32_t send_wrapped(const struct pdlb_engine_
                                                        const struct pdlb_event *events, uint32_t count,
                                                        enum pdlb_refusal *why, struct engine_queue *queue) {
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (LIKELY(put_in_front(queue, tail, events, count, engine_event_key(events))))
-    return leave(user, queue, tail, count, why);
-  turn_back(user->engine, queue, count);
+  if (LIKELY(put_in_front(queue, tail, events, count, engine_event_key(events)))) {
+    store_front_tail(queue, tail + count);
+    return leave(user, queue, count, why);
+  }
+  turn_back(user, queue, count);
   return send_runs(user, events, count, why);
 }
 
@@ -209,35 +222,43 @@ static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_us
                                                      const struct pdlb_event *events, uint32_t count,
                                                      enum pdlb_refusal *why, struct engine_queue *queue) {
   const uint32_t way = engine_event_key(events);
-  if (UNLIKELY(count > FRONT || !enter(user->engine, queue, count))) return send_runs(user, events, count, why);
+  if (UNLIKELY(count > FRONT || !enter(user, queue, count))) return send_runs(user, events, count, why);
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t slot = (uint32_t)tail & FRONT_MASK;
   if (LIKELY(front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way))) {
     if (UNLIKELY(slot + count > FRONT)) return send_wrapped(user, events, count, why, queue);
-    if (LIKELY(front_put(queue, slot, events, count, way))) return leave(user, queue, tail, count, why);
+    if (LIKELY(front_put(queue, slot, events, count, way))) {
+      store_front_tail(queue, tail + count);
+      return leave(user, queue, count, why);
+    }
   }
-  turn_back(user->engine, queue, count);
+  turn_back(user, queue, count);
   return send_runs(user, events, count, why);
+}
+
+/* With what `enter` gave: not, or not at first sight, into the front. */
+static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_user *user,
+                                                      const struct pdlb_event *event, enum pdlb_refusal *why,
+                                                      struct engine_queue *queue) {
+  engine_append_locked(user->engine, queue->index, event, 1);
+  return leave(user, queue, 1, why);
 }
 
 /* On the way that is hoped for nothing is called but to end with it, so that no register need be saved. What is not as
  * hoped for goes the general way. */
 uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why) {
-  struct pdlb_engine *engine = user->engine;
   const uint32_t no_sends = NOTICE_STOPPED | NOTICE_DISABLED;
   if (UNLIKELY((engine_notice(user->port) & no_sends) || !count)) return send_runs(user, events, count, why);
   const uint32_t way = engine_event_key(events);
-  struct engine_queue *queue = engine_route(engine, way);
+  struct engine_queue *queue = engine_route(user->engine, way);
   if (UNLIKELY(!queue)) return send_runs(user, events, count, why);
   if (count > 1) return send_batch(user, events, count, why, queue);
 
-  if (UNLIKELY(!enter(engine, queue, 1))) return send_runs(user, events, 1, why);
+  if (UNLIKELY(!enter(user, queue, 1))) return send_runs(user, events, 1, why);
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (UNLIKELY(!front_takes(queue, tail, 1, way))) {
-    turn_back(engine, queue, 1);
-    return send_runs(user, events, 1, why);
-  }
+  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return send_behind(user, events, why, queue);
   put_one_in_front(queue, tail, events);
-  return leave(user, queue, tail, engine_one(), why);
+  store_front_tail(queue, tail + 1);
+  return leave(user, queue, engine_one(), why);
 }

@@ -185,7 +185,7 @@ uint32_t engine_unpark(struct pdlb_engine *engine, uint32_t queue_index, uint32_
     store_flow(engine, queue_index, record->flow, (word | port->owns) + 1);
     take_node(engine, queue_index, record, priority, &events[taken++]);
     atomic_store_explicit(&engine_history(engine, port)[(*tail)++ & port->history_mask],
-                          ENTRY_MAKE(record->flow, 1, queue_index, PDLB_SCHED_ATOMIC), memory_order_relaxed);
+                          engine->queues[queue_index].entry | record->flow, memory_order_relaxed);
     if (record->priorities)
       place(engine, queue_index, index);
     else

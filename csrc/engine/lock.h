@@ -18,10 +18,13 @@ static inline void engine_spin_hint(void) {
 
 void engine_lock_contended(struct pdlb_engine *engine, _Atomic uint32_t *word);
 
-static inline bool engine_try_lock(struct pdlb_engine *engine, _Atomic uint32_t *word) {
+static inline bool engine_try_lock_as(uint32_t owner, _Atomic uint32_t *word) {
   uint32_t nobody = 0;
-  return atomic_compare_exchange_strong_explicit(word, &nobody, engine->owner, memory_order_acquire,
-                                                 memory_order_relaxed);
+  return atomic_compare_exchange_strong_explicit(word, &nobody, owner, memory_order_acquire, memory_order_relaxed);
+}
+
+static inline bool engine_try_lock(struct pdlb_engine *engine, _Atomic uint32_t *word) {
+  return engine_try_lock_as(engine->owner, word);
 }
 
 static inline void engine_lock(struct pdlb_engine *engine, _Atomic uint32_t *word) {

@@ -97,9 +97,9 @@ static void meet_owner(struct pass *pass, uint32_t owner) {
   if (pass->owners == MAX_OWNERS) pass->blocked = true;
 }
 
-static inline void note(struct pass *pass, uint32_t type, uint32_t first, uint32_t count) {
-  atomic_store_explicit(&engine_history(pass->engine, pass->port)[pass->tail++ & pass->port->history_mask],
-                        ENTRY_MAKE(first, count, pass->queue_index, type), memory_order_relaxed);
+static inline void note(struct pass *pass, uint64_t entry) {
+  atomic_store_explicit(&engine_history(pass->engine, pass->port)[pass->tail++ & pass->port->history_mask], entry,
+                        memory_order_relaxed);
 }
 
 /* Runs of unordered and of ordered elements share an entry; but never one that was there before the pass. */
@@ -115,7 +115,7 @@ static inline void note_run(struct pass *pass, uint32_t type, uint32_t first, ui
       return;
     }
   }
-  note(pass, type, first, count);
+  note(pass, ENTRY_MAKE(first, count, pass->queue_index, type));
 }
 
 enum verdict { TAKE, PARK, WAIT };
@@ -129,7 +129,7 @@ static inline enum verdict judge(struct pass *pass, const struct pdlb_event *eve
     const uint32_t word = atomic_load_explicit(flow, memory_order_acquire);
     if (UNLIKELY(!engine_may_take_flow(word, mine))) return PARK;
     atomic_store_explicit(flow, (word | mine) + 1, memory_order_relaxed);
-    note(pass, PDLB_SCHED_ATOMIC, event->flow, 1);
+    note(pass, pass->queue->entry | event->flow);
   } else if (type == PDLB_SCHED_ORDERED) {
     if (pass->window_room == 0) {
       pass->blocked = true;
@@ -297,11 +297,11 @@ static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
   struct engine_queue *queue = pass->queue;
   struct engine_port *port = pass->port;
   atomic_store_explicit(&port->history_tail, pass->tail, memory_order_release);
-  atomic_store_explicit(&port->received, engine_get(&port->received) + taken, memory_order_release);
+  engine_add(&port->received, taken);
   if (queue->directed)
-    atomic_store_explicit(&port->released, engine_get(&port->released) + taken, memory_order_release);
+    engine_add(&port->released, taken);
   else
-    port->room -= taken;
+    engine_take_room(port, taken);
   if (queue->limited) {
     const uint32_t before = atomic_fetch_add_explicit(&queue->inflight, taken, memory_order_seq_cst);
     if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;

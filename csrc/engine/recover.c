@@ -227,6 +227,9 @@ void engine_mend_ingress(struct engine_queue *queue) {
   if (sum != (uint32_t)engine_get(&queue->ring_in))
     for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
       atomic_store_explicit(&queue->tail[priority], queue->tail_next[priority], memory_order_release);
+  else
+    for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+      queue->tail_next[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
   queue->front_seen = engine_slow(queue) & SLOW_RINGS ? tail - FRONT : engine_get(&queue->front_taken);
 }
 

@@ -128,7 +128,7 @@ struct engine_queue {
   _Atomic uint32_t front_way;  /* bytes 10 and 11, as a route has them, of all that lies in the front */
   _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
-  uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown */
+  uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown; else they are the same */
 
   /* Scheduling: under `egress`. */
   alignas(CACHE_LINE) _Atomic uint32_t egress;
@@ -197,16 +197,20 @@ struct order_slot {
 };
 
 /* Elements that a port holds, oldest first, as runs that are released alike. One word, so that it changes at once: the
- * flow of an atomic one or the first sequence number of ordered ones, the count, the queue, the type. */
+ * flow of an atomic one or the first sequence number of ordered ones, the count, the queue, the type. Atomic ones of a
+ * queue that counts what is in flight are marked: of all others, the topmost byte is 0. */
 typedef _Atomic uint64_t history_entry;
+
+#define ENTRY_LIMITED (1ull << 63)
 
 #define ENTRY_MAKE(first, count, queue, type) \
   ((uint64_t)(first) | ((uint64_t)(count) << 32) | ((uint64_t)(queue) << 48) | ((uint64_t)(type) << 56))
 #define ENTRY_TYPE_SHIFT 56
+#define ENTRY_QUEUE_SHIFT 48
 #define ENTRY_FIRST(entry) ((uint32_t)(entry))
 #define ENTRY_COUNT(entry) ((uint32_t)((entry) >> 32) & 0xFFFFu)
 #define ENTRY_QUEUE(entry) ((uint32_t)((entry) >> 48) & 0xFFu)
-#define ENTRY_TYPE(entry) ((uint32_t)((entry) >> 56))
+#define ENTRY_TYPE(entry) ((uint32_t)((entry) >> 56) & 3u)
 #define ENTRY_MOST UINT16_MAX
 
 #define LINK_NONE 0u
@@ -222,6 +226,7 @@ typedef _Atomic uint64_t history_entry;
 #define NOTICE_LATER 8u     /* releases were put off */
 #define NOTICE_RELEASES 16u /* each schedule first releases what the one before returned */
 #define NOTICE_CALLED 32u   /* it sleeps no more, and has not come yet: something is left for it */
+#define NOTICE_FULL 64u     /* it holds as much as it may: a release makes it one that can be given something */
 
 struct engine_port {
   /* Fixed once configured. */

@@ -119,17 +119,13 @@ static void wake_if_work(struct pdlb_engine *engine, uint32_t port_index) {
     engine_call(engine, port_index);
 }
 
-/* What the port's own thread and everybody else see of it. */
-static inline void give_room(struct engine_port *port, uint32_t done) {
-  port->room += done;
-  atomic_store_explicit(&port->released, engine_get(&port->released) + done, memory_order_release);
-}
-
 void engine_count_released(struct pdlb_engine *engine, uint32_t port_index, uint32_t done) {
   struct engine_port *port = &engine->ports[port_index];
   const bool was_full = port->room == 0;
-  give_room(port, done);
-  if (UNLIKELY(was_full) && done) wake_if_work(engine, port_index);
+  engine_give_room(port, done);
+  if (LIKELY(!was_full) || !done) return;
+  atomic_fetch_and_explicit(&port->notice, ~NOTICE_FULL, memory_order_relaxed);
+  wake_if_work(engine, port_index);
 }
 
 static inline uint32_t held_at_most(const struct engine_port *port, uint32_t count) {
@@ -169,34 +165,9 @@ static __attribute__((noinline)) uint32_t release_some(const struct pdlb_engine_
   return engine_complete(user->engine, user->index, count);
 }
 
-/* One element of an atomic flow that nobody waits for: no lock is needed to free it. False if that is not so. */
-static inline bool release_flow(const struct pdlb_engine_user *user, uint64_t entry) {
-  const struct pdlb_engine *engine = user->engine;
-  const struct engine_queue *queue = &engine->queues[ENTRY_QUEUE(entry)];
-  uint32_t last_one = user->port->owns + 1;
-  if (UNLIKELY(queue->limited)) return false;
-  _Atomic uint32_t *const flow = (_Atomic uint32_t *)(engine->base + queue->flows_at) + (uint16_t)entry;
-  return atomic_compare_exchange_strong_explicit(flow, &last_one, 0, memory_order_release, memory_order_relaxed);
-}
-
-/* The oldest entry, or the oldest of its elements, by a port that was not full. */
 uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count) {
-  struct engine_port *port = user->port;
-  const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
-  if (UNLIKELY(head == atomic_load_explicit(&port->history_tail, memory_order_relaxed) || !port->room ||
-               (engine_notice(port) & NOTICE_LATER)))
-    return release_some(user, count);
-  history_entry *const oldest = &user->history[head & port->history_mask];
-  const uint64_t entry = atomic_load_explicit(oldest, memory_order_relaxed);
-  if (ENTRY_TYPE(entry) == PDLB_SCHED_ATOMIC) {
-    if (count != 1 || UNLIKELY(!release_flow(user, entry))) return release_some(user, count);
-  } else if (ENTRY_TYPE(entry) != PDLB_SCHED_UNORDERED || ENTRY_COUNT(entry) != count ||
-             user->engine->queues[ENTRY_QUEUE(entry)].limited) {
-    return release_some(user, count);
-  }
-  atomic_store_explicit(&port->history_head, head + 1, memory_order_release);
-  give_room(port, count);
-  return count;
+  const uint32_t notice = engine_notice(user->port) & (NOTICE_LATER | NOTICE_FULL);
+  return LIKELY(!notice && engine_release_quietly(user, count)) ? count : release_some(user, count);
 }
 
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port_index, uint32_t count) {

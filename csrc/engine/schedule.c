@@ -38,11 +38,11 @@ static inline uint32_t hold_flows(_Atomic uint32_t *flows, uint32_t mine, uint64
   return (uint32_t)(event - events);
 }
 
-static __attribute__((noinline)) bool hold_atomic(const struct pdlb_engine *engine, const struct engine_port *port,
-                                                  const struct engine_queue *queue, const struct pdlb_event *events,
-                                                  uint32_t count, uint32_t tail) {
-  _Atomic uint32_t *const flows = flows_of(engine, queue);
-  history_entry *const history = engine_history(engine, port);
+static __attribute__((noinline)) bool hold_atomic(const struct pdlb_engine_user *user, const struct engine_queue *queue,
+                                                  const struct pdlb_event *events, uint32_t count, uint32_t tail) {
+  const struct engine_port *port = user->port;
+  _Atomic uint32_t *const flows = flows_of(user->engine, queue);
+  history_entry *const history = user->history;
   const uint32_t at = tail & port->history_mask, room = port->history_mask + 1 - at;
   const uint32_t straight = count < room ? count : room;
   uint32_t held = hold_flows(flows, port->owns, queue->entry, events, straight, history + at);
@@ -67,28 +67,29 @@ static inline bool front_is_all(const struct engine_queue *queue, const _Atomic 
   return !engine_slow(queue) && atomic_load_explicit(link, memory_order_relaxed) == linked;
 }
 
-/* What the history already tells up to `history_tail` is the port's: everything in the front before `tail`. The first
- * store is the commit. */
-static inline void take_hold(struct pdlb_engine *engine, struct engine_port *port, struct engine_queue *queue,
-                             uint64_t tail, uint32_t count, uint32_t history_tail, uint32_t type) {
-  atomic_store_explicit(&queue->front_taken, tail, memory_order_release);
+/* The port has what its history tells up to `history_tail`: `count` elements that have left the queue. */
+static inline void take_hold(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count,
+                             uint32_t history_tail, uint32_t type) {
+  struct engine_port *port = user->port;
   atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
-  atomic_store_explicit(&port->received, engine_get(&port->received) + count, memory_order_release);
+  engine_add(&port->received, count);
   if (UNLIKELY(type == PDLB_SCHED_DIRECTED))
-    atomic_store_explicit(&port->released, engine_get(&port->released) + count, memory_order_release);
+    engine_add(&port->released, count);
   else
-    port->room -= count;
-  engine_give_credits(engine, count);
+    engine_take_room(port, count);
+  port->last_received = count;
+  atomic_fetch_add_explicit(user->credits, (int32_t)count, memory_order_release);
   engine_unlock(&queue->egress);
 }
 
 /* All elements that wait in the queue's front, `most` or fewer, if nothing else waits; else none. */
-static inline __attribute__((always_inline)) uint32_t take_front(struct pdlb_engine *engine, struct engine_port *port,
+static inline __attribute__((always_inline)) uint32_t take_front(const struct pdlb_engine_user *user,
                                                                  struct engine_queue *queue,
                                                                  const _Atomic uint32_t *link, uint32_t linked,
                                                                  struct pdlb_event *events, uint32_t most) {
+  struct engine_port *port = user->port;
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
-  if (UNLIKELY(!engine_try_lock(engine, &queue->egress))) return 0;
+  if (UNLIKELY(!engine_try_lock(user->engine, &queue->egress))) return 0;
   const uint64_t taken = engine_get(&queue->front_taken);
   const uint32_t count = (uint32_t)(tail - taken);
   const uint32_t type = engine_key_type(atomic_load_explicit(&queue->front_way, memory_order_relaxed));
@@ -96,15 +97,16 @@ static inline __attribute__((always_inline)) uint32_t take_front(struct pdlb_eng
   if (UNLIKELY(count - 1 >= most || !front_is_all(queue, link, linked) || count > port->room)) goto otherwise;
   front_sort_out(queue, taken, count, events);
   if (type == PDLB_SCHED_ATOMIC) {
-    if (UNLIKELY(!hold_atomic(engine, port, queue, events, count, history_tail))) goto otherwise;
+    if (UNLIKELY(!hold_atomic(user, queue, events, count, history_tail))) goto otherwise;
     history_tail += count;
   } else if (type != PDLB_SCHED_DIRECTED) {
     if (type == PDLB_SCHED_ORDERED && !take_places(queue, count, &first)) goto otherwise;
-    atomic_store_explicit(&engine_history(engine, port)[history_tail & port->history_mask],
+    atomic_store_explicit(&user->history[history_tail & port->history_mask],
                           ENTRY_MAKE(first, count, queue->index, type), memory_order_relaxed);
     history_tail++;
   }
-  take_hold(engine, port, queue, tail, count, history_tail, type);
+  atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
+  take_hold(user, queue, count, history_tail, type);
   return count;
 
 otherwise:
@@ -112,36 +114,78 @@ otherwise:
   return 0;
 }
 
-/* The same for the only element that waits. */
-static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
-                             struct pdlb_event *event) {
-  struct pdlb_engine *engine = user->engine;
+/* ---- one element ------------------------------------------------------------------------------------------------- */
+
+/* The history tells of it as the port's next one, if the port may have it. */
+static inline bool hold_one(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                            const struct pdlb_event *event, uint32_t type, uint32_t *history_tail) {
   struct engine_port *port = user->port;
-  if (UNLIKELY(!engine_try_lock(engine, &queue->egress))) return false;
-  *event = queue->front[(tail - 1) & FRONT_MASK];
-  if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 || !port->room ||
-               !front_is_all(queue, &port->only_link, engine_queue_at(engine, queue))))
-    goto otherwise;
-  const uint32_t type = pdlb_event_type(event);
-  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
   uint64_t entry = queue->entry;
   if (LIKELY(type == PDLB_SCHED_ATOMIC)) {
     const size_t flow = event->flow;
-    _Atomic uint32_t *const at = &flows_of(engine, queue)[flow];
+    _Atomic uint32_t *const at = &flows_of(user->engine, queue)[flow];
     const uint32_t word = atomic_load_explicit(at, memory_order_acquire);
-    if (UNLIKELY(!engine_may_take_flow(word, port->owns))) goto otherwise;
+    if (UNLIKELY(!engine_may_take_flow(word, port->owns))) return false;
     atomic_store_explicit(at, (word | port->owns) + 1, memory_order_relaxed);
     entry |= flow;
   } else if (UNLIKELY(type == PDLB_SCHED_ORDERED)) {
     uint32_t first;
-    if (!take_places(queue, 1, &first)) goto otherwise;
+    if (!take_places(queue, 1, &first)) return false;
     entry = ENTRY_MAKE(first, 1, queue->index, type);
   } else {
     entry |= (uint64_t)type << ENTRY_TYPE_SHIFT;
   }
   if (LIKELY(type != PDLB_SCHED_DIRECTED))
-    atomic_store_explicit(&user->history[history_tail++ & port->history_mask], entry, memory_order_relaxed);
-  take_hold(engine, port, queue, tail, 1, history_tail, type);
+    atomic_store_explicit(&user->history[(*history_tail)++ & port->history_mask], entry, memory_order_relaxed);
+  return true;
+}
+
+/* The only element that waits, in the front. */
+static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
+                             uint32_t linked, struct pdlb_event *event) {
+  struct engine_port *port = user->port;
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
+  *event = queue->front[(tail - 1) & FRONT_MASK];
+  const uint32_t type = pdlb_event_type(event);
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 || !front_is_all(queue, &port->only_link, linked) ||
+               !hold_one(user, queue, event, type, &history_tail))) {
+    engine_unlock(&queue->egress);
+    return false;
+  }
+  atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
+  take_hold(user, queue, 1, history_tail, type);
+  return true;
+}
+
+/* The first one of the most urgent ring that has any; NIL if there is none. */
+static inline uint32_t urgent_ring(const struct engine_queue *queue) {
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+    if (atomic_load_explicit(&queue->tail[priority], memory_order_acquire) !=
+        atomic_load_explicit(&queue->head[priority], memory_order_relaxed))
+      return priority;
+  return NIL;
+}
+
+/* One of those that wait in the rings, if none waits elsewhere and it is not a lower priority's turn. */
+static __attribute__((noinline)) bool take_from_rings(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                                                      uint32_t linked, struct pdlb_event *event) {
+  struct engine_port *port = user->port;
+  if (!engine_try_lock_as(user->owner, &queue->egress)) return false;
+  const uint32_t priority = urgent_ring(queue); /* before the front is looked at: what lies there is older */
+  if (UNLIKELY(priority == NIL || queue->picks + 1 >= STARVATION_PERIOD || engine_slow(queue) != SLOW_RINGS ||
+               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire) ||
+               atomic_load_explicit(&port->only_link, memory_order_relaxed) != linked))
+    goto otherwise;
+  const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+  *event = engine_ring(user->engine, queue->index, priority)[head & engine_ring_mask(user->engine)];
+  const uint32_t type = pdlb_event_type(event);
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  if (UNLIKELY(!hold_one(user, queue, event, type, &history_tail))) goto otherwise;
+  queue->picks++;
+  atomic_store_explicit(&queue->head[priority], head + 1, memory_order_release); /* the commit */
+  engine_add(&queue->ring_out, 1);
+  take_hold(user, queue, 1, history_tail, type);
   return true;
 
 otherwise:
@@ -205,8 +249,7 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
     if (slot == 0xFF) break;
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire), index = LINK_QUEUE(link);
     if (link == LINK_NONE || !engine_any_queued(&engine->queues[index])) continue;
-    uint32_t got =
-        take_front(engine, port, &engine->queues[index], &port->link[slot], link, events + taken, max - taken);
+    uint32_t got = take_front(user, &engine->queues[index], &port->link[slot], link, events + taken, max - taken);
     if (!got) got = engine_pass(engine, user->index, slot, index, events + taken, max - taken, retry_at);
     if (got && !upside_down) serve_equals_next(port, order, position);
     taken += got;
@@ -220,22 +263,39 @@ static __attribute__((noinline)) uint32_t schedule_front(const struct pdlb_engin
                                                          uint32_t only) {
   struct engine_port *port = user->port;
   const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
-  const uint32_t taken = take_front(user->engine, port, queue, &port->only_link, only, events, most);
+  const uint32_t taken = take_front(user, queue, &port->only_link, only, events, most);
   return LIKELY(taken) ? taken : schedule_links(user, events, max, retry_at);
+}
+
+/* Nothing waits in the queue's front. */
+static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engine_user *user, struct pdlb_event *events,
+                                                         uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
+                                                         uint32_t only) {
+  if (max == 1 && engine_slow(queue) == SLOW_RINGS && take_from_rings(user, queue, only, events)) return 1;
+  return schedule_links(user, events, max, retry_at);
+}
+
+/* What the last call returned is released, where the port does so and that needs no lock. */
+static inline bool release_last(const struct pdlb_engine_user *user, uint32_t notice) {
+  struct engine_port *port = user->port;
+  const uint32_t count = port->last_received;
+  if (!(notice & NOTICE_RELEASES) || !count) return true;
+  if (UNLIKELY(!engine_release_quietly(user, count))) return false;
+  port->last_received = 0;
+  return true;
 }
 
 /* As in sending: nothing is called but to end with it. */
 uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at) {
-  struct pdlb_engine *engine = user->engine;
   struct engine_port *port = user->port;
-  const uint32_t only = atomic_load_explicit(&port->only_link, memory_order_acquire);
-  if (UNLIKELY(!only || (engine_notice(port) & ~NOTICE_STOPPED) || !max))
+  const uint32_t only = atomic_load_explicit(&port->only_link, memory_order_acquire), notice = engine_notice(port);
+  if (UNLIKELY(!only || (notice & ~(NOTICE_STOPPED | NOTICE_RELEASES)) || !max || !release_last(user, notice)))
     return schedule_links(user, events, max, retry_at);
-  struct engine_queue *queue = engine_queue_of(engine, only);
+  struct engine_queue *queue = engine_queue_of(user->engine, only);
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
   const uint64_t waiting = tail - engine_get(&queue->front_taken);
-  if (waiting == 1 && LIKELY(take_only(user, queue, tail, events))) return engine_one();
+  if (waiting == 1 && LIKELY(take_only(user, queue, tail, only, events))) return engine_one();
   return waiting ? schedule_front(user, events, max, retry_at, queue, only)
-                 : schedule_links(user, events, max, retry_at);
+                 : schedule_rings(user, events, max, retry_at, queue, only);
 }

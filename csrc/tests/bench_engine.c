@@ -12,6 +12,7 @@
  *   --queues N    queues (1); each port is linked to eight of them, or to all
  *   --spread      the events of one batch go to different queues, instead of batch after batch to the next
  *   --private     the domain is this process's alone; else it lies in memory that others may join
+ *   --on-recv     ports release on recv, what they returned before, instead of by a call
  *
  * Events are made before the loop and carry all eight priorities. Everything received is released at once.
  */
@@ -38,7 +39,7 @@ struct turn {
 
 struct bench {
   enum pdlb_sched type;
-  bool directed, forwarding, spread, private;
+  bool directed, forwarding, spread, private, on_recv;
   uint64_t count;
   uint32_t batch, flows, port_count, queue_count, group_count;
   struct pdlb_device *device;
@@ -79,7 +80,8 @@ static void choose_type(struct bench *bench, const char *name) {
 /* Queues in groups of eight, ports dealt to the groups in turn, so that each port can be linked to its whole group. */
 static void open_queues_and_ports(struct bench *bench) {
   struct pdlb_error error = {0};
-  const struct pdlb_port_config depth = {.cq_depth = MAX_BATCH, .history_entries = 2 * MAX_BATCH};
+  const struct pdlb_port_config depth = {
+      .cq_depth = MAX_BATCH, .history_entries = 2 * MAX_BATCH, .release_on_recv = bench->on_recv};
   const struct pdlb_ldb_queue_config ordered = {.sequence_numbers = 1024, .inflights = 1024};
   const struct pdlb_ldb_queue_config unordered = {.atomic_inflights = 2048};
 
@@ -166,11 +168,27 @@ static void forward_all(const struct bench *bench, struct pdlb_port *port, struc
   expect((uint32_t)pdlb_port_recv(bench->sink, events, count, 0), count, "recv after forward");
 }
 
-/* The loop that is counted: what it does itself is kept small. */
-static void move_all(struct bench *bench) {
+/* The loops that are counted: what they do themselves is kept small. This one is for one port. */
+static inline __attribute__((always_inline)) void move_to_one(const struct bench *bench, bool releasing) {
+  struct pdlb_port *const producer = bench->producer, *const consumer = bench->ports[0];
+  const struct stream *const stream = &bench->streams[0];
+  const struct pdlb_event *events = stream->events;
+  const uint32_t batch = bench->batch;
+  struct pdlb_event received[MAX_BATCH];
+  enum pdlb_refusal why;
+  for (uint64_t calls = (bench->count + batch - 1) / batch; calls; calls--) {
+    expect(pdlb_port_send(producer, events, batch, &why), batch, "send");
+    expect((uint32_t)pdlb_port_recv(consumer, received, batch, 0), batch, "recv");
+    if (releasing) expect(pdlb_port_release(consumer, batch), batch, "release");
+    events += batch;
+    if (events >= stream->end) events = stream->events;
+  }
+}
+
+static void move_in_turns(struct bench *bench) {
   struct pdlb_port *const producer = bench->producer;
   const uint32_t batch = bench->batch;
-  const bool forwarding = bench->forwarding, releasing = !bench->directed;
+  const bool forwarding = bench->forwarding, releasing = !bench->directed && !bench->on_recv;
   struct pdlb_event received[MAX_BATCH];
   enum pdlb_refusal why;
   struct turn turns[MAX_PORTS], *const end = turns + bench->port_count, *turn = turns;
@@ -193,6 +211,15 @@ static void move_all(struct bench *bench) {
   }
 }
 
+static void move_all(struct bench *bench) {
+  if (bench->port_count > 1 || bench->forwarding)
+    move_in_turns(bench);
+  else if (bench->directed || bench->on_recv)
+    move_to_one(bench, false);
+  else
+    move_to_one(bench, true);
+}
+
 static void close_engine(struct bench *bench) {
   for (uint32_t i = 0; i < bench->port_count; i++) pdlb_port_close(bench->ports[i]);
   for (uint32_t i = 0; i < bench->group_count; i++) free(bench->streams[i].events);
@@ -204,11 +231,17 @@ static void close_engine(struct bench *bench) {
 
 static void read_options(struct bench *bench, int argc, char **argv) {
   static const struct option options[] = {
-      {"events", required_argument, NULL, 'e'}, {"batch", required_argument, NULL, 'b'},
-      {"sched", required_argument, NULL, 's'},  {"flows", required_argument, NULL, 'f'},
-      {"ports", required_argument, NULL, 'p'},  {"queues", required_argument, NULL, 'q'},
-      {"forward", no_argument, NULL, 'w'},      {"spread", no_argument, NULL, 'd'},
-      {"private", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0},
+      {"events", required_argument, NULL, 'e'},
+      {"batch", required_argument, NULL, 'b'},
+      {"sched", required_argument, NULL, 's'},
+      {"flows", required_argument, NULL, 'f'},
+      {"ports", required_argument, NULL, 'p'},
+      {"queues", required_argument, NULL, 'q'},
+      {"forward", no_argument, NULL, 'w'},
+      {"spread", no_argument, NULL, 'd'},
+      {"private", no_argument, NULL, 'v'},
+      {"on-recv", no_argument, NULL, 'r'},
+      {NULL, 0, NULL, 0},
   };
   int option, index = 0;
   while ((option = getopt_long(argc, argv, "", options, &index)) != -1) {
@@ -223,6 +256,7 @@ static void read_options(struct bench *bench, int argc, char **argv) {
       case 'w': bench->forwarding = true; break;
       case 'd': bench->spread = true; break;
       case 'v': bench->private = true; break;
+      case 'r': bench->on_recv = true; break;
       default: exit(2);
     }
   }
