@@ -218,6 +218,21 @@ def test_a_reload_that_fails_changes_nothing(serve: Callable[..., Any], folder: 
     served.stop(errors=True)
 
 
+def test_a_reload_is_not_forgotten_while_another_is_under_way(serve: Callable[..., Any], folder: Path) -> None:
+    served = serve("site_app:app")
+    started = "Started server process"
+    served.send(signal.SIGHUP)
+    served.wait_for(started, 2)  # it may have read the file already
+    file = folder / "site_app.py"
+    file.write_text(file.read_text().replace("VERSION = 1", "VERSION = 22"))
+    served.send(signal.SIGHUP)
+    served.wait_for(started, 3)
+    served.wait_for("Serving with", 3)
+    while served.get()[0] != "22":
+        pass
+    served.stop()
+
+
 def test_what_is_killed_is_replaced(serve: Callable[..., Any]) -> None:
     """Clients that connect in the meantime wait, and are served."""
     served = serve("site_app:app")

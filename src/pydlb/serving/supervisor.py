@@ -22,6 +22,8 @@ from .child import Child, State
 from .process import HEARTBEAT, STARTUP_FAILURE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydlb.processes.channel import Message
 
     from .options import ServeOptions
@@ -83,6 +85,8 @@ class Supervisor:
         self._restart_at = float("inf")
         self._pause = _FIRST_PAUSE
         self._status = 0
+        # What was asked for while a serving process was starting, to be done once it has started or failed to.
+        self._asked: list[Callable[[], None]] = []
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -179,6 +183,7 @@ class Supervisor:
             self._retire(before)
         self._was_ready = True
         systemd.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=Serving by process {child.pid}")
+        self._do_what_was_asked()
 
     def _retire(self, child: Child, *, final: bool = False) -> None:
         child.drain(self._options.graceful_timeout, final=final)
@@ -205,6 +210,7 @@ class Supervisor:
         if self._current is not None:
             logger.error("Process [%d] %s before it was ready; the one before goes on", child.pid, child.ending())
             systemd.notify("READY=1")
+            self._do_what_was_asked()
         elif self._reloader is not None:
             logger.error("Process [%d] %s; waiting for changes", child.pid, child.ending())
         elif self._was_ready:
@@ -232,15 +238,30 @@ class Supervisor:
             case signal.SIGINT | signal.SIGTERM:
                 self._end()
             case signal.SIGHUP:
-                logger.info("Reloading: starting a new process before the old one ends")
-                systemd.reloading()
-                self._start()
+                self._when_started(self._reload)
             case signal.SIGTTIN:
                 self._scale(self._options.workers + 1)
             case signal.SIGTTOU:
                 self._scale(max(1, self._options.workers - 1))
             case signal.SIGUSR2:
-                self._replace_self()
+                self._when_started(self._replace_self)
+
+    def _when_started(self, do: Callable[[], None]) -> None:
+        """Do it, though not while a serving process starts: that one may have the application of before."""
+        if self._current is not None and self._successor is None:
+            do()
+        elif do not in self._asked:
+            self._asked.append(do)
+
+    def _do_what_was_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        for do in asked:
+            self._when_started(do)
+
+    def _reload(self) -> None:
+        logger.info("Reloading: starting a new process before the old one ends")
+        systemd.reloading()
+        self._start()
 
     def _on_changed(self, changes: list[Path]) -> None:
         logger.warning("Detected changes in %s. Reloading...", ", ".join(f"'{_short(path)}'" for path in changes))
@@ -295,8 +316,7 @@ class Supervisor:
 
     def _replace_self(self) -> None:
         """Become what is installed now: the same process, the same sockets, and the same serving process for now."""
-        if self._current is None or self._successor is not None:
-            logger.warning("Not replacing the supervisor while a serving process starts; try again")
+        if self._current is None:
             return
         logger.info("Replacing the supervisor by what is installed now")
         kept = {"sockets": [sock.fileno() for sock in self._sockets]}
