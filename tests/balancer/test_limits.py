@@ -35,8 +35,8 @@ class Holding:
 
     def _run(self, worker: pydlb.Worker) -> None:
         for connection in worker:
+            self.held.append(connection)  # before the client knows, who may end the test
             connection.socket.sendall(b"hello")
-            self.held.append(connection)
 
     def let_go(self, count: int) -> None:
         for _ in range(count):

@@ -48,7 +48,7 @@ def run(source: str, path: Path, connect: Any, *, listeners: int = 1, device: bo
             host = place and {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(place[1], place[1])
             client = connect((host, int(place[2])) if place else path_of and path_of[1])
             assert client.recv(100) == b"hello from pydlb\n"
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM if listeners > 1 else signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     finally:
         process.kill()

@@ -71,7 +71,10 @@ def test_what_waits_for_a_stalled_worker_goes_to_others(policy: Any, house: Call
     made.holders[0].may_go_on.set()
     made.holders[1].may_go_on.set()
     made.balancer.policy = "exact"
-    made.visit(24)  # those that stalled are picked again
+    for _ in range(100):  # those that stalled are picked again; on a busy machine, they may stall once more
+        made.visit(1)
+        if made.spread <= 1:
+            break
     assert made.spread <= 1, made.counts
 
 

@@ -38,7 +38,7 @@ def program(listeners: Sequence[Listener], title: str) -> str:
     names = _function_names(group[0] for group in groups.values())
     functions = [_function(name, group) for name, group in zip(names, groups.values(), strict=True)]
     body = "\n\n\n".join([_HEAD.rstrip(), *functions, _tail(names)])
-    imports = ["contextlib", "threading"]
+    imports = ["contextlib", "signal", "time"]
     imports += [name for name in ("pathlib", "socket") if re.search(rf"(?<![.\w]){name}\.", body)]
     lines = "\n".join(f"import {name}" for name in sorted(imports))
     quoted = title.replace("\\", "/").replace('"', "'")
@@ -117,12 +117,15 @@ def _listen(address: Address, listener: Listener) -> Iterator[str]:
 
 
 def _tail(names: list[str]) -> str:
+    # It looks up now and then: a signal that comes just before a thread falls asleep for ever does not wake it.
     return f"""\
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
 try:
     with contextlib.ExitStack() as stack:
         for make in ({", ".join(names)},):
             balancer = stack.enter_context(make())
             print(make.__name__, "on", balancer.address(0), "by", balancer.backend, flush=True)
-        threading.Event().wait()
+        while True:
+            time.sleep(1)
 except KeyboardInterrupt:
     pass"""
