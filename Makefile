@@ -8,6 +8,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := build/core
+# So many processes share the files of tests, which wait more than they work; RUNNERS=0 runs all in one.
+RUNNERS ?= 2
+PYTEST := pytest --numprocesses $(RUNNERS) --dist loadfile
 SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
 
@@ -22,7 +25,7 @@ run: $(VENV)/.built ## start the example server on http://127.0.0.1:8080 (more o
 	@exec $(BIN)/python examples/asyncio_acceptor.py $(ARGS)
 
 test: $(VENV)/.built $(VENV)/.test core-test ## run the whole test suite (one part: ARGS=tests/unit)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m $(PYTEST) $(ARGS)
 
 bench: $(VENV)/.built ## measure pydlb beside its peers, briefly
 	$(BIN)/pydlb-bench all --quick $(ARGS)
@@ -131,7 +134,7 @@ wheel-check: $(VENV)/.made ## build sdist and wheel, install the wheel into a cl
 debian-python: ## run the tests with the system's Python 3.11 and numpy 1.24
 	$(MAKE) VENV=.venv-debian PYTHON=/usr/bin/python3.11 .venv-debian/.test
 	.venv-debian/bin/python -m pip --quiet install 'numpy==1.24.*' 'matplotlib<3.11'
-	.venv-debian/bin/python -m pytest $(ARGS)
+	.venv-debian/bin/python -m $(PYTEST) $(ARGS)
 
 FREE_THREADED ?= build/free-threaded
 free-threaded: ## build a free-threaded CPython 3.13 where there is none, and run the tests on it
@@ -139,7 +142,7 @@ free-threaded: ## build a free-threaded CPython 3.13 where there is none, and ru
 	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.made
 	.venv-free-threaded/bin/python -m pip --quiet install setuptools  # some of what the tests need has no wheel for it
 	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.test
-	.venv-free-threaded/bin/python -X gil=0 -m pytest $(ARGS)
+	.venv-free-threaded/bin/python -X gil=0 -m $(PYTEST) $(ARGS)
 
 ci: ## everything that has to be right before a change lands
 	bash .ci/run
