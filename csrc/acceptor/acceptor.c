@@ -46,6 +46,7 @@ static void close_descriptors(struct pdlb_acceptor *acceptor) {
   if (acceptor->has_intake) intake_free(&acceptor->intake);
   acceptor->has_intake = false;
   close_fd(&acceptor->listeners.epoll_fd);
+  close_fd(&acceptor->listeners.door_fd);
   pthread_mutex_lock(&acceptor->call_mutex);
   close_fd(&acceptor->call_fd);
   pthread_mutex_unlock(&acceptor->call_mutex);
@@ -81,6 +82,10 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
 static int open_descriptors(struct pdlb_acceptor *acceptor) {
   acceptor->listeners.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   if (acceptor->listeners.epoll_fd < 0) return -errno;
+  if (acceptor->config.by_workers) {
+    acceptor->listeners.door_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (acceptor->listeners.door_fd < 0) return -errno;
+  }
   acceptor->call_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (acceptor->call_fd < 0) return -errno;
   struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = CALLED}};
@@ -107,7 +112,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->domain = domain;
   acceptor->port = port;
   acceptor->config = *config;
-  acceptor->listeners.epoll_fd = acceptor->call_fd = acceptor->monitor.fd = -1;
+  acceptor->listeners.epoll_fd = acceptor->listeners.door_fd = acceptor->call_fd = acceptor->monitor.fd = -1;
   acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
   acceptor->workers.directed = config->directed;
@@ -189,7 +194,7 @@ static void note_handoff(struct pdlb_acceptor *acceptor, uint64_t accepted_at) {
 }
 
 /* A take makes room for a slot; the receive before it, for a credit. */
-static void note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted) {
+void acceptor_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted) {
   handoff_note_take(acceptor, worker, accepted);
   acceptor_count(&acceptor->taken);
   note_handoff(acceptor, accepted->accepted_at);
@@ -202,14 +207,14 @@ int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t
     if (worker != PDLB_NONE) pdlb_acceptor_came(acceptor, worker);
     return -ESTALE;
   }
-  note_take(acceptor, worker, accepted);
+  acceptor_note_take(acceptor, worker, accepted);
   return 0;
 }
 
 int pdlb_acceptor_take_left(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted) {
   if (!slots_take_any(&acceptor->slots, accepted)) return -ENOENT;
   limits_note_end(acceptor);
-  note_take(acceptor, PDLB_NONE, accepted);
+  acceptor_note_take(acceptor, PDLB_NONE, accepted);
   return 0;
 }
 
@@ -270,6 +275,7 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   stats->full = atomic_load_explicit(&acceptor->times_full, memory_order_relaxed);
   stats->overflowed = atomic_load_explicit(&acceptor->overflowed, memory_order_relaxed);
   stats->retries = atomic_load_explicit(&acceptor->retries, memory_order_relaxed);
+  stats->kept = atomic_load_explicit(&acceptor->kept, memory_order_relaxed);
   stats->resent = atomic_load_explicit(&acceptor->resent, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);
   stats->header_broken = atomic_load_explicit(&acceptor->intake.broken, memory_order_relaxed);

@@ -27,10 +27,8 @@ struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_ar
                                                                : pick(&acceptor->workers, arrival);
 }
 
-/* Under the lock. There must be room among what is unsent. `worker` NULL: to whoever comes first; where there is no
- * queue for that, and nobody, it waits for somebody to be there. */
-static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
-                    struct pdlb_accepted *accepted) {
+bool handoff_place(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
+                   struct pdlb_accepted *accepted, struct pdlb_event *event) {
   struct workers *workers = &acceptor->workers;
   const bool is_shared = workers->policy.queue != PDLB_NONE;
   if (!worker && (!is_shared || workers->limit)) worker = pick_idlest(workers);
@@ -38,16 +36,23 @@ static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint6
   if (worker && !worker_assign(workers, worker, accepted->listener, token)) worker = NULL;
   accepted->worker = worker ? worker->handle : PDLB_NONE;
   slots_put(&acceptor->slots, token, accepted);
-  if (!worker && !is_shared) {
-    acceptor->homeless = true;
-    return;
-  }
   const bool directed = worker && workers->directed;
-  acceptor->unsent[acceptor->unsent_count++] = (struct pdlb_event){
+  *event = (struct pdlb_event){
       .data = token,
       .queue = (uint8_t)(worker ? worker->queue : workers->policy.queue),
       .sched = pdlb_sched_byte(directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_UNORDERED, 0),
   };
+  return worker || is_shared;
+}
+
+/* Under the lock. There must be room among what is unsent. `worker` NULL: to whoever comes first; where there is no
+ * queue for that, and nobody, it waits for somebody to be there. */
+static void send_to(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
+                    struct pdlb_accepted *accepted) {
+  if (handoff_place(acceptor, worker, token, accepted, &acceptor->unsent[acceptor->unsent_count]))
+    acceptor->unsent_count++;
+  else
+    acceptor->homeless = true;
 }
 
 /* Under the lock, which may be left for a moment. */

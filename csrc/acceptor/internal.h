@@ -78,7 +78,7 @@ struct pdlb_acceptor {
   uint64_t backoff, accept_again_at;
   bool has_reserved;             /* a slot for the connection that is accepted next: */
   uint64_t reserved;             /* its token */
-  struct fresh fresh[MAX_BATCH]; /* nobody is picked for them yet */
+  struct fresh fresh[MAX_BATCH]; /* nobody is picked for them yet; nor for those of others: */
   uint32_t fresh_count;
   struct pdlb_event unsent[MAX_BATCH]; /* to be sent, perhaps once there is credit for them */
   uint32_t unsent_count;
@@ -91,7 +91,10 @@ struct pdlb_acceptor {
   struct resend resend;
   bool homeless; /* something waits that no worker was there for */
 
-  _Atomic bool held_up; /* the thread waits for a slot or a credit: call it after a take */
+  _Atomic uint64_t awake_at; /* when the thread looks at the clock next; PDLB_FOREVER while it is about to */
+  _Atomic uint32_t unpicked; /* connections that workers have just accepted by themselves */
+  _Atomic uint64_t kept;     /* connections that stayed with the worker that accepted them */
+  _Atomic bool held_up;      /* the thread waits for a slot or a credit: call it after a take */
   _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;
   _Atomic uint64_t retries, resent;
   _Atomic bool token_lost; /* perhaps: what nobody was picked for is sent again */
@@ -111,6 +114,14 @@ uint64_t proxied_collect(struct pdlb_acceptor *acceptor);
 /* The client's address: by its header, else by its socket. Returns its size, 0 if it is not known. */
 socklen_t proxied_client(const struct pdlb_accepted *accepted, struct sockaddr_storage *address);
 
+enum accept_outcome { ACCEPTED, NOTHING_THERE, TRY_NEXT, NO_MEANS, UNUSABLE };
+/* Under the mutex: what an error of accept means; without descriptors or memory nobody accepts for a while. */
+enum accept_outcome accept_judge(struct pdlb_acceptor *acceptor, int error);
+/* Under the mutex. */
+bool accept_backs_off(const struct pdlb_acceptor *acceptor);
+/* Whether workers accept from it, not the thread. */
+bool lanes_serve(const struct pdlb_acceptor *acceptor, const struct listener *listener, bool refuses);
+
 /* Any thread: wake the accepting thread. */
 void acceptor_call(struct pdlb_acceptor *acceptor);
 
@@ -124,7 +135,14 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor);
 struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_arrival *arrival);
 /* Under the mutex. False while there is something left to send again. */
 bool handoff_resend(struct pdlb_acceptor *acceptor);
+/* Under the lock: let it wait in its slot for a worker, or for whoever comes first if NULL. False if there is nobody to
+ * wait for; else `event` is to be sent for it. */
+bool handoff_place(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
+                   struct pdlb_accepted *accepted, struct pdlb_event *event);
 void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted);
+
+/* Count a connection that somebody has taken. */
+void acceptor_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const struct pdlb_accepted *accepted);
 
 /* Under the mutex: take up with another domain, if that was asked for. */
 void move_carry_out(struct pdlb_acceptor *acceptor);

@@ -59,21 +59,21 @@ static bool total_is_reached(struct pdlb_acceptor *acceptor) {
   return acceptor->total_reached;
 }
 
-static bool is_full(struct pdlb_acceptor *acceptor) {
+static bool is_full(struct pdlb_acceptor *acceptor, uint32_t unpicked) {
   if (total_is_reached(acceptor)) return true;
   if (!acceptor->limits.worker) return false;
   pthread_mutex_lock(&acceptor->workers.mutex);
-  const bool full = workers_all_full(&acceptor->workers, acceptor->fresh_count);
+  const bool full = workers_all_full(&acceptor->workers, unpicked);
   acceptor->workers.ignores_limit = full && acceptor->limits.when_full == PDLB_FULL_OVERFLOW;
   pthread_mutex_unlock(&acceptor->workers.mutex);
   return full;
 }
 
-enum verdict limits_judge(struct pdlb_acceptor *acceptor) {
+enum verdict limits_judge(struct pdlb_acceptor *acceptor, uint32_t unpicked) {
   /* Before the look: whoever closes a connection after it calls. */
   if (acceptor->limits.total || acceptor->limits.worker)
     atomic_store_explicit(&acceptor->at_limit, true, memory_order_seq_cst);
-  if (!is_full(acceptor)) {
+  if (!is_full(acceptor, unpicked)) {
     atomic_store_explicit(&acceptor->at_limit, false, memory_order_relaxed);
     acceptor->was_full = false;
     return LIMITS_TAKE;

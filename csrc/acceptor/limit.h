@@ -16,9 +16,9 @@ struct parting {
 
 enum verdict { LIMITS_TAKE, LIMITS_LEAVE, LIMITS_REFUSE };
 
-/* The thread, under the mutex. */
-enum verdict limits_judge(struct pdlb_acceptor *acceptor);
-/* The same: get rid of a connection that was accepted and is one too many. */
+/* Under the mutex. `unpicked`: connections that were accepted, and no worker was picked for yet. */
+enum verdict limits_judge(struct pdlb_acceptor *acceptor, uint32_t unpicked);
+/* The thread, under the mutex: get rid of a connection that was accepted and is one too many. */
 void limits_refuse(struct pdlb_acceptor *acceptor, int fd);
 /* The thread. Close those that have gone. Returns when to look again. */
 uint64_t limits_see_off(struct pdlb_acceptor *acceptor);

@@ -26,6 +26,7 @@ int listeners_add(struct listeners *listeners, int fd, enum pdlb_proxy proxy) {
       .family = option(own, SO_DOMAIN),
       .protocol = option(own, SO_PROTOCOL),
       .id = id,
+      .watched_by = -1,
       .proxy = proxy,
   };
   return (int)id;
@@ -39,11 +40,16 @@ struct listener *listeners_find(struct listeners *listeners, uint32_t id) {
 }
 
 static bool watch(const struct listeners *listeners, struct listener *listener, bool wanted) {
-  if (listener->watched == wanted) return true;
+  const int set = !wanted ? -1 : listener->for_workers ? listeners->door_fd : listeners->epoll_fd;
+  if (listener->watched_by == set) return true;
   const uint32_t events = listeners->arrivals_only ? EPOLLIN | EPOLLET : EPOLLIN;
   struct epoll_event event = {.events = events, .data = {.u64 = listener->id}};
-  if (epoll_ctl(listeners->epoll_fd, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
-  listener->watched = wanted;
+  if (listener->watched_by >= 0) {
+    if (epoll_ctl(listener->watched_by, EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
+    listener->watched_by = -1;
+  }
+  if (set >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, listener->fd, &event) < 0) return false;
+  listener->watched_by = set;
   return true;
 }
 

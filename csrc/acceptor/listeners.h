@@ -16,7 +16,8 @@ struct listener {
   int fd;
   int family, protocol;
   uint32_t id;
-  bool watched; /* in the epoll set */
+  bool for_workers; /* they accept from it: it belongs into the set of the door, else into the thread's own */
+  int watched_by;   /* the epoll set that it is in, -1 for none */
   enum pdlb_proxy proxy;
   uint32_t last_looks;
   uint64_t accepted_at; /* when the last connection came from it */
@@ -25,6 +26,7 @@ struct listener {
 /* To be used under one lock. */
 struct listeners {
   int epoll_fd;
+  int door_fd;        /* the epoll set that workers look into who accept by themselves; -1 if none does */
   bool arrivals_only; /* the epoll set tells of each connection once, though it is left in the backlog */
   uint32_t next_id;
   uint32_t count; /* places of the table ever used */
@@ -41,7 +43,7 @@ void listeners_drop_all(struct listeners *listeners);
 void listeners_drain_all(struct listeners *listeners);
 bool listeners_any(const struct listeners *listeners);
 bool listeners_draining(const struct listeners *listeners);
-/* Let the epoll set be readable for connections, or not. False if one cannot be watched for want of memory. */
+/* Let the epoll sets be readable for connections, or not. False if one cannot be watched for want of memory. */
 bool listeners_watch(struct listeners *listeners, bool wanted);
 
 #endif

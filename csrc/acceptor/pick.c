@@ -54,6 +54,13 @@ static struct worker *pick_exact(struct workers *workers, const struct pdlb_arri
   return best;
 }
 
+/* Who accepted it. It needs no queue for that. */
+static struct worker *pick_local(struct workers *workers, const struct pdlb_arrival *arrival) {
+  struct worker *worker = arrival->current == PDLB_NONE ? NULL : workers_find(workers, arrival->current);
+  if (!worker || worker->state != WORKER_ACTIVE || !worker->weight) return NULL;
+  return worker_is_barred(workers, worker) ? NULL : worker;
+}
+
 /* ---- by turns and by chance ----------------------------------------------------------------------------------------
  */
 
@@ -194,6 +201,7 @@ struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival)
   switch (workers->policy.policy) {
     case PDLB_POLICY_QUEUE:
     case PDLB_POLICY_CALLER: break;
+    case PDLB_POLICY_LOCAL: return pick_local(workers, arrival);
     case PDLB_POLICY_EXACT: worker = pick_exact(workers, arrival); break;
     case PDLB_POLICY_ROUND_ROBIN: worker = pick_in_turn(workers); break;
     case PDLB_POLICY_RANDOM: worker = draw_one(workers, NULL, 0); break;

@@ -46,9 +46,12 @@ bool slots_reserve(struct slots *slots, uint64_t *token) {
   return true;
 }
 
+void slots_give_back(struct slots *slots, uint64_t token) { push_free(slots, (uint32_t)token); }
+
 void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted) {
   struct slot *slot = &slots->slot[(uint32_t)token];
   slot->accepted = *accepted;
+  atomic_store_explicit(&slot->picked, accepted->worker, memory_order_relaxed);
   atomic_store_explicit(&slot->word, (uint32_t)(token >> 32) + 1, memory_order_release);
 }
 
@@ -78,7 +81,7 @@ bool slots_withdraw_at(struct slots *slots, uint32_t index, bool nobodys, uint64
                        struct pdlb_accepted *accepted) {
   struct slot *slot = &slots->slot[index];
   const uint32_t word = atomic_load_explicit(&slot->word, memory_order_acquire);
-  if (!(word & 1) || (nobodys && slot->accepted.worker != PDLB_NONE)) return false;
+  if (!(word & 1) || (nobodys && atomic_load_explicit(&slot->picked, memory_order_relaxed) != PDLB_NONE)) return false;
   return slots_withdraw(slots, (uint64_t)(word & ~1u) << 32 | index, token, accepted);
 }
 

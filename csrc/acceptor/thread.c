@@ -47,13 +47,11 @@ static void back_off(struct pdlb_acceptor *acceptor, int error) {
   acceptor_count(&acceptor->backoffs);
 }
 
-static bool backs_off(const struct pdlb_acceptor *acceptor) {
+bool accept_backs_off(const struct pdlb_acceptor *acceptor) {
   return acceptor->backoff && pdlb_now() < acceptor->accept_again_at;
 }
 
-enum outcome { ACCEPTED, NOTHING_THERE, TRY_NEXT, NO_MEANS, UNUSABLE };
-
-static enum outcome judge(struct pdlb_acceptor *acceptor, int error) {
+enum accept_outcome accept_judge(struct pdlb_acceptor *acceptor, int error) {
   switch (error) {
     case EAGAIN: return NOTHING_THERE;
     case ECONNABORTED:
@@ -75,13 +73,13 @@ static bool is_shut_down(const struct listener *listener) {
   return listener->family == AF_UNIX && poll(&state, 1, 0) == 1 && state.revents;
 }
 
-static enum outcome accept_one(struct pdlb_acceptor *acceptor, struct listener *listener, bool refuses) {
+static enum accept_outcome accept_one(struct pdlb_acceptor *acceptor, struct listener *listener, bool refuses) {
   const int flags = acceptor->config.blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
   struct fresh *fresh = &acceptor->fresh[acceptor->fresh_count];
   fresh->address_size = sizeof fresh->address;
   const int fd = accept4(listener->fd, (struct sockaddr *)&fresh->address, &fresh->address_size, flags);
   if (fd < 0) {
-    const enum outcome outcome = judge(acceptor, errno);
+    const enum accept_outcome outcome = accept_judge(acceptor, errno);
     return outcome == NOTHING_THERE && is_shut_down(listener) ? UNUSABLE : outcome;
   }
   acceptor->backoff = 0;
@@ -112,14 +110,18 @@ static enum outcome accept_one(struct pdlb_acceptor *acceptor, struct listener *
   return ACCEPTED;
 }
 
+static uint32_t unpicked(const struct pdlb_acceptor *acceptor) {
+  return acceptor->fresh_count + atomic_load_explicit(&acceptor->unpicked, memory_order_relaxed);
+}
+
 /* One listener's turn. A connection that comes by itself is handed on at once: to find that there is no other one costs
  * as much as to accept it, and if there is, the epoll set tells. */
-static enum outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
+static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
   const uint64_t before = listener->accepted_at;
-  enum outcome outcome = ACCEPTED;
+  enum accept_outcome outcome = ACCEPTED;
   for (uint32_t i = 0; i < acceptor->config.batch; i++) {
     if (acceptor->fresh_count == MAX_BATCH || !has_slot(acceptor)) break;
-    const enum verdict verdict = limits_judge(acceptor);
+    const enum verdict verdict = limits_judge(acceptor, unpicked(acceptor));
     if (verdict == LIMITS_LEAVE) break;
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
@@ -137,8 +139,8 @@ static void accept_from_all(struct pdlb_acceptor *acceptor) {
   for (uint32_t i = 0; i < listeners->count; i++) {
     struct listener *listener = &listeners->table[(first + i) % listeners->count];
     const enum listener_state state = listener->state;
-    if (state == LISTENER_UNUSED || !has_room(acceptor)) continue;
-    const enum outcome outcome = accept_batch(acceptor, listener);
+    if (state == LISTENER_UNUSED || listener->for_workers || !has_room(acceptor)) continue;
+    const enum accept_outcome outcome = accept_batch(acceptor, listener);
     if (outcome == UNUSABLE || (outcome == NOTHING_THERE && state == LISTENER_DRAINING))
       listeners_drop(listeners, listener);
     if (outcome == NO_MEANS) return;
@@ -164,6 +166,23 @@ static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
     if (ready[i].data.u64 == CALLED && read(acceptor->call_fd, &calls, sizeof calls) < 0) break;
 }
 
+/* Under the mutex: who accepts from which listener. */
+static void share_out(struct pdlb_acceptor *acceptor) {
+  struct listeners *listeners = &acceptor->listeners;
+  const bool refuses = limits_judge(acceptor, unpicked(acceptor)) == LIMITS_REFUSE;
+  for (uint32_t place = 0; place < listeners->count; place++) {
+    struct listener *listener = &listeners->table[place];
+    listener->for_workers = lanes_serve(acceptor, listener, refuses);
+  }
+}
+
+/* Under the mutex: workers accept from now on, and may need the last slot. */
+static void leave_it_to_workers(struct pdlb_acceptor *acceptor) {
+  share_out(acceptor);
+  if (acceptor->has_reserved) slots_give_back(&acceptor->slots, acceptor->reserved);
+  acceptor->has_reserved = false;
+}
+
 /* Under the mutex. Returns when to look again at the latest. */
 static uint64_t step(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
@@ -173,14 +192,17 @@ static uint64_t step(struct pdlb_acceptor *acceptor) {
     return wanted ? permits_issue(acceptor) : PDLB_FOREVER;
   }
   atomic_store_explicit(&acceptor->held_up, false, memory_order_seq_cst);
-  if (has_room(acceptor) && wanted && !backs_off(acceptor)) accept_from_all(acceptor);
+  const bool room = has_room(acceptor);
+  if (acceptor->config.by_workers) share_out(acceptor);
+  if (room && wanted && !accept_backs_off(acceptor)) accept_from_all(acceptor);
   const uint64_t look = proxied_collect(acceptor);
 
   /* What cannot be accepted now must not keep the thread awake. */
-  const bool may_accept =
-      wanted && has_room(acceptor) && !backs_off(acceptor) && limits_judge(acceptor) != LIMITS_LEAVE;
+  const bool may_accept = wanted && has_room(acceptor) && !accept_backs_off(acceptor) &&
+                          limits_judge(acceptor, unpicked(acceptor)) != LIMITS_LEAVE;
+  if (acceptor->config.by_workers) leave_it_to_workers(acceptor);
   if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
-  if (backs_off(acceptor)) return acceptor->accept_again_at < look ? acceptor->accept_again_at : look;
+  if (accept_backs_off(acceptor)) return acceptor->accept_again_at < look ? acceptor->accept_again_at : look;
   /* A draining one wakes nobody when it is empty: look until then. */
   return may_accept && listeners_draining(listeners) ? 0 : look;
 }
@@ -228,6 +250,8 @@ void *acceptor_run(void *argument) {
     handoff_fresh(acceptor);
     const uint64_t parting = limits_see_off(acceptor);
     if (parting < next) next = parting;
+    /* Before the look: whoever sends after it calls. */
+    if (acceptor->config.by_workers) atomic_store_explicit(&acceptor->awake_at, PDLB_FOREVER, memory_order_seq_cst);
     const uint64_t look = handoff_look(acceptor), tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
     pthread_mutex_lock(&acceptor->mutex);
     note_trouble(acceptor);
@@ -236,7 +260,9 @@ void *acceptor_run(void *argument) {
     pthread_mutex_unlock(&acceptor->mutex);
     if (look < next) next = look;
     if (acceptor->behind) nap(acceptor->behind);
-    wait_until(acceptor, tick < next ? tick : next);
+    if (tick < next) next = tick;
+    if (acceptor->config.by_workers) atomic_store_explicit(&acceptor->awake_at, next, memory_order_seq_cst);
+    wait_until(acceptor, next);
     pthread_mutex_lock(&acceptor->mutex);
   }
   acceptor->ended = true;

@@ -20,10 +20,10 @@ namespace {
 class Acceptor {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
-           bool blocking, std::shared_ptr<Board> board, bool directed)
+           bool blocking, std::shared_ptr<Board> board, bool directed, bool by_workers)
       : domain_(domain.pin()), port_(std::move(port)), board_(std::move(board)) {
     enter(*port_);
-    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr, directed};
+    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr, directed, by_workers};
     pdlb_error error{};
     const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
     if (rc < 0) {
@@ -171,6 +171,17 @@ py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_
       [](pdlb_accepted &, uint32_t &) { return false; });
 }
 
+// For a worker that accepts by itself: up to `max` connections, sent through its port. Returns those that stay with it.
+py::list accept_connections(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max, uint32_t retries) {
+  std::array<pdlb_accepted, kMostAtOnce> kept;
+  py::list connections;
+  const PortUse use(port);
+  const pdlb_lane lane{port.raw(), worker, retries};
+  const uint32_t count = pdlb_acceptor_accept(acceptor.raw(), &lane, std::min(max, kMostAtOnce), kept.data());
+  for (uint32_t i = 0; i < count; i++) connections.append(taken(kept[i]));
+  return connections;
+}
+
 uint64_t after(double seconds) {
   return seconds > 0 ? pdlb_now() + static_cast<uint64_t>(std::min(seconds, 1e9) * 1e9) : 0;
 }
@@ -256,13 +267,13 @@ void set_limits(const Acceptor &acceptor, uint32_t total, uint32_t total_again, 
 py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
-  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused,
-                  "full"_a = stats.full, "overflowed"_a = stats.overflowed, "drained"_a = stats.drained,
-                  "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back, "retries"_a = stats.retries,
-                  "resent"_a = stats.resent, "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs,
-                  "last_errno"_a = stats.last_errno, "header_broken"_a = stats.header_broken,
-                  "header_late"_a = stats.header_late, "header_gone"_a = stats.header_gone,
-                  "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
+  return py::dict(
+      "accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused, "full"_a = stats.full,
+      "overflowed"_a = stats.overflowed, "drained"_a = stats.drained, "aborted"_a = stats.aborted,
+      "taken_back"_a = stats.taken_back, "retries"_a = stats.retries, "resent"_a = stats.resent, "kept"_a = stats.kept,
+      "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+      "header_broken"_a = stats.header_broken, "header_late"_a = stats.header_late, "header_gone"_a = stats.header_gone,
+      "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
 }  // namespace
@@ -270,9 +281,11 @@ py::dict stats(const Acceptor &acceptor) {
 void register_acceptor(py::module_ &module) {
   py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
       .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>,
-                    bool>(),
+                    bool, bool>(),
            "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr,
-           "directed"_a = false)
+           "directed"_a = false, "by_workers"_a = false)
+      .def("door", [](const Acceptor &acceptor) { return pdlb_acceptor_door(acceptor.raw()); })
+      .def("accept", &accept_connections, "port"_a, "worker"_a, "max"_a, "retries"_a)
       .def("move", &move, "domain"_a, "port"_a, "queue"_a, "directed"_a, "queues"_a)
       .def("moved", &Acceptor::moved)
       .def("trouble", &trouble, "timeout"_a)

@@ -31,6 +31,7 @@ struct pdlb_acceptor_config {
                                them, which pdlb_receiver_accept takes. For workers in other processes: one that dies
                                takes nothing along. The board must outlive the acceptor. */
   bool directed;            /* the workers' own queues are directed ones */
+  bool by_workers;          /* workers accept by themselves, with pdlb_acceptor_accept */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's
@@ -117,6 +118,7 @@ enum pdlb_policy {
   PDLB_POLICY_RANDOM,
   PDLB_POLICY_LEAST,  /* the fewest connections of a few that are drawn */
   PDLB_POLICY_HASH,   /* by the client's address, as long as that worker has not much more than its share */
+  PDLB_POLICY_LOCAL,  /* who accepted it; nobody if the thread did */
   PDLB_POLICY_CALLER, /* whom `pick` names */
 };
 
@@ -144,7 +146,7 @@ struct pdlb_policy_config {
   bool per_listener; /* EXACT, LEAST, HASH: count connections of the same listener only */
   uint64_t seed;     /* RANDOM, LEAST */
   uint64_t grace_ns; /* a worker that does not come for so long loses what waits for it, if another one is idle */
-  /* CALLER: a worker, or PDLB_NONE. Called on the accepting thread, with no lock held. */
+  /* CALLER: a worker, or PDLB_NONE. Called on the thread that accepts, with no lock held. */
   uint32_t (*pick)(void *context, const struct pdlb_arrival *arrival);
   void *context;
 };
@@ -196,6 +198,27 @@ struct pdlb_accepted {
   struct pdlb_proxied *proxied; /* the taker's from now on, to be freed; NULL if no proxy named anybody */
 };
 
+/* ---- workers that accept by themselves ------------------------------------------------------------------------------
+ * Each through a port of its own to send by, as Envoy's workers do. The accepting thread does what they do not: it
+ * refuses at a limit, reads PROXY headers, empties listeners that are removed, and what is in the backlogs at the end.
+ */
+
+/* A worker's means: the port is its thread's alone while it calls. */
+struct pdlb_lane {
+  struct pdlb_port *port;
+  uint32_t worker;
+  uint32_t
+      retries; /* how often what is refused for want of a credit is sent again at once, for a millisecond at most */
+};
+
+/* Any thread. Readable while there may be something for workers to accept; -1 if they do not. */
+int pdlb_acceptor_door(const struct pdlb_acceptor *acceptor);
+/* Any thread, one at a time for each lane. Accept up to `max` connections, at most 64, and hand them on as the policy
+ * says. Those that stay are written to `kept`: their worker was picked for them, or they could not be sent. They are
+ * taken; result: how many. */
+uint32_t pdlb_acceptor_accept(struct pdlb_acceptor *acceptor, const struct pdlb_lane *lane, uint32_t max,
+                              struct pdlb_accepted *kept);
+
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
  * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */
 int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token, struct pdlb_accepted *accepted);
@@ -228,6 +251,7 @@ struct pdlb_acceptor_stats {
   uint64_t aborted;    /* given up by the client before they could be accepted */
   uint64_t taken_back; /* times that what waited for one worker went to another */
   uint64_t retries;    /* times that what was refused was sent again */
+  uint64_t kept;       /* connections that stayed with the worker that accepted them */
   uint64_t resent;     /* connections sent again after a move, or once a worker was there */
   uint64_t held_up;    /* times that all slots were taken, or no credit was left */
   uint64_t backoffs;   /* times that accept failed for want of descriptors or memory */

@@ -151,8 +151,8 @@ class LoopWorker:
             self.adapter = self._make_adapter()
             self.loop.run_until_complete(self.adapter.start())
             self.loop.add_reader(self.worker.fileno(), self._receive)
-            if self.worker.headers is not None:
-                self.loop.add_reader(self.worker.headers, self._receive)
+            if self.worker.door is not None:
+                self.loop.add_reader(self.worker.door, self._receive)
             if self._selector is None:
                 self._be_there()
             self.loop.call_soon(self._ready.set)
@@ -190,6 +190,8 @@ class LoopWorker:
             self._be_busy(now, more=more)
 
     def _most(self) -> int:
+        if self.worker.batch is not None:
+            return self.worker.batch
         if self._selector is None:
             quick = self.loop.time() - self._more_since < _QUICK_BY_CLOCK
             return min(2 * max(1, self._taken), _MOST) if quick else 1
@@ -289,8 +291,8 @@ class LoopWorker:
         def stop() -> None:
             with contextlib.suppress(ClosedError):
                 self.loop.remove_reader(self.worker.fileno())
-                if self.worker.headers is not None:
-                    self.loop.remove_reader(self.worker.headers)
+                if self.worker.door is not None:
+                    self.loop.remove_reader(self.worker.door)
             self._stopping.set()
             self._spawn(self._stop())
 

@@ -47,7 +47,7 @@ __all__ = [
 Tie = Literal["rotate", "first", "local"]
 
 # As enum pdlb_policy and enum pdlb_tie have them.
-_QUEUE, _EXACT, _ROUND_ROBIN, _RANDOM, _LEAST, _HASH, _CALLER = range(7)
+_QUEUE, _EXACT, _ROUND_ROBIN, _RANDOM, _LEAST, _HASH, _LOCAL, _CALLER = range(8)
 _TIES: Final = {"rotate": 0, "first": 1, "local": 2}
 _MOST_CHOICES: Final = 16
 _MOST_BOUND: Final = 1e6
@@ -71,7 +71,7 @@ class Arrival:
 
     Attributes:
         listener: The number of its listener.
-        current: The worker that accepted it; None if the accepting thread did.
+        current: The worker that accepted it, with ``Balancer(accept="workers")``; None if the accepting thread did.
         family: Its address family.
     """
 
@@ -150,13 +150,20 @@ class DLB(_Native):
 
 
 class Nop(_Native):
-    """Nobody is picked: a connection stays with the worker that took it first, as from a listening socket."""
+    """Nobody is picked: a connection stays with the worker that took it first, as from a listening socket.
+
+    With ``Balancer(accept="workers")`` it is the one that accepted it.
+    """
 
     name = "nop"
 
     def native(self) -> NativePick:
         """Nobody is picked."""
         return NativePick(_QUEUE)
+
+    def stay(self) -> NativePick:
+        """The same where workers accept by themselves."""
+        return NativePick(_LOCAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +172,7 @@ class Exact(_Native):
 
     Attributes:
         tie: Of several with as few: ``"rotate"`` takes them in turn, ``"first"`` the one that was added first, as Envoy
-            does, ``"local"`` the one that accepted the connection.
+            does, ``"local"`` the one that accepted the connection (with ``Balancer(accept="workers")``).
         per_listener: Count connections of the same listener only, as Envoy does, in place of all.
     """
 

@@ -232,6 +232,11 @@ async def start_server(
     backend: Backend = "auto",
     fallback: Fallback | None = "auto",
     grace: float | None = None,
+    accept: Literal["native", "workers"] = "native",
+    max_retries: int = 0,
+    release: Literal["close", "receive"] = "close",
+    queue_depth: int | None = None,
+    receive_batch: int | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     limit: int = _LIMIT,
     family: int = socket.AF_UNSPEC,
@@ -264,6 +269,11 @@ async def start_server(
         backend: As for :class:`Balancer`.
         fallback: What to go on with when a device fails, as for :class:`Balancer`.
         grace: As for :class:`Balancer`.
+        accept: Who accepts, as for :class:`Balancer`: ``"native"``, or ``"workers"`` as in Envoy.
+        max_retries: As for :class:`Balancer`.
+        release: As for :class:`Balancer`.
+        queue_depth: As for :class:`Balancer`.
+        receive_batch: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop, such as ``uvloop.new_event_loop``; None for asyncio's own.
         limit: The readers' buffer limit in bytes.
         family: ``socket.AF_INET`` or ``socket.AF_INET6`` to listen on addresses of one kind.
@@ -316,6 +326,11 @@ async def start_server(
         backend=backend,
         fallback=fallback,
         grace=grace,
+        accept=accept,
+        max_retries=max_retries,
+        release=release,
+        queue_depth=queue_depth,
+        receive_batch=receive_batch,
         loop_factory=loop_factory,
         family=family,
         flags=flags,
@@ -343,6 +358,11 @@ async def serve(
     backend: Backend = "auto",
     fallback: Fallback | None = "auto",
     grace: float | None = None,
+    accept: Literal["native", "workers"] = "native",
+    max_retries: int = 0,
+    release: Literal["close", "receive"] = "close",
+    queue_depth: int | None = None,
+    receive_batch: int | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     runner: Callable[..., Runner] | None = None,
     family: int = socket.AF_UNSPEC,
@@ -371,6 +391,11 @@ async def serve(
         backend: As for :class:`Balancer`.
         fallback: What to go on with when a device fails, as for :class:`Balancer`.
         grace: As for :class:`Balancer`.
+        accept: Who accepts, as for :class:`Balancer`: ``"native"``, or ``"workers"`` as in Envoy.
+        max_retries: As for :class:`Balancer`.
+        release: As for :class:`Balancer`.
+        queue_depth: As for :class:`Balancer`.
+        receive_batch: As for :class:`Balancer`.
         loop_factory: Makes each worker's loop.
         runner: What runs an adapter that is not asyncio's, such as :class:`pydlb.adapters.trio.TrioWorker`: called with
             the worker and `make_adapter`.
@@ -420,6 +445,11 @@ async def serve(
         backend=backend,
         fallback=fallback,
         grace=grace,
+        accept=accept,
+        max_retries=max_retries,
+        release=release,
+        queue_depth=queue_depth,
+        receive_batch=receive_batch,
         max_workers=max(16, workers),
         worker_class=worker_class,
         start_method=start_method,

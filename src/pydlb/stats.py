@@ -101,6 +101,8 @@ class BalancerStats:
         limited: Times that a limit was reached.
         overflowed: Connections that a worker was given beyond its limit.
         retries: Times that what the engine had refused was sent again.
+        kept: With ``accept="workers"``, connections that stayed with the worker that accepted them: it was picked, or
+            they could not be sent.
         resent: Connections that were sent again after the engine was replaced.
         fallbacks: Times that a device failed, and the software engine took over (or nothing, with ``fallback=None``).
         recoveries: Times that the device was usable again, and took over.
@@ -131,6 +133,7 @@ class BalancerStats:
     limited: int = 0
     overflowed: int = 0
     retries: int = 0
+    kept: int = 0
     resent: int = 0
     fallbacks: int = 0
     recoveries: int = 0

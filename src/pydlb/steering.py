@@ -93,7 +93,8 @@ class Steering:
         queues: Where to.
         grace: Seconds that a connection waits for the worker whose turn it is.
         policy: The first policy.
-        may_pick: False if workers accept by themselves, so that nobody can be picked for a connection.
+        may_pick: False if workers accept by permit, so that nobody can be picked for a connection.
+        local: Whether workers accept by themselves, so that a connection can stay where it is.
 
     Raises:
         ConfigError: The policy picks, and may not.
@@ -102,9 +103,18 @@ class Steering:
     """
 
     def __init__(
-        self, acceptor: _native.Acceptor, engine: Engine, grace: float, policy: Policy, *, may_pick: bool = True
+        self,
+        acceptor: _native.Acceptor,
+        engine: Engine,
+        grace: float,
+        policy: Policy,
+        *,
+        may_pick: bool = True,
+        local: bool = False,
     ) -> None:
         self._may_pick = may_pick
+        self._local = local
+        self._asking = threading.Lock()
         self._check_policy(policy)
         self._acceptor = acceptor
         self._engine = engine
@@ -346,9 +356,12 @@ class Steering:
                     self._admit(station.port)
             own = [(worker.number, queue.id) for worker, queue in self._own.items()]
             shared = NOBODY if engine.shared_queue is None else engine.shared_queue
-            self._acceptor.move(engine.domain._native, engine.sender._native, shared, engine.directed, own)
-            for worker, station in stations.items():
-                worker.move(station)
+            with contextlib.ExitStack() as still:
+                for worker in stations:
+                    still.enter_context(worker.accepts_nothing())
+                self._acceptor.move(engine.domain._native, engine.sender._native, shared, engine.directed, own)
+                for worker, station in stations.items():
+                    worker.move(station)
             if policy is not before:
                 self._replace(policy)
                 for worker in self._workers.values():
@@ -370,6 +383,8 @@ class Steering:
     def _tell(self) -> None:
         policy, queues = self._policy, self._engine.queues
         pick: NativePick = Exact().native() if not policy.picks and self._steers(policy) else policy.native()
+        if self._local and isinstance(policy, Nop) and not self._steers(policy):
+            pick = policy.stay()
         queue = None if queues is None else queues.first_come if isinstance(policy, Nop) else queues.shared
         self._acceptor.set_policy(
             pick.policy,
@@ -384,10 +399,11 @@ class Steering:
         )
 
     def _ask(self, listener: int, current: int, family: int, address: bytes) -> int:
-        """Called on the accepting thread, for policies in Python."""
+        """Called on the thread that accepts, for policies in Python."""
         policy = self._policy
         try:
-            worker = policy.pick(Arrival(listener, self._workers.get(current), family, address))
+            with self._asking:
+                worker = policy.pick(Arrival(listener, self._workers.get(current), family, address))
         except Exception:
             if self._policy is policy:
                 raise

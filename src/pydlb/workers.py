@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import select
 import socket
 import threading
 import time
@@ -16,13 +15,14 @@ from .bell import Bell
 from .errors import ClosedError, ConfigError, DeviceGone, DLBError
 from .proxied import Proxied
 from .stats import WorkerStats
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from ._backend import BackendPort, Taken
-    from .port import DirQueue, Port
+    from .port import DirPort, DirQueue, Port
     from .proxied import Address
 
 __all__ = ["Connection", "Station", "Ticket", "Worker"]
@@ -43,6 +43,7 @@ class Station:
     Attributes:
         port: To receive from.
         queue: The directed queue that feeds the port; None for a load-balanced port.
+        sender: The port to send by what the worker accepts itself; None where it does not accept.
         history: How many connections the port can hold, where that is fewer than a worker may have open: when it is
             used up, the oldest is released on receive. None where it suffices.
     """
@@ -50,17 +51,28 @@ class Station:
     port: Port
     queue: DirQueue | None = None
     history: int | None = None
+    sender: DirPort | None = None
+
+    def close(self) -> None:
+        """Close its ports."""
+        self.port.close()
+        if self.sender is not None:
+            self.sender.close()
 
 
 class Ticket:
     """Stands for one open connection in the balancer's count, until it is given back.
+
+    Attributes:
+        listener: The number of its listener.
+        port: Which holds it; None for one that came through no port.
 
     **Synchronization**: any thread.
     """
 
     __slots__ = ("_open", "_worker", "listener", "port")
 
-    def __init__(self, worker: Worker, listener: int, port: Port) -> None:
+    def __init__(self, worker: Worker, listener: int, port: Port | None) -> None:
         self._worker: Final = worker
         self.listener: Final = listener
         self.port: Final = port
@@ -154,14 +166,38 @@ class Source(Protocol):
         """It takes no more."""
 
 
+class Door(Protocol):
+    """Where a worker accepts by itself: the acceptor."""
+
+    def door(self) -> int:
+        """A descriptor that is readable while there may be something to accept."""
+
+    def accept(self, port: BackendPort, worker: int, max: int, retries: int) -> list[Taken]:
+        """Accept, and send what is for others; returns what stays."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accepting:
+    """How a worker accepts by itself, as Envoy's do.
+
+    Attributes:
+        door: Where.
+        retries: How often what the engine has no credit for is sent again at once; then it stays.
+    """
+
+    door: Door
+    retries: int = 0
+
+
 class Worker:
     """One receiver of connections. Made by :meth:`Balancer.worker`; iterate over it, or call `accept`.
 
     Attributes:
         name: Its name in statistics and logs.
         number: Its number for the accepting thread.
-        headers: A descriptor that is readable when the PROXY header of a connection has come that was received before,
-            which is received then; None where such headers are read elsewhere.
+        door: A descriptor beside `fileno` that is readable when there may be a connection: one to accept, or one that
+            was received before, whose PROXY header has come; None where others see to that.
+        batch: How many connections its event loop takes at a time; None for what suits.
         measure_lag: Tells how late its event loop is, in seconds; None if nobody does.
 
     **Synchronization**: one thread at a time receives; all else may be called from any thread.
@@ -176,7 +212,9 @@ class Worker:
         *,
         blocking: bool,
         report: Callable[[], object] | None = None,
-        headers: int | None = None,
+        door: int | None = None,
+        accepting: Accepting | None = None,
+        batch: int | None = None,
     ) -> None:
         self.name: Final = name
         self._bell = None if report is None else Bell(station.port)
@@ -195,8 +233,11 @@ class Worker:
         self._aborted = 0
         self._closed = False
         self._wake: Callable[[], object] | None = None
-        self.headers: Final = headers
-        self._either: select.epoll | None = None
+        self._accepting = accepting
+        self._accept_lock = threading.Lock()
+        self.door: Final = door if accepting is None else accepting.door.door()
+        self.batch: Final = batch
+        self._either: Watch | None = None
         self._note_move: Callable[[Port], object] | None = None
         self.measure_lag: Callable[[], float] | None = None
         self._by_listener: dict[int, tuple[int, int]] = {}  # given, closed
@@ -210,7 +251,7 @@ class Worker:
         """Receive from another port from now on, and close the old one. Whoever waits goes on waiting there."""
         with self._lock:
             if self._closed:
-                station.port.close()
+                station.close()
                 return
             before, self.station = self.station, station
             self._early = 0
@@ -218,7 +259,7 @@ class Worker:
                 self._bell.move(station.port)
             note = self._note_move
             self._has_moved.notify_all()
-        before.port.close()
+        before.close()
         if note is not None:
             note(station.port)
 
@@ -250,26 +291,60 @@ class Worker:
             ClosedError: The worker was closed.
             BusyError: Another thread receives.
         """
+        kept = self._accept_some(most)
+        if len(kept) == most:
+            return [self._connection(one, None, blocking=False) for one in kept], True
         with self._lock:
             if self._closed:
+                self._drop(kept)
                 raise ClosedError(f"{self!r} is closed")
             port = self.port
             if self._bell is not None:
                 self._bell.answer()
             try:
-                taken, more = self._source.receive(port._native, self.number, most)
+                taken, more = self._source.receive(port._native, self.number, most - len(kept))
             except DeviceGone:
                 if self._bell is None:
                     raise
                 self._bell.mute()
                 self._report()
-                return [], False
-            self._accepted += len(taken)
-            for _, listener, _, _, _ in taken:
-                self._count(listener, given=1)
+                taken, more = [], False
+            self._note(taken)
             self._keep_history(len(taken))
         more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
-        return [self._connection(one, port, blocking=False) for one in taken], more
+        connections = [self._connection(one, None, blocking=False) for one in kept]
+        return connections + [self._connection(one, port, blocking=False) for one in taken], more
+
+    def _accept_some(self, most: int) -> list[Taken]:
+        """Where workers accept by themselves: take what there is, send it, and return what stays here."""
+        if self._accepting is None:
+            return []
+        with self._accept_lock:
+            sender = self.station.sender
+            if sender is None or self._closed:
+                return []
+            kept = self._accepting.door.accept(sender._native, self.number, most, self._accepting.retries)
+            with self._lock:
+                self._note(kept)
+            return kept
+
+    @contextlib.contextmanager
+    def accepts_nothing(self) -> Iterator[None]:
+        """Accept nothing meanwhile: what it sends by is about to be replaced."""
+        with self._accept_lock:
+            yield
+
+    def _drop(self, kept: list[Taken]) -> None:
+        """Under the lock: it was closed when it had just accepted them, and has counted them as aborted."""
+        for descriptor, listener, _, _, _ in kept:
+            socket.close(descriptor)
+            self._source.closed(self.number, listener, True)
+
+    def _note(self, taken: list[Taken]) -> None:
+        """Under the lock."""
+        self._accepted += len(taken)
+        for _, listener, _, _, _ in taken:
+            self._count(listener, given=1)
 
     def _count(self, listener: int, *, given: int = 0, closed: int = 0) -> None:
         """Under the lock."""
@@ -306,7 +381,7 @@ class Worker:
             return None
         return self._connection(taken, port, blocking=True)
 
-    def _connection(self, taken: Taken, port: Port, *, blocking: bool) -> Connection:
+    def _connection(self, taken: Taken, port: Port | None, *, blocking: bool) -> Connection:
         descriptor, listener, family, protocol, proxied = taken
         # To say what the descriptor is costs nothing; to ask the kernel would.
         kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -330,6 +405,8 @@ class Worker:
             BusyError: Another thread receives.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._accepting is not None:
+            return self._accept_either(deadline)
         while True:
             port = self.port
             try:
@@ -343,6 +420,19 @@ class Worker:
             connection = self._take(port, token)
             if connection is not None:
                 return connection
+
+    def _accept_either(self, deadline: float | None) -> Connection | None:
+        """The next one that it accepts or is given."""
+        while True:
+            connections, more = self.receive(1)
+            if connections:
+                connections[0].socket.setblocking(True)
+                return connections[0]
+            left = _left(deadline)
+            if left == 0:
+                return None
+            if not more:  # it was given what had gone elsewhere, and is not armed
+                self._watch_all().wait(left)
 
     def _await_move(self, port: Port, error: DLBError, deadline: float | None) -> bool:
         """Wait until it has another port than this one, that failed; False if there is none in time."""
@@ -368,11 +458,13 @@ class Worker:
             ClosedError: The worker was closed.
         """
         while True:
-            connections, _ = self.receive(1)
+            connections, more = self.receive(1)
             if connections:
                 return connections[0]
-            # The receive armed the port: its descriptor tells of anything that came since.
-            await self._readable()
+            # What it was given may have gone elsewhere meanwhile. If there was nothing, the receive armed the port: its
+            # descriptor tells of anything that came since.
+            if not more:
+                await self._readable()
 
     async def _readable(self) -> None:
         """Wait until there may be something to receive, or the worker is closed."""
@@ -409,14 +501,17 @@ class Worker:
         return self.port.fileno() if self._bell is None else self._bell.fileno()
 
     def fileno_of_all(self) -> int:
-        """The same, which is also readable when `headers` is: for who waits for one descriptor."""
-        if self.headers is None:
-            return self.fileno()
-        if self._either is None:
-            self._either = select.epoll()
-            self._either.register(self.fileno(), select.EPOLLIN)
-            self._either.register(self.headers, select.EPOLLIN)
-        return self._either.fileno()
+        """The same, which is also readable when `door` is: for who waits for one descriptor."""
+        return self.fileno() if self.door is None else self._watch_all().fileno()
+
+    def _watch_all(self) -> Watch:
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"{self!r} is closed")
+            if self._either is None:
+                assert self.door is not None
+                self._either = Watch((self.fileno(), self.door))
+            return self._either
 
     def when_closed(self, wake: Callable[[], object] | None) -> None:
         """Have a function called, on any thread, when the worker is closed; at once if it is. None for no more.
@@ -473,8 +568,8 @@ class Worker:
                 return
         self._release(ticket.port)
 
-    def _release(self, port: Port) -> None:
-        if port.releases_on_recv:
+    def _release(self, port: Port | None) -> None:
+        if port is None or port.releases_on_recv:
             return
         try:
             port.release_later()
@@ -505,7 +600,7 @@ class Worker:
 
     def close(self) -> None:
         """Receive no more, and end a wait in progress. Connections that are open are counted as aborted from now on."""
-        with self._lock:
+        with self._accept_lock, self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -515,9 +610,10 @@ class Worker:
             if self._bell is not None:
                 self._bell.close()
             self._has_moved.notify_all()
+            either = self._either
         self.port.close()
-        if self._either is not None:
-            self._either.close()
+        if either is not None:
+            either.close()
         self._source.remove_worker(self.number)
         if wake is not None:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -279,3 +280,27 @@ def test_time_from_accept_to_worker_is_recorded(clients: Clients) -> None:
         assert sum(count for _, count in stats.handoff_seconds) == 10
         assert 0 < stats.handoff_quantile(0.5) <= stats.handoff_quantile(1.0) < 4 * (time.monotonic() - before)
         assert stats.handoff_quantile(0) <= stats.handoff_quantile(0.5)
+
+
+def test_who_was_given_what_is_gone_looks_again(clients: Clients, wait_until: Callable[..., None]) -> None:
+    """What a paused worker was picked for goes to another one; its port still has the token, which gives nothing."""
+
+    async def take_late(worker: pydlb.Worker, address: object) -> pydlb.Connection:
+        task = asyncio.create_task(worker.accept())
+        await asyncio.sleep(0)  # it has found the token, and waits
+        clients.connect(address, 2)
+        return await asyncio.wait_for(task, 30)
+
+    with pydlb.Balancer(0, policy="exact", grace=60) as balancer:
+        late, other = balancer.worker(), balancer.worker()
+        late.fileno()  # it has waited before
+        address = balancer.address(balancer.listen())
+        clients.connect(address)
+        wait_until(lambda: late.stats().waiting == 1)
+        balancer.pause_worker(late)
+        taken = [other.accept_blocking(30)]
+        balancer.resume_worker(late)
+        taken += [asyncio.run(take_late(late, address)), other.accept_blocking(30)]
+        for connection in taken:
+            assert connection is not None
+            connection.close()

@@ -36,7 +36,7 @@ class Listener(anyio.abc.Listener[anyio.abc.SocketStream]):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._descriptor = os.dup(worker.fileno())  # the worker may close its own while we wait
+        self._descriptor = os.dup(worker.fileno_of_all())  # the worker may close its own while we wait
         self._closed = False
 
     async def serve(
@@ -58,11 +58,13 @@ class Listener(anyio.abc.Listener[anyio.abc.SocketStream]):
         await anyio.lowlevel.checkpoint()
         while not self._closed:
             try:
-                connections, _ = self._worker.receive(1)
+                connections, more = self._worker.receive(1)
             except ClosedError:
                 return None
             if connections:
                 return connections[0]
+            if more:  # what it was given has gone elsewhere meanwhile
+                continue
             with anyio.move_on_after(_LOOK), contextlib.suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(self._descriptor)
         return None

@@ -87,7 +87,7 @@ class BalancedMixIn(socketserver.TCPServer):
             self.server_name, self.server_port = address[:2]  # what http.server tells its handlers
         self.worker: Final = worker
         self._ssl = ssl
-        self._descriptor = os.dup(worker.fileno())  # the worker may close its own while we wait
+        self._descriptor = os.dup(worker.fileno_of_all())  # the worker may close its own while we wait
         self._requests: dict[socket.socket, _Request] = {}
         self._quiet = threading.Condition()
         self._more = False

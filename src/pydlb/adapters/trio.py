@@ -110,12 +110,13 @@ class Listener(trio.abc.Listener[Stream]):
         await trio.lowlevel.checkpoint()
         while not self._closed:
             try:
-                connections, _ = self._worker.receive(1)
+                connections, more = self._worker.receive(1)
             except ClosedError:
                 break
             if connections:
                 return connections[0]
-            await trio.lowlevel.wait_readable(self._descriptor)
+            if not more:  # what it was given may have gone elsewhere meanwhile
+                await trio.lowlevel.wait_readable(self._descriptor)
         raise trio.ClosedResourceError("the worker is closed")
 
     async def accept(self) -> Stream:

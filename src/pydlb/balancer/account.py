@@ -123,6 +123,7 @@ class Account:
             taken_back=rewakes + acceptor["taken_back"],
             held_up=acceptor["held_up"],
             retries=acceptor["retries"],
+            kept=acceptor["kept"],
             resent=acceptor["resent"],
             fallbacks=self._engines.fallbacks,
             recoveries=self._engines.recoveries,

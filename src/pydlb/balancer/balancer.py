@@ -17,7 +17,7 @@ from pydlb.limits import Limits
 from pydlb.policies import make_policy
 from pydlb.proxied import proxy_mode
 from pydlb.steering import Steering
-from pydlb.workers import NOBODY, Connection, ThreadWorker, Worker
+from pydlb.workers import NOBODY, Accepting, Connection, ThreadWorker, Worker
 
 from .account import Account
 from .backends import begin, check_fallback, fallback_policy
@@ -84,6 +84,18 @@ class Balancer:
             a device that `backend` names must be there at the start. It is gone back to once it can be used again.
         grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 20 ms.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
+        accept: Who accepts: ``"native"``, a thread of the balancer's without the interpreter lock; ``"workers"``, as in
+            Envoy: each worker's thread or event loop, which sends what it accepted through a port of its own. Then
+            ``"nop"`` and ``Exact(tie="local")`` have their full meaning; what the engine does not take stays with the
+            worker that accepted it. Where the application has more to do, a new connection waits for that.
+        max_retries: With ``accept="workers"``: how often what the engine has no credit for is sent again at once,
+            within a millisecond, before it stays with the worker that accepted it; Envoy lost it then.
+        release: When the engine forgets a connection: ``"close"``, when it is closed, so that open ones are levelled;
+            ``"receive"``, as in Envoy, when the worker takes it.
+        queue_depth: How many connections may wait in front of one worker's port: a power of two up to 1024, in Envoy 8.
+            None for what suits: on a device 1 with ``release="close"``, else 8; in software a limit to each receive.
+        receive_batch: How many connections an event loop takes at a time, 1 to 64; in Envoy 32. None for as many as its
+            handlers are quick for. A plain thread takes one.
         max_waiting: Accepted connections that may wait for a worker; beyond that they stay in the kernel's backlog.
         max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
             for twice `workers`, at least 16.
@@ -124,6 +136,11 @@ class Balancer:
         fallback: Fallback | None = "auto",
         grace: float | None = None,
         batch: int = 16,
+        accept: Literal["native", "workers"] = "native",
+        max_retries: int = 0,
+        release: Literal["close", "receive"] = "close",
+        queue_depth: int | None = None,
+        receive_batch: int | None = None,
         max_waiting: int = 4096,
         max_workers: int | None = None,
         worker_class: Literal["thread", "process", "auto"] = "thread",
@@ -156,6 +173,8 @@ class Balancer:
         _check_limits(limits)
         if limits is not None and processes:
             raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
+        by_workers = _accept_by_workers(accept, max_retries, processes=processes)
+        _check_queue(release, queue_depth, receive_batch)
         limited = limits is not None and limits.per_worker is not None
         needs = Needs(
             workers=workers,
@@ -164,6 +183,9 @@ class Balancer:
             grace=grace,
             picks=steered.picks or limited,
             shared=processes,
+            queue_depth=queue_depth,
+            release=release,
+            lanes=by_workers,
         )
         begun = begin(backend, needs, fallback)
         if begun.fell_back:
@@ -171,8 +193,12 @@ class Balancer:
         try:
             self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
             board = None if self._pool is None else self._pool.seats.board
-            self._acceptor = _accept_by(begun.engine, slots=max_waiting, batch=batch, blocking=blocking, board=board)
-            self._steering = Steering(self._acceptor, begun.engine, grace, steered, may_pick=not processes)
+            self._acceptor = _accept_by(
+                begun.engine, slots=max_waiting, batch=batch, blocking=blocking, board=board, by_workers=by_workers
+            )
+            self._steering = Steering(
+                self._acceptor, begun.engine, grace, steered, may_pick=not processes, local=by_workers
+            )
         except BaseException:
             begun.engine.close()
             raise
@@ -186,6 +212,8 @@ class Balancer:
             prefix=name,
             pool=pool,
             patience=patience,
+            accepting=Accepting(self._acceptor, max_retries) if by_workers else None,
+            batch=receive_batch,
         )
         self._engines.serve(self._crew)
         self._limits = limits
@@ -650,6 +678,28 @@ def are_processes(worker_class: str) -> bool:
     return worker_class == "process" or (worker_class == "auto" and has_lock)
 
 
+def _accept_by_workers(accept: str, max_retries: int, *, processes: bool) -> bool:
+    if accept not in {"native", "workers"}:
+        raise ConfigError(f"accept is {accept!r}: it is 'native' or 'workers'")
+    check_range(max_retries=(max_retries, 0, 2**32 - 1))
+    if accept == "native" and max_retries:
+        raise ConfigError(f"max_retries is {max_retries}: it goes with accept='workers'; otherwise nobody need retry")
+    if accept == "workers" and processes:
+        raise ConfigError("accept is 'workers': worker processes accept by themselves anyway, by permit")
+    return accept == "workers"
+
+
+def _check_queue(release: str, queue_depth: int | None, receive_batch: int | None) -> None:
+    if release not in {"close", "receive"}:
+        raise ConfigError(f"release is {release!r}: it is 'close' or 'receive'")
+    if receive_batch is not None:
+        check_range(receive_batch=(receive_batch, 1, 64))
+    if queue_depth is not None:
+        check_range(queue_depth=(queue_depth, 1, 1024))
+        if queue_depth & (queue_depth - 1):
+            raise ConfigError(f"queue_depth is {queue_depth}: it is a power of two")
+
+
 def _check_limits(limits: object) -> None:
     if limits is not None and not isinstance(limits, Limits):
         raise ConfigError(f"limits is {limits!r}: it is a pydlb.Limits, or None")
@@ -666,7 +716,7 @@ def _make_pool(seats: int, method: StartMethod | None, *, blocking: bool) -> Pro
 
 
 def _accept_by(
-    engine: Engine, *, slots: int, batch: int, blocking: bool, board: _native.Board | None
+    engine: Engine, *, slots: int, batch: int, blocking: bool, board: _native.Board | None, by_workers: bool
 ) -> _native.Acceptor:
     return _native.Acceptor(
         engine.domain._native,
@@ -677,6 +727,7 @@ def _accept_by(
         blocking=blocking,
         board=board,
         directed=engine.directed,
+        by_workers=by_workers,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydlb.processes.runner import ProcessRunner
     from pydlb.processes.worker import ProcessWorker
     from pydlb.steering import Steering
+    from pydlb.workers import Accepting
 
     from .engines import Engines
 
@@ -75,6 +76,8 @@ class Crew:
         prefix: The start of their names.
         pool: Runs them in processes; None for threads.
         patience: Seconds that the connections of a worker have that asked to be replaced.
+        accepting: How workers accept by themselves; None if they do not.
+        batch: How many connections their event loops take at a time; None for what suits.
 
     **Synchronization**: any thread.
     """
@@ -89,9 +92,13 @@ class Crew:
         prefix: str,
         pool: ProcessPool | None = None,
         patience: float = 30.0,
+        accepting: Accepting | None = None,
+        batch: int | None = None,
     ) -> None:
         self._pool = pool
         self._patience = patience
+        self._accepting = accepting
+        self._batch = batch
         self._acceptor = acceptor
         self._engines = engines
         self._steering = steering
@@ -225,7 +232,16 @@ class Crew:
             if self._pool is not None:
                 return self._pool.make_worker(name, station, self._acceptor, number)
             report = functools.partial(self._acceptor.report, GONE) if self._engines.movable else None
-            return Worker(name, station, self._acceptor, number, blocking=self._blocking, report=report)
+            return Worker(
+                name,
+                station,
+                self._acceptor,
+                number,
+                blocking=self._blocking,
+                report=report,
+                accepting=self._accepting,
+                batch=self._batch,
+            )
         except BaseException:
             self._acceptor.remove_worker(number)
             raise

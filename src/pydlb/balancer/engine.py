@@ -13,7 +13,7 @@ from pydlb.workers import Station
 
 if TYPE_CHECKING:
     from pydlb.device import Device
-    from pydlb.port import DirQueue
+    from pydlb.port import DirPort, DirQueue
 
 __all__ = ["Engine", "Needs"]
 
@@ -24,6 +24,10 @@ _OWN_QUEUES: Final = 253
 # A balancer takes no more than this part of a device's credits: others want some too. What has no credit waits in the
 # backlog.
 _CREDITS_PART: Final = 8
+
+# Workers that send through ports of their own. An event names a directed queue by 8 bits, and ports come in pairs with
+# queues.
+_SOFTWARE_LANES: Final = 255
 
 _SOFTWARE_DEPTH: Final = 64
 _DIRECTED_DEPTH: Final = 8
@@ -50,6 +54,7 @@ class Needs:
         shared: Whether other processes are to use its ports.
         queue_depth: Of load-balanced ports' consumer queues; None for what suits.
         release: When a connection leaves a port's history.
+        lanes: Whether workers accept by themselves, and so need ports to send by.
     """
 
     workers: int
@@ -60,6 +65,7 @@ class Needs:
     queue_depth: int | None = None
     release: Literal["close", "receive"] = "close"
     shared: bool = False
+    lanes: bool = False
 
 
 class Engine:
@@ -106,6 +112,9 @@ class Engine:
         self._history: int | None = None
         self._spare: list[Station] = []
         self._free: list[DirQueue] = []
+        self._lanes = needs.lanes
+        self._directed_depth = needs.queue_depth or _DIRECTED_DEPTH
+        self._senders: list[DirPort] = []
         self._shape: PortShape = {"cq_depth": _SOFTWARE_DEPTH, "history_entries": 1, "release": "explicit"}
         if device.is_software:
             self._shape |= _software_shape(needs)
@@ -113,7 +122,7 @@ class Engine:
             self.domain = device.create_domain(
                 ldb_queues=2 + own,
                 ldb_ports=needs.max_workers,
-                dir_ports=1,
+                dir_ports=1 + min(needs.max_workers, _SOFTWARE_LANES) * needs.lanes,
                 # What was sent to a worker that did not come holds its credit until it does.
                 credits=2 * needs.max_waiting,
                 history_entries=_HISTORY,
@@ -129,7 +138,7 @@ class Engine:
             self.domain = device.create_domain(
                 ldb_queues=0 if self.directed else 1,
                 ldb_ports=0 if self.directed else ports,
-                dir_ports=1 + (ports if self.directed else 0),
+                dir_ports=1 + ports * (self.directed + needs.lanes),
                 credits=_credits(device, needs),
                 history_entries=0 if self.directed else ports * self._shape["history_entries"],
                 atomic_inflights=0,
@@ -174,6 +183,17 @@ class Engine:
             return self._spare.pop() if self._spare else self._make()
 
     def _make(self) -> Station:
+        sender = None
+        if self._lanes:
+            sender = self._senders.pop() if self._senders else self.domain.create_dir_port()
+        try:
+            return dataclasses.replace(self._make_receiver(), sender=sender)
+        except BaseException:
+            if sender is not None:
+                self._senders.append(sender)
+            raise
+
+    def _make_receiver(self) -> Station:
         if not self.directed:
             shared = self.domain.create_ldb_port(**self._shape)
             if self.prelinks:
@@ -184,15 +204,17 @@ class Engine:
         if self._free:
             # The port that was closed rests with its queue. What it did not take is known to be stale.
             queue = self._free.pop()
-            return Station(self.domain.create_dir_port(queue, cq_depth=_DIRECTED_DEPTH), queue)
-        port = self.domain.create_dir_port(cq_depth=_DIRECTED_DEPTH)
+            return Station(self.domain.create_dir_port(queue, cq_depth=self._directed_depth), queue)
+        port = self.domain.create_dir_port(cq_depth=self._directed_depth)
         return Station(port, self.domain.create_dir_queue(port))
 
     def give_back(self, station: Station) -> None:
-        """The worker has left, and its port is closed."""
+        """The worker has left, and its port is closed. What it sent by goes to the next one."""
         with self._lock:
             if station.queue is not None and station.queue.domain is self.domain:
                 self._free.append(station.queue)
+            if station.sender is not None and station.sender.domain is self.domain:
+                self._senders.append(station.sender)
 
     # ---- how it does -----------------------------------------------------------------------------------------------
 
@@ -227,10 +249,15 @@ def _software_shape(needs: Needs) -> PortShape:
 def _ports(device: Device, needs: Needs, *, directed: bool) -> int:
     """How many workers there can be on a device."""
     left = device.resources()
-    ports = left.dir_ports - 1 if directed else left.ldb_ports
+    pairs = max(0, left.dir_ports - 1)  # one is the accepting thread's
+    if directed:
+        ports, kind = (pairs // 2, "pairs of directed") if needs.lanes else (pairs, "directed")
+    else:
+        ports, kind = left.ldb_ports, "load-balanced"
+        if needs.lanes and pairs < ports:
+            ports, kind = pairs, "directed"
     if ports < max(1, needs.workers):
-        kind = "directed" if directed else "load-balanced"
-        text = f"{needs.workers} workers need as many {kind} ports, and {device.backend} has {max(0, ports)} left"
+        text = f"{needs.workers} workers need as many {kind} ports, and {device.backend} has {ports} left for them"
         raise ResourceExhausted(0, text, op="create domain")
     return min(needs.max_workers, ports)
 

@@ -113,7 +113,7 @@ class _Child:
             self._receiver,
             assignment.seat,
             blocking=assignment.blocking,
-            headers=self._receiver.headers_fileno(),
+            door=self._receiver.headers_fileno(),
         )
         self._runner = assignment.make_runner(self._worker)
 
