@@ -114,11 +114,12 @@ def test_exact_beside_envoys(count: int, parity: bool, tmp_path: Path) -> None:
     assert spreads[1][:2] == ([f"worker_{n}" for n in range(WORKERS)], [count // WORKERS] * WORKERS)
 
 
-def test_nop_beside_envoys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parity", [False, True])
+def test_nop_beside_envoys(parity: bool, tmp_path: Path) -> None:
     """Neither balances; in both every connection has a worker, and that keeps it."""
     with (
         envoy_with("", tmp_path / "envoy.yaml") as (theirs, tell_theirs),
-        pydlb_with("", parity=False) as (ours, tell_ours),
+        pydlb_with("", parity=parity) as (ours, tell_ours),
         contextlib.ExitStack() as stack,
     ):
         for address, tell in ((theirs, tell_theirs), (ours, tell_ours)):

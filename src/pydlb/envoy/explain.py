@@ -173,7 +173,12 @@ def _dlb_here(balance: Dlb) -> Iterator[str]:
     )
     yield (
         "does not lose what the device does not take at once: it waits in the backlog or goes to another worker. So "
-        "max_retries has nothing to do."
+        "max_retries has nothing to do, by default."
+    )
+    yield (
+        "has Envoy's way too, with parity=True: each worker accepts, sends through a port of its own, has a queue of "
+        "8, receives up to 32 at a time and releases them at once. max_retries is then "
+        f"{balance.max_retries}, and what is not taken after so many stays with the worker that accepted it."
     )
 
 

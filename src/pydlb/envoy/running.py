@@ -35,6 +35,11 @@ _FALLBACKS: Final = {FallbackPolicy.NONE: None, FallbackPolicy.NOP: "nop", Fallb
 # As Envoy chooses.
 _EXACT_PARITY: Final = policies.Exact(tie="first", per_listener=True)
 
+# Envoy's workers accept, whatever the balance. With its DLB balancer a worker's queue holds 8, it receives up to 32 at
+# a time, and the device forgets a connection when a worker has it.
+_WORKERS_ACCEPT: Final[dict[str, Any]] = {"accept": "workers"}
+_DLB_PARITY: Final[dict[str, Any]] = {"queue_depth": 8, "receive_batch": 32, "release": "receive"}
+
 _MOST_BATCH: Final = 64
 _BACKLOG: Final = 1024
 MOST_BACKLOG: Final = 1 << 16
@@ -46,10 +51,14 @@ def balancer_options(listener: Listener, *, parity: bool = False) -> dict[str, A
     if isinstance(balance, Dlb):
         fallback = _FALLBACKS[balance.fallback_policy]
         chosen: dict[str, Any] = {"policy": "dlb", "backend": backend_for(balance.id), "fallback": fallback}
+        if parity:
+            chosen |= _DLB_PARITY | {"max_retries": balance.max_retries}
     elif isinstance(balance, ExactBalance):
         chosen = {"policy": _EXACT_PARITY if parity else "exact", "backend": "software"}
     else:
         chosen = {"policy": "nop", "backend": "software"}
+    if parity:
+        chosen |= _WORKERS_ACCEPT
     return chosen if listener.batch is None else chosen | {"batch": min(listener.batch, _MOST_BATCH)}
 
 
