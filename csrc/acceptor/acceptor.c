@@ -267,6 +267,7 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   /* Out before in, so that what is counted as taken was counted as accepted. */
   stats->taken = atomic_load_explicit(&acceptor->taken, memory_order_seq_cst);
   stats->refused = atomic_load_explicit(&acceptor->refused, memory_order_seq_cst);
+  stats->refused_in_all = atomic_load_explicit(&acceptor->refused_in_all, memory_order_relaxed);
   stats->accepted = atomic_load_explicit(&acceptor->accepted, memory_order_seq_cst);
   stats->drained = atomic_load_explicit(&acceptor->drained, memory_order_relaxed);
   stats->aborted = atomic_load_explicit(&acceptor->aborted, memory_order_relaxed);

@@ -99,7 +99,7 @@ struct pdlb_acceptor {
   _Atomic uint64_t retries, resent;
   _Atomic bool token_lost; /* perhaps: what nobody was picked for is sent again */
   _Atomic bool at_limit;   /* call the thread when a connection has ended */
-  _Atomic uint64_t finished, refused, times_full, overflowed;
+  _Atomic uint64_t finished, refused, refused_in_all, times_full, overflowed;
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };

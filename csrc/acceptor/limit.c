@@ -105,15 +105,17 @@ static void reply_and_part(struct pdlb_acceptor *acceptor, int fd) {
 }
 
 void limits_refuse(struct pdlb_acceptor *acceptor, int fd) {
+  /* First: who sees it closed finds it counted. */
+  atomic_fetch_add_explicit(&acceptor->finished, 1, memory_order_seq_cst);
+  if (acceptor->total_reached) acceptor_count(&acceptor->refused_in_all);
+  atomic_fetch_add_explicit(&acceptor->refused, 1, memory_order_seq_cst);
   if (acceptor->limits.when_full == PDLB_FULL_REPLY) {
     reply_and_part(acceptor, fd);
-  } else {
-    const struct linger at_once = {.l_onoff = 1};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    close(fd);
+    return;
   }
-  atomic_fetch_add_explicit(&acceptor->finished, 1, memory_order_seq_cst);
-  atomic_fetch_add_explicit(&acceptor->refused, 1, memory_order_seq_cst);
+  const struct linger at_once = {.l_onoff = 1};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  close(fd);
 }
 
 static bool has_parted(int fd) {

@@ -267,13 +267,14 @@ void set_limits(const Acceptor &acceptor, uint32_t total, uint32_t total_again, 
 py::dict stats(const Acceptor &acceptor) {
   struct pdlb_acceptor_stats stats;
   pdlb_acceptor_stats(acceptor.raw(), &stats);
-  return py::dict(
-      "accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused, "full"_a = stats.full,
-      "overflowed"_a = stats.overflowed, "drained"_a = stats.drained, "aborted"_a = stats.aborted,
-      "taken_back"_a = stats.taken_back, "retries"_a = stats.retries, "resent"_a = stats.resent, "kept"_a = stats.kept,
-      "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
-      "header_broken"_a = stats.header_broken, "header_late"_a = stats.header_late, "header_gone"_a = stats.header_gone,
-      "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
+  return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused,
+                  "refused_in_all"_a = stats.refused_in_all, "full"_a = stats.full, "overflowed"_a = stats.overflowed,
+                  "drained"_a = stats.drained, "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back,
+                  "retries"_a = stats.retries, "resent"_a = stats.resent, "kept"_a = stats.kept,
+                  "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+                  "header_broken"_a = stats.header_broken, "header_late"_a = stats.header_late,
+                  "header_gone"_a = stats.header_gone,
+                  "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
 }
 
 }  // namespace

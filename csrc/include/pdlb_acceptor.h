@@ -244,18 +244,19 @@ void pdlb_acceptor_free(struct pdlb_acceptor *acceptor);
 struct pdlb_acceptor_stats {
   uint64_t accepted; /* taken from a backlog: taken + waiting + refused + those without a header */
   uint64_t taken;
-  uint64_t refused;    /* of those accepted, turned away at a limit */
-  uint64_t full;       /* times that a limit was reached */
-  uint64_t overflowed; /* connections given to a worker beyond its limit */
-  uint64_t drained;    /* of those accepted, after the order to stop or to drain the listener */
-  uint64_t aborted;    /* given up by the client before they could be accepted */
-  uint64_t taken_back; /* times that what waited for one worker went to another */
-  uint64_t retries;    /* times that what was refused was sent again */
-  uint64_t kept;       /* connections that stayed with the worker that accepted them */
-  uint64_t resent;     /* connections sent again after a move, or once a worker was there */
-  uint64_t held_up;    /* times that all slots were taken, or no credit was left */
-  uint64_t backoffs;   /* times that accept failed for want of descriptors or memory */
-  uint32_t last_errno; /* of the last of these, or of a listener that failed for good */
+  uint64_t refused;        /* of those accepted, turned away at a limit */
+  uint64_t refused_in_all; /* of these, because there were too many in all, not on each worker */
+  uint64_t full;           /* times that a limit was reached */
+  uint64_t overflowed;     /* connections given to a worker beyond its limit */
+  uint64_t drained;        /* of those accepted, after the order to stop or to drain the listener */
+  uint64_t aborted;        /* given up by the client before they could be accepted */
+  uint64_t taken_back;     /* times that what waited for one worker went to another */
+  uint64_t retries;        /* times that what was refused was sent again */
+  uint64_t kept;           /* connections that stayed with the worker that accepted them */
+  uint64_t resent;         /* connections sent again after a move, or once a worker was there */
+  uint64_t held_up;        /* times that all slots were taken, or no credit was left */
+  uint64_t backoffs;       /* times that accept failed for want of descriptors or memory */
+  uint32_t last_errno;     /* of the last of these, or of a listener that failed for good */
   /* Closed for want of a PROXY header: it was none, or did not come in time, or the client left before. */
   uint64_t header_broken, header_late, header_gone;
   uint64_t handoff[PDLB_HANDOFF_BUCKETS]; /* times from accept to take: bucket n counts those below 2^n microseconds */

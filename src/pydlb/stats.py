@@ -87,8 +87,10 @@ class BalancerStats:
         waiting: Of these, on their way to a worker now.
         open: Of these, open on a worker now.
         served: Of these, closed in the ordinary way.
-        refused: Of these, closed without having been given to a worker: `refused_at_limit`, `refused_headers`, the
-            others at the end.
+        refused: Of these, closed without having been given to a worker.
+        refused_by: These by cause: ``"limit"``, there were too many in all; ``"worker_limit"``, on each worker;
+            ``"header_broken"``, ``"header_late"`` and ``"header_gone"``, as `refused_headers`; ``"closing"``, they were
+            still waiting when the balancer was closed, after its drain; ``"no_worker"``, there never was one.
         refused_headers: Of these, for want of the header of the PROXY protocol, by cause: ``"broken"``, it was none;
             ``"late"``, it did not come in time; ``"gone"``, the client left before.
         aborted: Of these, ended by an error of the handler, a failed TLS handshake, or the balancer's closing.
@@ -104,7 +106,9 @@ class BalancerStats:
         kept: With ``accept="workers"``, connections that stayed with the worker that accepted them: it was picked, or
             they could not be sent.
         resent: Connections that were sent again after the engine was replaced.
-        fallbacks: Times that a device failed, and the software engine took over (or nothing, with ``fallback=None``).
+        fallbacks: Times that a device failed, also at the start, and the software engine took over (or nothing, with
+            ``fallback=None``).
+        probes: Times that a device that had failed was tried.
         recoveries: Times that the device was usable again, and took over.
         released_early: As the workers': summed up.
         backoffs: Times that accepting stopped for a moment for want of descriptors or memory.
@@ -129,6 +133,7 @@ class BalancerStats:
     accept_error: str | None
     handoff_seconds: Sequence[tuple[float, int]]
     listeners: Sequence[ListenerStats] = ()
+    refused_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
     refused_at_limit: int = 0
     limited: int = 0
     overflowed: int = 0
@@ -136,6 +141,7 @@ class BalancerStats:
     kept: int = 0
     resent: int = 0
     fallbacks: int = 0
+    probes: int = 0
     recoveries: int = 0
     released_early: int = 0
 

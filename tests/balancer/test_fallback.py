@@ -392,3 +392,45 @@ def test_closing_in_the_middle_of_a_switch(clients: Clients) -> None:
         stats = balancer.close(timeout=0)
         clients.close_all()
         assert stats.accepted == stats.served + stats.refused + stats.aborted
+
+
+# ---- a device that comes later ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fallback", "name"), [("software", "random"), ("exact", "exact"), ("nop", "nop")])
+def test_a_device_that_could_not_be_had_at_the_start_is_taken_when_it_can(
+    fallback: Any, name: str, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
+) -> None:
+    """It is tried again, less and less often; what is said of it is said once."""
+    emulated = EmulatedDevice()
+    emulated.fail("CREATE_SCHED_DOMAIN", 1)
+    with (
+        caplog.at_level(logging.INFO, "pydlb"),
+        pydlb.Balancer(2, handler=echo, backend=emulated, policy="random", fallback=fallback) as balancer,
+    ):
+        assert (balancer.backend, str(balancer.policy), balancer.stats().fallbacks) == ("software", name, 1)
+        emulated.fail("CREATE_SCHED_DOMAIN", 1)  # the first probe
+        with under_load(balancer.address(balancer.listen())) as load:
+            load.go_on_for(20)
+            wait_until(lambda: balancer.stats().probes == 1)
+            load.go_on_for(20)
+            wait_until(lambda: balancer.stats().recoveries == 1)
+            assert (balancer.backend, str(balancer.policy)) == ("the emulated device", "random")
+            assert balancer.fallback_reason is None
+            load.go_on_for(20)
+        stats = balancer.close()
+    assert (stats.served, stats.accepted, stats.probes) == (load.answered, load.answered, 2)
+    told = [record.message for record in caplog.records if record.name == "pydlb"]
+    assert len(told) == 2
+    assert f"software engine, by policy {name}" in told[0]
+    assert "can be used again" in told[1]
+
+
+def test_where_there_is_no_device_nobody_looks_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("pydlb._backend.DEV", tmp_path)
+    monkeypatch.setattr("pydlb.balancer.backends.nodes", list)
+    monkeypatch.delenv("PYDLB_BACKEND", raising=False)
+    for options in ({}, {"backend": "software", "fallback": "exact"}, {"worker_class": "process", "backend": "auto"}):
+        with pydlb.Balancer(0, **options) as balancer:  # type: ignore[arg-type]
+            assert not [thread for thread in threading.enumerate() if thread.name == "pydlb-guard"]
+            assert balancer.stats().fallbacks == 0

@@ -50,15 +50,16 @@ class Account:
         self._listeners = listeners
         self._engines = engines
         self._lock = threading.Lock()
-        self._refused = 0
+        self._left = {"no_worker": 0, "closing": 0}  # by cause, of those that were refused at the end
         self._accept_error: str | None = None
 
     def refuse_left(self) -> None:
         """Close what was accepted and never taken by a worker."""
+        cause = "closing" if self._crew.everybody else "no_worker"
         while (taken := self._acceptor.take_left()) is not None:
-            socket.close(taken[0])
             with self._lock:
-                self._refused += 1
+                self._left[cause] += 1
+            socket.close(taken[0])
 
     def _accepting(self) -> dict[str, Any]:
         """What was counted where connections are accepted: by the acceptor, or by the workers' processes."""
@@ -96,14 +97,18 @@ class Account:
         records = [worker.stats() for worker in self._crew.everybody]
         acceptor = self._accepting()
         headers = {cause: acceptor[f"header_{cause}"] for cause in ("broken", "late", "gone")}
+        turned_away = acceptor["refused"]
+        in_all = min(turned_away, acceptor["refused_in_all"])
         with self._lock:
-            refused = self._refused + sum(headers.values())
+            left = dict(self._left)
+        causes = {"limit": in_all, "worker_limit": turned_away - in_all}
+        causes |= {f"header_{cause}": count for cause, count in headers.items()} | left
+        refused = sum(causes.values())
         error = os.strerror(acceptor["last_errno"]) if acceptor["last_errno"] else None
         if error is not None and error != self._accept_error:
             self._accept_error = error
             logger.warning("cannot accept connections for the moment: %s; clients wait in the backlog", error)
-        turned_away = acceptor["refused"]
-        given = sum(record.accepted for record in records) + refused + turned_away
+        given = sum(record.accepted for record in records) + refused
         accepted = max(acceptor["accepted"], given)
         return BalancerStats(
             workers=tuple(records),
@@ -111,7 +116,8 @@ class Account:
             waiting=accepted - given,
             open=sum(record.open for record in records),
             served=sum(record.served for record in records),
-            refused=refused + turned_away,
+            refused=refused,
+            refused_by=causes,
             listeners=self._by_listener(),
             refused_at_limit=turned_away,
             limited=acceptor["full"],
@@ -126,6 +132,7 @@ class Account:
             kept=acceptor["kept"],
             resent=acceptor["resent"],
             fallbacks=self._engines.fallbacks,
+            probes=self._engines.probes,
             recoveries=self._engines.recoveries,
             released_early=sum(record.released_early for record in records),
             backoffs=acceptor["backoffs"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import sys
 import threading
 import time
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     from pydlb.proxied import ProxyProtocol
     from pydlb.stats import BalancerStats
 
-    from .backends import Backend, Fallback
+    from .backends import Backend, Begun, Fallback
     from .crew import Runner
     from .engine import Engine
     from .listeners import Address
 
 __all__ = ["Balancer"]
+
+logger = logging.getLogger("pydlb")
 
 _MOST_WORKERS: Final = 1024
 _FEW_WORKERS: Final = 16
@@ -81,7 +84,9 @@ class Balancer:
         fallback: What to go on with when a device fails: ``"software"``, the software engine with the same policy;
             ``"exact"`` or ``"nop"``, the software engine with that one; None for nothing: connections wait until the
             device can be used again, and at the start it must be there. ``"auto"``, the default, is ``"software"``, but
-            a device that `backend` names must be there at the start. It is gone back to once it can be used again.
+            a device that `backend` names must be there at the start. It is gone back to once it can be used again, and
+            so is one that could not be had at the start: it is tried after half a second, then less and less often,
+            down to twice a minute.
         grace: Seconds that a connection waits for the worker whose turn it is, while another is idle; None for 20 ms.
         batch: Connections accepted from one listener before the next one has its turn, 1 to 64.
         accept: Who accepts: ``"native"``, a thread of the balancer's without the interpreter lock; ``"workers"``, as in
@@ -188,8 +193,10 @@ class Balancer:
             lanes=by_workers,
         )
         begun = begin(backend, needs, fallback)
+        wanted = steered
         if begun.fell_back:
             steered = fallback_policy(fallback, steered)
+            _tell_fallback(begun, steered)
         try:
             self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
             board = None if self._pool is None else self._pool.seats.board
@@ -203,7 +210,9 @@ class Balancer:
             begun.engine.close()
             raise
         pool = self._pool
-        self._engines = Engines(begun, needs, fallback, self._acceptor, self._steering)
+        self._engines = Engines(
+            begun, needs, fallback, self._acceptor, self._steering, None if steered is wanted else wanted
+        )
         self._crew = Crew(
             self._acceptor,
             self._engines,
@@ -654,6 +663,11 @@ class Balancer:
     def __repr__(self) -> str:
         """How many workers, or that it is closed."""
         return f"<pydlb.Balancer {'closed' if self._closed else f'{len(self._crew.workers)} workers'}>"
+
+
+def _tell_fallback(begun: Begun, policy: Policy) -> None:
+    if begun.reopen is not None:
+        logger.info("%s; connections go through the software engine, by policy %s, until then", begun.reason, policy)
 
 
 _open_balancers: weakref.WeakSet[Balancer] = weakref.WeakSet()

@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING
 from pydlb.errors import DLBError
 from pydlb.limits import Limits
 
-from .backends import fallback_policy, open_software
-from .engine import Engine
+from .backends import fallback_policy, open_software, reopens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pydlb import _native
-    from pydlb.device import Device
     from pydlb.policies import Policy
     from pydlb.steering import Steering
     from pydlb.workers import Station, Worker
 
     from .backends import Begun, Fallback
     from .crew import Crew
-    from .engine import Needs
+    from .engine import Engine, Needs
 
 __all__ = ["Engines"]
 
@@ -43,17 +39,25 @@ class Engines:
         fallback: What to do when a device fails.
         acceptor: Who sends.
         steering: Who links workers to queues.
+        policy: To pick by once there is the device that could not be had at the start; None for the same.
 
     Attributes:
         gate: Held while workers are added, and while an engine is replaced.
-        fallbacks: Times that a device failed.
+        fallbacks: Times that a device failed, also at the start.
+        probes: Times that a device was tried that had failed.
         recoveries: Times that it was usable again, and taken.
 
     **Synchronization**: any thread.
     """
 
     def __init__(
-        self, begun: Begun, needs: Needs, fallback: Fallback | None, acceptor: _native.Acceptor, steering: Steering
+        self,
+        begun: Begun,
+        needs: Needs,
+        fallback: Fallback | None,
+        acceptor: _native.Acceptor,
+        steering: Steering,
+        policy: Policy | None = None,
     ) -> None:
         self._engine = begun.engine
         self._reason = begun.reason
@@ -63,13 +67,14 @@ class Engines:
         self._acceptor = acceptor
         self._steering = steering
         self.gate = threading.RLock()
-        self.fallbacks = 0
+        self._on_device = not begun.engine.device.is_software
+        self.fallbacks = int(self._reopen is not None and not self._on_device)
+        self.probes = 0
         self.recoveries = 0
         self._rewakes = 0
-        self._on_device = begun.reopen is not None
         self._stands_still = False  # there is nothing to fall back on
         self._paused = False
-        self._policy: Policy | None = None  # to go back to with the device
+        self._policy = policy  # to go back to with the device
         self._crew: Crew | None = None
         self._closed = False
 
@@ -173,7 +178,7 @@ class Engines:
         assert self._reopen is not None
         needs = dataclasses.replace(self._needs, picks=picks, workers=len(self._workers()))
         try:
-            engine = _build(self._reopen, needs)
+            engine = self._reopen(needs)
         except DLBError:
             if must:
                 raise
@@ -212,13 +217,16 @@ class Engines:
                 return True
             policy = self._policy or self._steering.policy
             needs = dataclasses.replace(self._needs, picks=self._steering.picks(policy), workers=len(self._workers()))
+            self.probes += 1
             try:
-                engine = _build(self._reopen, needs)
-            except DLBError as error:
+                engine = self._reopen(needs)
+            except (DLBError, OSError) as error:
                 logger.debug("the device cannot be used yet: %s", error)
                 return False
             self._policy = None
             self._move(engine, policy)
+            if engine.device.backend.startswith("/"):  # of several that were tried, it stays with this one
+                self._reopen = reopens(engine)
             self._on_device, self._stands_still, self._reason = True, False, None
             self.recoveries += 1
             self._tell_pause()
@@ -255,12 +263,3 @@ class Engines:
             self._closed = True
             self._crew = None
             self._engine.close()
-
-
-def _build(reopen: Callable[[], Device], needs: Needs) -> Engine:
-    device = reopen()
-    try:
-        return Engine(device, needs)
-    except BaseException:
-        device.close()
-        raise

@@ -32,7 +32,9 @@ _RARE: Final = (
     "limited",
     "overflowed",
     "retries",
+    "kept",
     "fallbacks",
+    "probes",
     "recoveries",
     "resent",
     "released_early",
@@ -237,6 +239,8 @@ def _totals(stats: dict[str, Any], rates: dict[str, float]) -> RenderableType:
     names = ("open", "waiting", "served", "refused", "aborted", "gone", "taken_back", "held_up", "backoffs")
     figures = [f"{name.replace('_', ' ')} {stats[name]}" for name in names if name in stats]
     figures += [f"{name.replace('_', ' ')} {stats[name]}" for name in _RARE if stats.get(name)]
+    causes = stats.get("refused_by", {})
+    figures += [f"refused by {cause.replace('_', ' ')} {count}" for cause, count in causes.items() if count]
     text = Text(f"accepted {stats['accepted']} ({rate})  " + "  ".join(figures))
     if stats.get("accept_error"):
         text.append(f"  {stats['accept_error']}", style="red")

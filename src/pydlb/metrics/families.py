@@ -77,8 +77,10 @@ _TOTALS: Final[Sequence[tuple[str, str, Kind, str]]] = (
     ("limited", "limits_reached", "counter", "Times that a limit was reached."),
     ("overflowed", "connections_overflowed", "counter", "Connections given to a worker beyond its limit."),
     ("retries", "handoff_retries", "counter", "Times that what the engine had refused was sent again."),
+    ("kept", "connections_kept", "counter", "Connections that stayed with the worker that accepted them."),
     ("resent", "connections_resent", "counter", "Connections sent again after the engine was replaced."),
     ("fallbacks", "device_fallbacks", "counter", "Times that the device failed and was done without."),
+    ("probes", "device_probes", "counter", "Times that a device that had failed was tried."),
     ("recoveries", "device_recoveries", "counter", "Times that the device could be used again."),
     ("released_early", "connections_released_early", "counter", "Connections that the device had no room to count on."),
     ("backoffs", "accept_backoffs", "counter", "Times that accepting stopped for want of descriptors or memory."),
@@ -121,6 +123,9 @@ def families(stats: BalancerStats, *, envoy_names: bool = False) -> Iterator[Fam
         samples = [Sample(float(getattr(worker, field)), {"worker": worker.name}) for worker in stats.workers]
         yield Family(f"pydlb_{name}", kind, text, "", samples)
     yield from _of_listeners(stats)
+    causes = [Sample(float(count), {"cause": cause}) for cause, count in stats.refused_by.items()]
+    text = "Connections closed without having been given to a worker, by cause."
+    yield Family("pydlb_connections_refused_by_cause", "counter", text, "", causes)
     lags = [Sample(lag, {"worker": worker.name}) for worker in stats.workers if (lag := worker.loop_lag) is not None]
     text = "Time that the worker's event loop took to come to what it was asked to do."
     yield Family("pydlb_worker_loop_lag_seconds", "gauge", text, "seconds", lags)
