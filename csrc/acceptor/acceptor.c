@@ -116,6 +116,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
   acceptor->workers.directed = config->directed;
+  acceptor->workers.holds = config->holds;
   acceptor->workers.policy = (struct pdlb_policy_config){.queue = config->queue, .grace_ns = PDLB_FOREVER / 2};
   acceptor->drain_until = PDLB_FOREVER;
   int rc = slots_init(&acceptor->slots, config->slots);
@@ -204,7 +205,7 @@ void acceptor_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const s
 int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token,
                        struct pdlb_accepted *accepted) {
   if (!slots_take(&acceptor->slots, token, accepted)) {
-    if (worker != PDLB_NONE) pdlb_acceptor_came(acceptor, worker);
+    if (worker != PDLB_NONE) pdlb_acceptor_came(acceptor, worker, false);
     return -ESTALE;
   }
   acceptor_note_take(acceptor, worker, accepted);

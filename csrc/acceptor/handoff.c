@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #define LOOK_AGAIN_NS 1000000u
+#define MOST_DOUBLINGS 8u
 
 static void lock(struct pdlb_acceptor *acceptor) { pthread_mutex_lock(&acceptor->workers.mutex); }
 static void unlock(struct pdlb_acceptor *acceptor) { pthread_mutex_unlock(&acceptor->workers.mutex); }
@@ -27,6 +28,13 @@ struct worker *handoff_pick(struct pdlb_acceptor *acceptor, const struct pdlb_ar
                                                                : pick(&acceptor->workers, arrival);
 }
 
+/* Each time later, for who seemed to wait may be somewhere else. */
+static uint64_t overdue_at(const struct workers *workers, const struct pdlb_accepted *accepted) {
+  if (!workers->holds) return PDLB_FOREVER;
+  const uint64_t since = accepted->offers ? pdlb_now() : accepted->accepted_at;
+  return since + (workers->policy.grace_ns << (accepted->offers < MOST_DOUBLINGS ? accepted->offers : MOST_DOUBLINGS));
+}
+
 bool handoff_place(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
                    struct pdlb_accepted *accepted, struct pdlb_event *event) {
   struct workers *workers = &acceptor->workers;
@@ -35,7 +43,7 @@ bool handoff_place(struct pdlb_acceptor *acceptor, struct worker *worker, uint64
   if (worker && worker->full) acceptor_count(&acceptor->overflowed);
   if (worker && !worker_assign(workers, worker, accepted->listener, token)) worker = NULL;
   accepted->worker = worker ? worker->handle : PDLB_NONE;
-  slots_put(&acceptor->slots, token, accepted);
+  slots_put(&acceptor->slots, token, accepted, worker ? PDLB_FOREVER : overdue_at(workers, accepted));
   const bool directed = worker && workers->directed;
   *event = (struct pdlb_event){
       .data = token,
@@ -209,6 +217,43 @@ static void give_away(struct pdlb_acceptor *acceptor, const struct worker *worke
   route(acceptor, token, accepted, &address, size);
 }
 
+static bool somebody_waits(const struct workers *workers) {
+  for (uint32_t place = 0; place < workers->count; place++) {
+    const struct worker *worker = &workers->table[place];
+    if (worker->state == WORKER_ACTIVE && worker->weight && worker->waits) return true;
+  }
+  return false;
+}
+
+static bool anything_waits(const struct pdlb_acceptor *acceptor) {
+  return atomic_load_explicit(&acceptor->accepted, memory_order_relaxed) !=
+         atomic_load_explicit(&acceptor->taken, memory_order_relaxed) +
+             atomic_load_explicit(&acceptor->refused, memory_order_relaxed) + intake_closed(&acceptor->intake);
+}
+
+/* Under the lock: a device gives what its queue has to ports with room at once, so with somebody who waits, what is
+ * overdue stands before one that does not come. It is sent again; what stands there is stale. Returns when to look
+ * again. */
+static uint64_t take_back_held(struct pdlb_acceptor *acceptor, uint64_t now) {
+  const struct workers *workers = &acceptor->workers;
+  uint64_t look_at = PDLB_FOREVER;
+  if (!workers->holds || workers->policy.queue == PDLB_NONE || !anything_waits(acceptor)) return look_at;
+  const bool may = acceptor->unsent_count == 0 && !acceptor->resend.left && somebody_waits(workers);
+  for (uint32_t index = 0; index < acceptor->slots.count && acceptor->unsent_count < MAX_BATCH; index++) {
+    const uint64_t overdue = slots_overdue_at(&acceptor->slots, index);
+    const uint64_t again = overdue > now ? overdue : now + workers->policy.grace_ns;
+    uint64_t token;
+    struct pdlb_accepted accepted;
+    if (overdue == PDLB_FOREVER) continue;
+    if (again < look_at) look_at = again;
+    if (!may || overdue > now || !slots_withdraw_at(&acceptor->slots, index, true, &token, &accepted)) continue;
+    acceptor_count(&acceptor->taken_back);
+    accepted.offers++;
+    send_to(acceptor, NULL, token, &accepted);
+  }
+  return look_at;
+}
+
 uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
   struct workers *workers = &acceptor->workers;
   uint64_t look_at = PDLB_FOREVER;
@@ -223,6 +268,8 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
       give_away(acceptor, worker, token, &accepted);
     look_at = now + LOOK_AGAIN_NS; /* there may be more, and others have what this one had */
   }
+  const uint64_t held = take_back_held(acceptor, now);
+  if (held < look_at) look_at = held;
   house_homeless(acceptor);
   if (!acceptor->config.board && !acceptor->resend.left &&
       atomic_exchange_explicit(&acceptor->token_lost, false, memory_order_acquire))
@@ -244,14 +291,14 @@ void handoff_note_take(struct pdlb_acceptor *acceptor, uint32_t handle, const st
     if (picked) worker_close(&acceptor->workers, picked, accepted->listener);
     if (taker) worker_open(&acceptor->workers, taker, accepted->listener);
   }
-  if (taker) worker_came(taker);
+  if (taker) worker_came(taker, false);
   unlock(acceptor);
 }
 
-void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t handle) {
+void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t handle, bool waits) {
   lock(acceptor);
   struct worker *worker = workers_find(&acceptor->workers, handle);
-  if (worker) worker_came(worker);
+  if (worker) worker_came(worker, waits);
   unlock(acceptor);
 }
 

@@ -40,6 +40,7 @@ static void set_queues(struct workers *workers, const struct pdlb_destination *d
   pthread_mutex_lock(&workers->mutex);
   workers->policy.queue = destination->queue;
   workers->directed = destination->directed;
+  workers->holds = destination->holds;
   for (uint32_t place = 0; place < workers->count; place++) workers->table[place].queue = PDLB_NONE;
   for (uint32_t i = 0; i < destination->num_queues; i++) {
     struct worker *worker = workers_find(workers, destination->queues[i].worker);

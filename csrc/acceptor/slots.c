@@ -48,11 +48,18 @@ bool slots_reserve(struct slots *slots, uint64_t *token) {
 
 void slots_give_back(struct slots *slots, uint64_t token) { push_free(slots, (uint32_t)token); }
 
-void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted) {
+void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted, uint64_t overdue_at) {
   struct slot *slot = &slots->slot[(uint32_t)token];
   slot->accepted = *accepted;
+  atomic_store_explicit(&slot->overdue_at, overdue_at, memory_order_relaxed);
   atomic_store_explicit(&slot->picked, accepted->worker, memory_order_relaxed);
   atomic_store_explicit(&slot->word, (uint32_t)(token >> 32) + 1, memory_order_release);
+}
+
+uint64_t slots_overdue_at(const struct slots *slots, uint32_t index) {
+  const struct slot *slot = &slots->slot[index];
+  if (!(atomic_load_explicit(&slot->word, memory_order_acquire) & 1)) return PDLB_FOREVER;
+  return atomic_load_explicit(&slot->overdue_at, memory_order_relaxed);
 }
 
 bool slots_waits(const struct slots *slots, uint64_t token) {

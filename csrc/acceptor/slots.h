@@ -7,9 +7,10 @@
 #include "pdlb_acceptor.h"
 
 struct slot {
-  _Atomic uint32_t word;      /* generation * 2, + 1 while a connection waits here */
-  _Atomic uint32_t next_free; /* index + 1 */
-  _Atomic uint32_t picked;    /* the worker that was picked for it: to be looked at by who has not got it */
+  _Atomic uint32_t word;       /* generation * 2, + 1 while a connection waits here */
+  _Atomic uint32_t next_free;  /* index + 1 */
+  _Atomic uint64_t overdue_at; /* when it may be taken back, though nobody was picked for it */
+  _Atomic uint32_t picked;     /* the worker that was picked for it: to be looked at by who has not got it */
   struct pdlb_accepted accepted;
 };
 
@@ -27,7 +28,9 @@ bool slots_reserve(struct slots *slots, uint64_t *token);
 /* It is not needed after all. */
 void slots_give_back(struct slots *slots, uint64_t token);
 /* From now on whoever has the token can take it. */
-void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted);
+void slots_put(struct slots *slots, uint64_t token, const struct pdlb_accepted *accepted, uint64_t overdue_at);
+/* When what waits in a slot is overdue; PDLB_FOREVER where nothing does. */
+uint64_t slots_overdue_at(const struct slots *slots, uint32_t index);
 /* Take a connection, but keep its slot, to put it there again under the new token; false if it does not wait. */
 bool slots_withdraw(struct slots *slots, uint64_t old, uint64_t *token, struct pdlb_accepted *accepted);
 /* The same, of whatever waits in a slot; `nobodys`: only if no worker was picked for it. */

@@ -30,6 +30,7 @@ struct worker *workers_add(struct workers *workers, uint32_t queue) {
   worker->full = false;
   worker->turn = 0;
   worker->came_at = 0;
+  worker->waits = false;
   atomic_store_explicit(&worker->stalled, false, memory_order_relaxed);
   atomic_store_explicit(&worker->open, 0, memory_order_relaxed);
   atomic_store_explicit(&worker->waiting, 0, memory_order_relaxed);
@@ -113,7 +114,8 @@ void worker_close(const struct workers *workers, struct worker *worker, uint32_t
 
 void worker_not_waiting(struct worker *worker) { add(&worker->waiting, UINT32_MAX); }
 
-void worker_came(struct worker *worker) {
+void worker_came(struct worker *worker, bool waits) {
+  worker->waits = waits;
   worker->came_at = pdlb_now();
   atomic_store_explicit(&worker->stalled, false, memory_order_relaxed);
 }

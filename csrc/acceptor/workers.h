@@ -26,6 +26,7 @@ struct worker {
   uint64_t added; /* the how-manieth it was */
   int64_t turn;   /* round robin: what it is owed */
   uint64_t came_at;
+  bool waits; /* it has found nothing, and waits */
   uint32_t *by_listener;
 
   /* What it was picked for, oldest first, also what it took meanwhile. */
@@ -48,6 +49,7 @@ struct workers {
       limit_again;    /* of what each may have open, 0 for none; where one that was full is not full any more */
   bool ignores_limit; /* all are full: any may be picked */
   bool directed;      /* their queues are directed ones, and there may be none that they share */
+  bool holds;         /* what the shared queue gives stands before a worker at once */
   struct pdlb_policy_config policy;
 };
 
@@ -65,7 +67,7 @@ void worker_open(const struct workers *workers, struct worker *worker, uint32_t 
 void worker_close(const struct workers *workers, struct worker *worker, uint32_t listener);
 void worker_not_waiting(struct worker *worker);
 /* It looked for connections: it does not stall, whatever it found. */
-void worker_came(struct worker *worker);
+void worker_came(struct worker *worker, bool waits);
 uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_listener);
 
 /* The policy's choice, of those that are there and come for what they are given; NULL for none. */

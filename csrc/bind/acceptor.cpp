@@ -20,10 +20,11 @@ namespace {
 class Acceptor {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
-           bool blocking, std::shared_ptr<Board> board, bool directed, bool by_workers)
+           bool blocking, std::shared_ptr<Board> board, bool directed, bool holds, bool by_workers)
       : domain_(domain.pin()), port_(std::move(port)), board_(std::move(board)) {
     enter(*port_);
-    pdlb_acceptor_config config{queue, slots, batch, blocking, board_ ? board_->raw() : nullptr, directed, by_workers};
+    pdlb_acceptor_config config{queue,    slots, batch,     blocking, board_ ? board_->raw() : nullptr,
+                                directed, holds, by_workers};
     pdlb_error error{};
     const int rc = pdlb_acceptor_start(domain_->domain, port_->raw(), &config, &acceptor_, &error);
     if (rc < 0) {
@@ -166,7 +167,7 @@ Taken take_left(const Acceptor &acceptor) {
 py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max) {
   pdlb_acceptor *raw = acceptor.raw();
   return receive_connections(
-      port, max, [&](uint32_t) { pdlb_acceptor_came(raw, worker); },
+      port, max, [&](uint32_t count) { pdlb_acceptor_came(raw, worker, count == 0); },
       [&](uint64_t token, pdlb_accepted &accepted) { return pdlb_acceptor_take(raw, worker, token, &accepted); },
       [](pdlb_accepted &, uint32_t &) { return false; });
 }
@@ -202,13 +203,14 @@ int trouble(const Acceptor &acceptor, double timeout) {
 }
 
 void move(Acceptor &acceptor, const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, bool directed,
-          const std::vector<std::pair<uint32_t, uint32_t>> &queues) {
+          bool holds, const std::vector<std::pair<uint32_t, uint32_t>> &queues) {
   std::vector<pdlb_worker_queue> given;
   given.reserve(queues.size());
   for (const auto &[worker, own] : queues) given.push_back({worker, own});
   pdlb_destination destination{};
   destination.queue = queue;
   destination.directed = directed;
+  destination.holds = holds;
   destination.queues = given.data();
   destination.num_queues = static_cast<uint32_t>(given.size());
   acceptor.move(domain, std::move(port), destination);
@@ -282,12 +284,12 @@ py::dict stats(const Acceptor &acceptor) {
 void register_acceptor(py::module_ &module) {
   py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
       .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>,
-                    bool, bool>(),
+                    bool, bool, bool>(),
            "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr,
-           "directed"_a = false, "by_workers"_a = false)
+           "directed"_a = false, "holds"_a = false, "by_workers"_a = false)
       .def("door", [](const Acceptor &acceptor) { return pdlb_acceptor_door(acceptor.raw()); })
       .def("accept", &accept_connections, "port"_a, "worker"_a, "max"_a, "retries"_a)
-      .def("move", &move, "domain"_a, "port"_a, "queue"_a, "directed"_a, "queues"_a)
+      .def("move", &move, "domain"_a, "port"_a, "queue"_a, "directed"_a, "holds"_a, "queues"_a)
       .def("moved", &Acceptor::moved)
       .def("trouble", &trouble, "timeout"_a)
       .def(
@@ -304,6 +306,9 @@ void register_acceptor(py::module_ &module) {
       .def(
           "pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); },
           "paused"_a)
+      .def(
+          "waits", [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_came(acceptor.raw(), worker, true); },
+          "worker"_a)
       .def("take", &take, "worker"_a, "token"_a)
       .def("take_left", &take_left)
       .def("receive", &receive, "port"_a, "worker"_a, "max"_a)

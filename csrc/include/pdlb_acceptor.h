@@ -31,7 +31,9 @@ struct pdlb_acceptor_config {
                                them, which pdlb_receiver_accept takes. For workers in other processes: one that dies
                                takes nothing along. The board must outlive the acceptor. */
   bool directed;            /* the workers' own queues are directed ones */
-  bool by_workers;          /* workers accept by themselves, with pdlb_acceptor_accept */
+  bool holds;      /* what the queue gives stands before a worker at once, as on a device: from one that does not
+                      come it is taken back when another one waits */
+  bool by_workers; /* workers accept by themselves, with pdlb_acceptor_accept */
 };
 
 /* Starts the thread. `port` is the acceptor's alone from now on; it and the domain must outlive it. The domain's
@@ -65,8 +67,8 @@ struct pdlb_worker_queue {
 struct pdlb_destination {
   struct pdlb_domain *domain;
   struct pdlb_port *port; /* the acceptor's alone from now on */
-  uint32_t queue;         /* as in pdlb_acceptor_config, as is `directed` */
-  bool directed;
+  uint32_t queue;         /* as in pdlb_acceptor_config, as are `directed` and `holds` */
+  bool directed, holds;
   const struct pdlb_worker_queue *queues; /* of workers that have one of their own */
   uint32_t num_queues;
 };
@@ -195,6 +197,7 @@ struct pdlb_accepted {
   int family, protocol;         /* of the listener's socket, and so of this one */
   uint32_t worker;              /* that was picked for it, PDLB_NONE if none was */
   uint64_t accepted_at;         /* ns */
+  uint32_t offers;              /* times that it was taken back, as it stood before a worker that did not come */
   struct pdlb_proxied *proxied; /* the taker's from now on, to be freed; NULL if no proxy named anybody */
 };
 
@@ -222,8 +225,8 @@ uint32_t pdlb_acceptor_accept(struct pdlb_acceptor *acceptor, const struct pdlb_
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
  * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */
 int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token, struct pdlb_accepted *accepted);
-/* Any thread. The worker looked for connections, and perhaps there were none. */
-void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t worker);
+/* Any thread. The worker looked for connections; `waits`: there were none, and it waits for the next one. */
+void pdlb_acceptor_came(struct pdlb_acceptor *acceptor, uint32_t worker, bool waits);
 /* Any thread. A connection that the worker took is closed. */
 void pdlb_acceptor_closed(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t listener);
 /* Any thread, once nobody receives any more: take any connection that still waits: 0, or -ENOENT. */

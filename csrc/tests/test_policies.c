@@ -169,7 +169,7 @@ static void what_a_stalled_worker_leaves_goes_to_whoever_comes(void) {
   struct pdlb_accepted accepted = take(&place, 3);
   CHECK_EQ(accepted.worker, PDLB_NONE);
   CHECK(stats_of(&place, 0).stalled);
-  pdlb_acceptor_came(place.acceptor, place.worker[0]);
+  pdlb_acceptor_came(place.acceptor, place.worker[0], false);
   CHECK(!stats_of(&place, 0).stalled);
   CHECK_EQ(stats_of(&place, 3).open, 1);
   close(accepted.fd);

@@ -359,7 +359,9 @@ class Steering:
             with contextlib.ExitStack() as still:
                 for worker in stations:
                     still.enter_context(worker.accepts_nothing())
-                self._acceptor.move(engine.domain._native, engine.sender._native, shared, engine.directed, own)
+                self._acceptor.move(
+                    engine.domain._native, engine.sender._native, shared, engine.directed, engine.prelinks, own
+                )
                 for worker, station in stations.items():
                     worker.move(station)
             if policy is not before:

@@ -44,6 +44,7 @@ class Station:
         port: To receive from.
         queue: The directed queue that feeds the port; None for a load-balanced port.
         sender: The port to send by what the worker accepts itself; None where it does not accept.
+        holds: Whether what the queue gives stands before the worker, and may have to be taken back.
         history: How many connections the port can hold, where that is fewer than a worker may have open: when it is
             used up, the oldest is released on receive. None where it suffices.
     """
@@ -52,6 +53,7 @@ class Station:
     queue: DirQueue | None = None
     history: int | None = None
     sender: DirPort | None = None
+    holds: bool = False
 
     def close(self) -> None:
         """Close its ports."""
@@ -409,6 +411,8 @@ class Worker:
             return self._accept_either(deadline)
         while True:
             port = self.port
+            if self.station.holds and isinstance(self._source, _native.Acceptor):
+                self._source.waits(self.number)
             try:
                 token = port.recv_one(_left(deadline))
             except (ClosedError, DeviceGone) as error:

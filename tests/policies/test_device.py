@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,3 +108,32 @@ def test_several_balancers_on_one_device(version: Any, house: Callable[..., Any]
         one.wait_until(lambda one=one: one.balancer.stats().recoveries == 1)
         one.visit(8)
         assert sum(one.counts) == 16
+
+
+# ---- a worker that does not come -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["dlb", "nop"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_the_arbiter_gave_to_one_that_does_not_come_is_taken_back(version: Any, policy: Any) -> None:
+    """It stands before that worker, and is sent again for the one that waits; the first one finds it stale later."""
+    with pydlb.Balancer(0, policy=policy, backend=EmulatedDevice(version)) as balancer:
+        lazy, other = balancer.worker(), balancer.worker()
+        address = balancer.address(balancer.listen())
+        assert lazy.receive(1) == ([], False)  # there is room before it from now on
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(socket.create_connection(address))
+            for _ in range(4):
+                connection = other.accept_blocking(30)
+                assert connection is not None
+                stack.callback(connection.close)
+            stats = balancer.stats()
+            assert (stats.accepted, stats.open, stats.waiting, other.stats().open) == (4, 4, 0, 4)
+            assert stats.taken_back > 0
+            assert lazy.receive(16)[0] == []
+            stack.enter_context(socket.create_connection(address))
+            balancer.pause_worker(other)
+            connection = lazy.accept_blocking(30)
+            assert connection is not None
+            connection.close()

@@ -741,6 +741,7 @@ def _accept_by(
         blocking=blocking,
         board=board,
         directed=engine.directed,
+        holds=engine.prelinks,
         by_workers=by_workers,
     )
 

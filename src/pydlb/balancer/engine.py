@@ -200,7 +200,7 @@ class Engine:
                 assert self.queues is not None
                 shared.link(self.queues.shared)
                 shared.disable()
-            return Station(shared, history=self._history)
+            return Station(shared, history=self._history, holds=self.prelinks)
         if self._free:
             # The port that was closed rests with its queue. What it did not take is known to be stale.
             queue = self._free.pop()
