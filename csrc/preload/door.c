@@ -28,7 +28,7 @@ static _Atomic bool ready;
 /* Eventfds that ports signal, by registration. Guarded by the lock of the entry's device. */
 struct event {
   _Atomic uint64_t serial;
-  _Atomic int fd;
+  _Atomic int fd; /* -1 once the registration is no more */
 };
 static struct event events[DOOR_MAX_DEVICES][MAX_EVENTS];
 
@@ -57,15 +57,22 @@ static void add_event(unsigned device, uint64_t serial, int fd) {
   struct event *oldest = &events[device][0];
   for (unsigned i = 0; i < MAX_EVENTS; i++) {
     struct event *event = &events[device][i];
-    if (atomic_load(&event->serial) == 0) {
+    if (atomic_load(&event->serial) == 0 || atomic_load(&event->fd) < 0) {
       oldest = event;
       break;
     }
     if (atomic_load(&event->serial) < atomic_load(&oldest->serial)) oldest = event;
   }
-  if (atomic_load(&oldest->serial) != 0) sys_close(atomic_load(&oldest->fd));
+  if (atomic_load(&oldest->serial) != 0 && atomic_load(&oldest->fd) >= 0) sys_close(atomic_load(&oldest->fd));
   atomic_store(&oldest->fd, fd);
   atomic_store(&oldest->serial, serial);
+}
+
+/* The port is no more. The entry stays, for the search ends at the first that was never used. */
+static void drop_event(unsigned device, uint64_t serial) {
+  struct event *event = serial ? find_event(device, serial) : NULL;
+  const int fd = event ? atomic_exchange(&event->fd, -1) : -1;
+  if (fd >= 0) sys_close(fd);
 }
 
 static int fetch_descriptor(uint32_t process, uint32_t fd) {
@@ -122,7 +129,9 @@ static void signal_eventfd(void *context, unsigned device, unsigned port, uint64
       event = find_event(device, serial);
     }
   }
-  if (event == NULL || sys_write(atomic_load(&event->fd), &one, sizeof one) != sizeof one) {
+  const int target = event == NULL ? -1 : atomic_load(&event->fd);
+  if (event != NULL && target < 0) return; /* the port is no more */
+  if (event == NULL || sys_write(target, &one, sizeof one) != sizeof one) {
     door_misuse(device, port, "interrupt for an eventfd that this process cannot reach");
   }
   errno = saved;
@@ -164,6 +173,7 @@ static void domain_gone(void *context, unsigned device, unsigned domain) {
     const uint64_t serial = emulate_consumer_serial(emulation, device, (unsigned)port);
     sys_unlink(name_producer(&the_door, path, device, serial));
     sys_unlink(name_consumer(&the_door, path, device, serial));
+    drop_event(device, emulate_event_serial(emulation, device, (unsigned)port));
   }
 }
 

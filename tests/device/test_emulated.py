@@ -147,3 +147,27 @@ def test_probed_ports_come_in_another_order(version: str) -> None:
     assert level == "2"
     assert sorted(plain.split(), reverse=True) != probed.split()
     assert len(set(probed.split())) == 6
+
+
+@pytest.mark.parametrize("policy", ["dlb", "exact"])
+def test_nothing_is_left_of_a_balancer_that_was_closed(policy: str) -> None:
+    """The driver keeps an eventfd as long as its port, and so does the emulation: no longer."""
+    counts = run(
+        f"""
+        import gc, os, socket
+        import pydlb
+
+        def echo(connection):
+            connection.socket.sendall(connection.socket.recv(10))
+
+        for _ in range(4):
+            with pydlb.Balancer(2, handler=echo, policy={policy!r}, backend="device", max_workers=2) as balancer:
+                for _ in range(3):
+                    with socket.create_connection(balancer.address(balancer.listen())) as client:
+                        client.sendall(b"x")
+                        assert client.recv(1) == b"x"
+            gc.collect()
+            print(len(os.listdir("/proc/self/fd")))
+        """
+    ).split()
+    assert len(set(counts)) == 1, counts
