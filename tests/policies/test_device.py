@@ -32,10 +32,12 @@ def test_where_the_balancer_steers_counts_are_even(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_burst_within_two(version: Any, house: Callable[..., Any]) -> None:
-    made = house(4, policy="exact", backend=EmulatedDevice(version), grace=PATIENT)
-    made.connect(400)
-    made.wait_until(lambda: sum(made.counts) == 400)
+@pytest.mark.parametrize("policy", ["exact", "round_robin"])
+@pytest.mark.parametrize("count", [16, 64, 400])
+def test_a_burst_within_two(version: Any, policy: str, count: int, house: Callable[..., Any]) -> None:
+    made = house(4, policy=policy, backend=EmulatedDevice(version), grace=PATIENT)
+    made.connect(count)
+    made.wait_until(lambda: sum(made.counts) == count)
     assert made.spread <= 2, made.counts
 
 
@@ -70,6 +72,31 @@ def test_more_than_32_workers_by_directed_ports(version: Any, most: int, house: 
     made = house(most, policy="exact", backend=EmulatedDevice(version), grace=PATIENT)
     made.visit(2 * most)
     assert made.counts == [2] * most
+
+
+@pytest.mark.parametrize("policy", ["dlb", "exact"])
+def test_for_more_workers_there_are_more_devices(policy: Any) -> None:
+    """The error says so; and balancers on several devices share an address."""
+    with contextlib.ExitStack() as stack:
+        few = {"ldb_ports": 2, "dir_ports": 3}
+        balancers = [
+            stack.enter_context(pydlb.Balancer(0, policy=policy, backend=EmulatedDevice(limits=few))) for _ in range(2)
+        ]
+        workers = [balancer.worker() for balancer in balancers for _ in range(2)]
+        with pytest.raises(pydlb.ResourceExhausted, match=r"another device.*reuse_port=True"):
+            balancers[0].worker()
+        port = balancers[0].address(balancers[0].listen(reuse_port=True))[1]
+        balancers[1].listen(port=port, reuse_port=True)
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        taken = 0
+        while taken < 20:
+            for worker in workers:
+                connections, _ = worker.receive(4)
+                taken += len(connections)
+                for connection in connections:
+                    stack.callback(connection.close)
+        assert sum(balancer.stats().open for balancer in balancers) == 20
 
 
 def test_a_policy_that_needs_other_ports_moves_to_them(house: Callable[..., Any]) -> None:

@@ -180,7 +180,22 @@ class Engine:
             ResourceExhausted: There is none left.
         """
         with self._lock:
-            return self._spare.pop() if self._spare else self._make()
+            if self._spare:
+                return self._spare.pop()
+            try:
+                return self._make()
+            except ResourceExhausted as error:
+                raise self._no_port(error) from error
+
+    def _no_port(self, error: ResourceExhausted) -> ResourceExhausted:
+        """What there is to do without."""
+        if self.device.is_software:
+            return error
+        text = (
+            f"all ports that {self.device.backend} had for workers are in use ({error}): remove a worker, make another "
+            "balancer on another device, which may listen on the same address with reuse_port=True, or use 'software'"
+        )
+        return ResourceExhausted(error.errno or 0, text, op="add worker")
 
     def _make(self) -> Station:
         sender = None
