@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 EVEN = ["dlb", "exact", "round_robin"]
 
+# A machine that is busy with other things must not look like a worker that stalls.
+PATIENT = 30.0
+
 
 @pytest.mark.parametrize("policy", EVEN)
 @pytest.mark.parametrize("count", [16, 64, 400])
@@ -27,12 +30,25 @@ def test_one_by_one_within_one(policy: Any, count: int, house: Callable[..., Any
     assert made.spread <= 1, made.counts
 
 
+@pytest.mark.parametrize("policy", EVEN)
 @pytest.mark.parametrize("count", [16, 64, 400])
-def test_a_burst_within_two(count: int, house: Callable[..., Any]) -> None:
-    made = house(4, policy="exact")
+def test_a_burst_within_two(policy: Any, count: int, house: Callable[..., Any]) -> None:
+    made = house(4, policy=policy, grace=PATIENT)
     made.connect(count)
     made.wait_until(lambda: sum(made.counts) == count)
     assert made.spread <= 2, made.counts
+
+
+@pytest.mark.parametrize("policy", ["nop", "random", "least", "hash", lambda workers, _: workers[-1]])
+@pytest.mark.parametrize("count", [16, 64, 400])
+def test_the_others_lose_none(policy: Any, count: int, house: Callable[..., Any]) -> None:
+    """They promise no evenness; each connection has one worker all the same, one by one and in a burst."""
+    made = house(4, policy=policy, grace=PATIENT)
+    made.visit(count // 2)
+    made.connect(count - count // 2)
+    made.wait_until(lambda: sum(made.counts) == count)
+    stats = made.balancer.stats()
+    assert (stats.accepted, stats.open) == (count, count)
 
 
 def test_exact_fills_up_those_that_have_less(house: Callable[..., Any]) -> None:
