@@ -1,6 +1,5 @@
 """What programs that know of no emulation see of the emulated devices: nodes, attributes, descriptors, each other."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -220,12 +219,12 @@ def test_programs_that_cannot_see_the_device(emulate: Path, tmp_path: Path, opti
         assert done.returncode == (option != "-pie")
 
 
-def test_nothing_is_left_behind(emulate: Path) -> None:
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"
-    before = {p for p in Path(runtime).iterdir() if p.name.startswith("pdlb-emulated-")}
-    run(emulate, "true")
+def test_nothing_is_left_behind(emulate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    listing = run(emulate, "ls", str(tmp_path))
     run(emulate, "sh", "-c", "kill -9 $$")
-    assert {p for p in Path(runtime).iterdir() if p.name.startswith("pdlb-emulated-")} == before
+    assert listing.stdout.startswith("pdlb-emulated-")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_terminated_launcher_ends_its_program(emulate: Path) -> None:
