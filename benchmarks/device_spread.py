@@ -19,8 +19,8 @@ from pydlb.testing import EmulatedDevice
 def hold(worker: pydlb.Worker, held: list[pydlb.Connection]) -> None:
     """Take what comes, and keep it."""
     for connection in worker:
-        held.append(connection)
         connection.socket.sendall(b"x")
+        held.append(connection)
 
 
 def spread(count: int, workers: int, *, burst: bool, options: dict[str, Any]) -> int:

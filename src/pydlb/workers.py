@@ -280,7 +280,7 @@ class Worker:
     # ---- receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, most: int) -> tuple[list[Connection], bool]:
-        """Take what there is now.
+        """Take what there is now. Where workers accept by themselves, accept what there is, and send it, before that.
 
         Args:
             most: Take no more than so many, up to 64.

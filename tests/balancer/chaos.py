@@ -17,14 +17,18 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pydlb
 from pydlb import policies
+from pydlb.adapters.streams import StreamAdapter
+from pydlb.loops import LoopWorker
 from pydlb.testing import EmulatedDevice
 from pydlb.workers import ThreadWorker
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 PATIENCE = 60.0
@@ -39,6 +43,7 @@ class Clients:
         self.addresses: list[Any] = []
         self.answered = 0
         self.failures: list[str] = []
+        self._connecting: Counter[Any] = Counter()
         self._pause = count / rate
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -65,8 +70,15 @@ class Clients:
             self._over.wait(max(0.0, due - time.monotonic()))
 
     def _ask(self) -> None:
-        address = random.choice(self.addresses)
-        with socket.create_connection(address, PATIENCE) as client:
+        with self._lock:
+            address = random.choice(self.addresses)
+            self._connecting[address] += 1
+        try:
+            client = socket.create_connection(address, PATIENCE)
+        finally:
+            with self._lock:
+                self._connecting[address] -= 1
+        with client:
             client.sendall(b"question")
             answer = b""
             while part := client.recv(100):
@@ -75,16 +87,32 @@ class Clients:
         with self._lock:
             self.answered += 1
 
+    def forget(self, address: Any) -> None:
+        """Connect there no more; returns once nobody is about to."""
+        with self._lock:
+            self.addresses = [other for other in self.addresses if other != address]
+        while self._connecting[address]:
+            time.sleep(0.001)
+
 
 class Chaos:
     """A balancer, its clients, and what is done to it."""
 
-    def __init__(self, *, rate: float, seed: int, backend: str) -> None:
+    def __init__(self, *, rate: float, seed: int, backend: str, accept: Any = "native", loop: str = "none") -> None:
         self.chance = random.Random(seed)
         self.emulated = EmulatedDevice() if backend == "emulated" else None
         self.stall_until = 0.0
         self.done: dict[str, int] = {}
-        self.balancer = pydlb.Balancer(0, backend=self.emulated or "software", max_workers=MOST)
+        # Envoy's way where workers accept.
+        parity: dict[str, Any] = {"release": "receive", "queue_depth": 8, "receive_batch": 32}
+        self.balancer = pydlb.Balancer(
+            0,
+            backend=self.emulated or "software",
+            max_workers=MOST,
+            accept=accept,
+            **parity if accept == "workers" else {},
+        )
+        self.make_runner = functools.partial(ThreadWorker, handler=self.handler) if loop == "none" else self.loops(loop)
         self.clients = Clients(rate, 8)
         self.listeners = [self.balancer.listen(backlog=4096)]
         self.clients.addresses = [self.balancer.address(self.listeners[0])]
@@ -93,6 +121,14 @@ class Chaos:
 
     # ---- what is done ----------------------------------------------------------------------------------------------
 
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The same on an event loop; who takes its time keeps the loop from everything else."""
+        if time.monotonic() < self.stall_until:
+            time.sleep(0.05)  # noqa: ASYNC251 - as bad handlers do
+        assert await reader.read(100) == b"question"
+        writer.write(b"answer")
+        writer.close()
+
     def handler(self, connection: pydlb.Connection) -> None:
         """Answers; one in a while takes its time."""
         if time.monotonic() < self.stall_until:
@@ -100,9 +136,18 @@ class Chaos:
         assert connection.socket.recv(100) == b"question"
         connection.socket.sendall(b"answer")
 
+    def loops(self, name: str) -> Callable[[pydlb.Worker], LoopWorker]:
+        factory = None
+        if name == "uvloop":
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        make_adapter = functools.partial(StreamAdapter, self.serve, limit=2**16)
+        return functools.partial(LoopWorker, make_adapter=make_adapter, loop_factory=factory)
+
     def add(self) -> None:
         if len(self.balancer.workers) < MOST:
-            self.balancer.add(functools.partial(ThreadWorker, handler=self.handler))
+            self.balancer.add(self.make_runner)
 
     def remove(self) -> None:
         if len(self.balancer.workers) > FEWEST:
@@ -148,8 +193,7 @@ class Chaos:
         """Nobody is told to connect there any more; who has, is served."""
         if len(self.listeners) > 1:
             listener = self.listeners.pop()
-            self.clients.addresses = self.clients.addresses[:-1]
-            time.sleep(0.02)  # for who has just read the address
+            self.clients.forget(self.balancer.address(listener))
             self.balancer.unlisten(listener, PATIENCE)
 
     def pause_accepting(self) -> None:
@@ -221,12 +265,27 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1000, help="connections per second")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--backend", choices=["emulated", "software"], default="emulated")
+    parser.add_argument("--accept", choices=["native", "workers"], default="native")
+    parser.add_argument("--loop", choices=["none", "asyncio", "uvloop"], default="none", help="none: plain threads")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    chaos = Chaos(rate=options.rate, seed=options.seed, backend=options.backend)
+    chaos = Chaos(
+        rate=options.rate, seed=options.seed, backend=options.backend, accept=options.accept, loop=options.loop
+    )
     stats = chaos.run(options.seconds)
     print(json.dumps(chaos.done))
-    names = ("accepted", "served", "refused", "aborted", "fallbacks", "recoveries", "resent", "taken_back", "limited")
+    names = (
+        "accepted",
+        "served",
+        "refused",
+        "aborted",
+        "fallbacks",
+        "recoveries",
+        "resent",
+        "taken_back",
+        "limited",
+        "kept",
+    )
     figures = ", ".join(f"{getattr(stats, name)} {name.replace('_', ' ')}" for name in names)
     print(f"{chaos.clients.answered} answered in {options.seconds:.0f} s; {figures}")
     wrong = chaos.verdict(stats)

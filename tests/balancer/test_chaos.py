@@ -13,12 +13,13 @@ SECONDS = float(os.environ.get("PDLB_SOAK_SECONDS", "5"))
 RATE = float(os.environ.get("PDLB_SOAK_RATE", "300"))
 
 
+@pytest.mark.parametrize("accept", ["native", "workers"])
 @pytest.mark.parametrize("backend", ["emulated", "software"])
 @pytest.mark.timeout(SECONDS + 180)
-def test_nothing_is_lost_whatever_happens(backend: str) -> None:
+def test_nothing_is_lost_whatever_happens(backend: str, accept: str) -> None:
     seed = int(os.environ.get("PDLB_TEST_SEED") or random.SystemRandom().randrange(2**32))
     print(f"seed {seed}")
-    chaos = Chaos(rate=RATE, seed=seed, backend=backend)
+    chaos = Chaos(rate=RATE, seed=seed, backend=backend, accept=accept)
     stats = chaos.run(SECONDS)
     print(chaos.done, stats)
     assert chaos.verdict(stats) == []
