@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from typing import TYPE_CHECKING
+
+import pytest
 
 import pydlb
 
@@ -142,3 +145,49 @@ def test_workers_come_and_go(clients: Clients, wait_until: Callable[..., None]) 
         assert (stats.accepted, stats.served, stats.aborted) == (4, 2, 2)
         assert [worker.name for worker in stats.workers] == ["worker_0", "worker_1", "worker_2"]
         balancer.worker()
+
+
+# ---- who was refused, and why ----------------------------------------------------------------------------------------
+
+
+def causes(stats: pydlb.BalancerStats) -> dict[str, int]:
+    """Those that there were; they are all that were refused."""
+    assert sum(stats.refused_by.values()) == stats.refused
+    return {cause: count for cause, count in stats.refused_by.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [
+        (pydlb.Limits(total=1, when_full="reset"), "limit"),
+        (pydlb.Limits(per_worker=1, when_full="reset"), "worker_limit"),
+    ],
+)
+def test_refused_at_a_limit(
+    limits: pydlb.Limits, cause: str, clients: Clients, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    with pydlb.Balancer(0, limits=limits) as balancer:
+        worker = balancer.worker()
+        address = balancer.address(balancer.listen())
+        clients.connect(address)
+        connection = worker.accept_blocking(30)
+        for _ in range(3):
+            with contextlib.suppress(ConnectionResetError):
+                clients.connect(address)
+        wait_until(lambda: balancer.stats().refused == 3)
+        assert causes(balancer.stats()) == {cause: 3}
+        assert connection is not None
+        connection.close()
+
+
+@pytest.mark.parametrize(("workers", "cause"), [(0, "no_worker"), (1, "closing")])
+def test_refused_at_the_end(
+    workers: int, cause: str, clients: Clients, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    balancer = pydlb.Balancer(0)
+    for _ in range(workers):
+        balancer.worker()
+    clients.connect(balancer.address(balancer.listen()), 2)
+    wait_until(lambda: balancer.stats().waiting == 2)
+    assert causes(balancer.stats()) == {}
+    assert causes(balancer.close(timeout=0)) == {cause: 2}

@@ -91,7 +91,7 @@ def test_balance_is_over_all_listeners_or_per_listener(house: Callable[..., Any]
 def test_random_is_repeatable_and_reaches_all(house: Callable[..., Any]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    first, second = (house(4, policy=policies.Random(seed)).visit(64) for _ in range(2))
+    first, second = (house(4, policy=policies.Random(seed), grace=PATIENT).visit(64) for _ in range(2))
     assert first == second
     assert len(set(first)) == 4
 
