@@ -1,6 +1,7 @@
 /* Making and changing: the region, queues, ports. One control call at a time. */
 #include <errno.h>
 
+#include "front_wide.h"
 #include "internal.h"
 
 #define PAGE 4096u
@@ -25,6 +26,8 @@ static void lay_out(struct engine_header *header, const struct pdlb_engine_confi
   header->ldb_ports = config->ldb_ports;
   header->dir_ports = config->dir_ports;
   header->credits_total = config->credits;
+  header->credits_ahead = config->credits / (4 * (config->ldb_queues + config->dir_queues + 1));
+  if (header->credits_ahead > 4 * FRONT) header->credits_ahead = 4 * FRONT;
   header->ring_shift = shift_for(config->credits ? config->credits : 1);
   header->history_slots = HISTORY_ROOM * power_of_two(config->history_entries ? config->history_entries : 1);
   const uint64_t queues = config->ldb_queues + config->dir_queues, ports = config->ldb_ports + config->dir_ports;
@@ -335,13 +338,17 @@ int pdlb_engine_port_create(struct pdlb_engine *engine, const struct pdlb_port_c
 
 void pdlb_engine_use(struct pdlb_engine *engine, uint32_t index, struct pdlb_engine_user *user) {
   struct engine_port *port = &engine->ports[index];
-  *user = (struct pdlb_engine_user){.engine = engine,
-                                    .port = port,
-                                    .history = engine_history(engine, port),
-                                    .credits = &engine->header->credits,
-                                    .flows = engine->base + engine->header->flows_at,
-                                    .flows_stride = engine->header->flows_stride,
-                                    .index = index,
-                                    .owner = engine->owner};
+  *user = (struct pdlb_engine_user){
+      .engine = engine,
+      .port = port,
+      .history = engine_history(engine, port),
+      .flows = engine->base + engine->header->flows_at,
+      .flows_stride = engine->header->flows_stride,
+      .index = index,
+      .owner = engine->owner,
+#ifdef ENGINE_HAS_WIDE
+      .wide = front_wide_here(),
+#endif
+  };
   atomic_store_explicit(&user->port->user, engine->owner, memory_order_release);
 }

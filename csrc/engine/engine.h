@@ -55,11 +55,11 @@ struct pdlb_engine_user {
   struct pdlb_engine *engine;
   struct engine_port *port;
   _Atomic uint64_t *history; /* the port's slice of the history list */
-  _Atomic int32_t *credits;  /* the domain's */
   char *flows;               /* the flow words of load-balanced queue 0; those of the next one are */
   uint64_t flows_stride;     /* so many bytes further on */
   uint32_t index;
   uint32_t owner; /* the engine's */
+  bool wide;      /* this processor has what front_wide.h takes */
 };
 
 size_t pdlb_engine_size(const struct pdlb_engine_config *config);

@@ -1,10 +1,10 @@
 /* The way in: credits, then the front of the element's queue, or the ring of its priority.
  *
  * Every ring has room for all credits of the domain, so an element with a credit always finds a place, and
- * back-pressure shows in exactly one spot: where credits are taken. They are taken inside the ingress lock, where a
+ * back-pressure shows in exactly one spot: where credits are reserved. They are moved inside the ingress lock, where a
  * dead owner's can be told from a live one's.
  */
-#include "front.h"
+#include "front_wide.h"
 #include "internal.h"
 
 enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key) {
@@ -16,6 +16,8 @@ enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t ke
   return queue->types & (1u << type) ? PDLB_TAKEN : PDLB_BAD_SCHED;
 }
 
+/* ---- credits ----------------------------------------------------------------------------------------------------- */
+
 /* One addition in the common case. Whoever finds too few has taken all there were, and gives back what was not there.
  */
 uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
@@ -26,27 +28,75 @@ uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
   return taken;
 }
 
+/* Under the ingress lock: how many of `count` elements the queue has credits for, after it has reserved what it can. */
+static __attribute__((noinline)) uint32_t reserve(struct pdlb_engine *engine, struct engine_queue *queue,
+                                                  uint32_t count) {
+  const uint64_t in = engine_get(&queue->front_tail) + engine_get(&queue->ring_in);
+  const uint32_t waiting = (uint32_t)(in - atomic_load_explicit(&queue->scheduled, memory_order_acquire));
+  uint32_t reserved = atomic_load_explicit(&queue->reserved, memory_order_relaxed);
+  if (reserved < waiting + count) {
+    reserved += engine_take_credits(engine, waiting + count - reserved + engine->header->credits_ahead);
+    atomic_store_explicit(&queue->reserved, reserved, memory_order_relaxed);
+  }
+  const uint32_t free = reserved - waiting;
+  queue->credit_until = in + free;
+  return count < free ? count : free;
+}
+
+static inline bool has_credits(const struct engine_queue *queue, uint32_t count) {
+  return engine_get(&queue->front_tail) + engine_get(&queue->ring_in) + count <= queue->credit_until;
+}
+
+/* Under the ingress lock. */
+static uint32_t give_up_reserve(struct pdlb_engine *engine, struct engine_queue *queue) {
+  const uint64_t tail = engine_get(&queue->front_tail), in = tail + engine_get(&queue->ring_in);
+  const uint32_t waiting = (uint32_t)(in - atomic_load_explicit(&queue->scheduled, memory_order_acquire));
+  const uint32_t surplus = atomic_load_explicit(&queue->reserved, memory_order_relaxed) - waiting;
+  queue->front_until = tail;
+  queue->credit_until = in;
+  atomic_store_explicit(&queue->reserved, waiting, memory_order_relaxed);
+  engine_give_credits(engine, surplus);
+  return surplus;
+}
+
+bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but) {
+  uint32_t collected = 0;
+  for (uint32_t index = 0; index < engine_queue_count(engine->header); index++) {
+    struct engine_queue *queue = &engine->queues[index];
+    const uint32_t reserved = atomic_load_explicit(&queue->reserved, memory_order_relaxed);
+    if (index == but || !reserved || reserved <= engine_queued(queue)) continue;
+    engine_lock(engine, &queue->ingress);
+    collected += give_up_reserve(engine, queue);
+    engine_unlock(&queue->ingress);
+  }
+  return collected;
+}
+
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
-/* `front_seen` is old, or tells that the rings are in use; or the front has elements of another type. */
-static __attribute__((noinline)) bool front_can_take(struct engine_queue *queue, uint64_t tail, uint32_t count,
-                                                     uint32_t way) {
+/* Whether the front takes elements for which there are credits: it was full, or without credits, when last looked at;
+ * or the rings are in use; or it has elements of another type. */
+static bool front_can_take(struct engine_queue *queue, uint32_t count, uint32_t way) {
+  const uint64_t tail = engine_get(&queue->front_tail), ring_in = engine_get(&queue->ring_in);
   if (engine_slow(queue) & SLOW_RINGS) {
-    if (engine_get(&queue->ring_in) != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) return false;
+    if (ring_in != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) return false;
     atomic_fetch_and_explicit(&queue->slow, ~SLOW_RINGS, memory_order_relaxed);
   }
-  queue->front_seen = atomic_load_explicit(&queue->front_taken, memory_order_acquire);
-  if (queue->front_seen == tail) atomic_store_explicit(&queue->front_way, way, memory_order_relaxed);
-  if (tail + count - queue->front_seen <= FRONT && atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way)
+  const uint64_t taken = atomic_load_explicit(&queue->front_taken, memory_order_acquire);
+  if (taken == tail) atomic_store_explicit(&queue->front_way, way, memory_order_relaxed);
+  if (tail + count - taken <= FRONT && atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way) {
+    const uint64_t places = taken + FRONT, credits = queue->credit_until - ring_in;
+    queue->front_until = places < credits ? places : credits;
     return true;
+  }
   /* What comes from now on is younger than all in the front, until the rings are empty. */
   atomic_fetch_or_explicit(&queue->slow, SLOW_RINGS, memory_order_relaxed);
-  queue->front_seen = tail - FRONT;
+  queue->front_until = tail;
   return false;
 }
 
-static inline bool front_takes(struct engine_queue *queue, uint64_t tail, uint32_t count, uint32_t way) {
-  return LIKELY(tail + count - queue->front_seen <= FRONT &&
+static inline bool front_takes(const struct engine_queue *queue, uint64_t tail, uint32_t count, uint32_t way) {
+  return LIKELY(tail + count <= queue->front_until &&
                 atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way);
 }
 
@@ -97,15 +147,16 @@ static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const
     atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
 }
 
-void engine_append_locked(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
-  struct engine_queue *queue = &engine->queues[index];
+/* Elements of one key, for which the queue has credits. */
+static void put(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
+                uint32_t count) {
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t way = engine_event_key(events);
-  const bool in_front = front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way);
+  const bool in_front = front_takes(queue, tail, count, way) || front_can_take(queue, count, way);
   if (!in_front && count == 1) {
-    put_one_in_ring(engine, index, events);
+    put_one_in_ring(engine, queue->index, events);
   } else if (!in_front) {
-    put_in_rings(engine, index, events, count);
+    put_in_rings(engine, queue->index, events, count);
   } else {
     if (count == 1)
       put_one_in_front(queue, tail, events);
@@ -115,11 +166,30 @@ void engine_append_locked(struct pdlb_engine *engine, uint32_t index, const stru
   }
 }
 
-void engine_append(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
+void engine_append_with_credits(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
+                                uint32_t count) {
   struct engine_queue *queue = &engine->queues[index];
+  const uint32_t reserved = atomic_load_explicit(&queue->reserved, memory_order_relaxed);
+  atomic_store_explicit(&queue->reserved, reserved + count, memory_order_relaxed);
+  queue->credit_until += count;
+  put(engine, queue, events, count);
+}
+
+/* As many as there are credits for, with what the domain has left. */
+static uint32_t append_some(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
+                            uint32_t count) {
   engine_lock(engine, &queue->ingress);
-  engine_append_locked(engine, index, events, count);
+  if (!has_credits(queue, count)) count = reserve(engine, queue, count);
+  if (LIKELY(count)) put(engine, queue, events, count);
   engine_unlock_and_fence(&queue->ingress);
+  return count;
+}
+
+uint32_t engine_append(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
+  struct engine_queue *queue = &engine->queues[index];
+  const uint32_t done = append_some(engine, queue, events, count);
+  if (LIKELY(done == count) || !engine_collect_credits(engine, index)) return done;
+  return done + append_some(engine, queue, events + done, count - done);
 }
 
 uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count) {
@@ -130,16 +200,6 @@ uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count) {
 }
 
 /* ---- sending: the general case ----------------------------------------------------------------------------------- */
-
-static uint32_t append_with_credit(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
-                                   uint32_t count) {
-  struct engine_queue *queue = &engine->queues[index];
-  engine_lock(engine, &queue->ingress);
-  const uint32_t credits = engine_take_credits(engine, count);
-  if (LIKELY(credits != 0)) engine_append_locked(engine, index, events, credits);
-  engine_unlock_and_fence(&queue->ingress);
-  return credits;
-}
 
 static enum pdlb_refusal check_sender(const struct engine_port *port) {
   const uint32_t notice = engine_notice(port);
@@ -162,7 +222,7 @@ static __attribute__((noinline)) uint32_t send_runs(const struct pdlb_engine_use
       break;
     }
     const uint32_t run = engine_run_of_key(events + sent, count - sent);
-    const uint32_t taken = append_with_credit(engine, queue->index, events + sent, run);
+    const uint32_t taken = engine_append(engine, queue->index, events + sent, run);
     if (taken) engine_offer(engine, queue->index, taken);
     sent += taken;
     if (UNLIKELY(taken < run)) {
@@ -181,20 +241,6 @@ static __attribute__((noinline)) uint32_t offer_and_return(struct pdlb_engine *e
   return count;
 }
 
-static inline void turn_back(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count) {
-  atomic_fetch_add_explicit(user->credits, (int32_t)count, memory_order_release);
-  engine_unlock(&queue->ingress);
-}
-
-/* The ingress lock and `count` credits; false if not both can be had at once. */
-static inline bool enter(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count) {
-  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return false;
-  const int32_t left = atomic_fetch_sub_explicit(user->credits, (int32_t)count, memory_order_acquire) - (int32_t)count;
-  if (LIKELY(left >= 0)) return true;
-  turn_back(user, queue, count);
-  return false;
-}
-
 /* After the commit. */
 static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count,
                              enum pdlb_refusal *why) {
@@ -205,42 +251,71 @@ static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_
   return count;
 }
 
-/* With what `enter` gave, to a place that wraps. */
+/* Under the lock, to a place that wraps. */
 static __attribute__((noinline)) uint32_t send_wrapped(const struct pdlb_engine_user *user,
                                                        const struct pdlb_event *events, uint32_t count,
-                                                       enum pdlb_refusal *why, struct engine_queue *queue) {
+                                                       enum pdlb_refusal *why, struct engine_queue *queue,
+                                                       uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (LIKELY(put_in_front(queue, tail, events, count, engine_event_key(events)))) {
+  if (LIKELY(put_in_front(queue, tail, events, count, way))) {
     store_front_tail(queue, tail + count);
     return leave(user, queue, count, why);
   }
-  turn_back(user, queue, count);
+  engine_unlock(&queue->ingress);
   return send_runs(user, events, count, why);
 }
 
-static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_user *user,
-                                                     const struct pdlb_event *events, uint32_t count,
-                                                     enum pdlb_refusal *why, struct engine_queue *queue) {
-  const uint32_t way = engine_event_key(events);
-  if (UNLIKELY(count > FRONT || !enter(user, queue, count))) return send_runs(user, events, count, why);
+typedef bool put_function(struct engine_queue *queue, uint32_t slot, const struct pdlb_event *events, uint32_t count,
+                          uint32_t way);
+
+static bool room_for(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count, uint32_t way) {
+  return (has_credits(queue, count) || reserve(engine, queue, count) == count) && front_can_take(queue, count, way);
+}
+
+static inline __attribute__((always_inline)) uint32_t send_batch_by(const struct pdlb_engine_user *user,
+                                                                    const struct pdlb_event *events, uint32_t count,
+                                                                    enum pdlb_refusal *why, struct engine_queue *queue,
+                                                                    uint32_t way, put_function *put_straight) {
+  if (UNLIKELY(count > FRONT || !engine_try_lock_as(user->owner, &queue->ingress)))
+    return send_runs(user, events, count, why);
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t slot = (uint32_t)tail & FRONT_MASK;
-  if (LIKELY(front_takes(queue, tail, count, way) || front_can_take(queue, tail, count, way))) {
-    if (UNLIKELY(slot + count > FRONT)) return send_wrapped(user, events, count, why, queue);
-    if (LIKELY(front_put(queue, slot, events, count, way))) {
+  if (LIKELY(front_takes(queue, tail, count, way) || room_for(user->engine, queue, count, way))) {
+    if (UNLIKELY(slot + count > FRONT)) return send_wrapped(user, events, count, why, queue, way);
+    if (LIKELY(put_straight(queue, slot, events, count, way))) {
       store_front_tail(queue, tail + count);
       return leave(user, queue, count, why);
     }
   }
-  turn_back(user, queue, count);
+  engine_unlock(&queue->ingress);
   return send_runs(user, events, count, why);
 }
 
-/* With what `enter` gave: not, or not at first sight, into the front. */
+#ifdef ENGINE_HAS_WIDE
+WIDE static __attribute__((noinline)) uint32_t send_batch_wide(const struct pdlb_engine_user *user,
+                                                               const struct pdlb_event *events, uint32_t count,
+                                                               enum pdlb_refusal *why, struct engine_queue *queue,
+                                                               uint32_t way) {
+  return send_batch_by(user, events, count, why, queue, way, front_put_wide);
+}
+#endif
+
+static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_user *user,
+                                                     const struct pdlb_event *events, uint32_t count,
+                                                     enum pdlb_refusal *why, struct engine_queue *queue, uint32_t way) {
+  return send_batch_by(user, events, count, why, queue, way, front_put);
+}
+
+/* Under the lock: not, or not at first sight, into the front. */
 static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_user *user,
                                                       const struct pdlb_event *event, enum pdlb_refusal *why,
                                                       struct engine_queue *queue) {
-  engine_append_locked(user->engine, queue->index, event, 1);
+  struct pdlb_engine *engine = user->engine;
+  if (UNLIKELY(!has_credits(queue, 1)) && !reserve(engine, queue, 1)) {
+    engine_unlock(&queue->ingress);
+    return send_runs(user, event, 1, why);
+  }
+  put(engine, queue, event, 1);
   return leave(user, queue, 1, why);
 }
 
@@ -253,9 +328,12 @@ uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb
   const uint32_t way = engine_event_key(events);
   struct engine_queue *queue = engine_route(user->engine, way);
   if (UNLIKELY(!queue)) return send_runs(user, events, count, why);
-  if (count > 1) return send_batch(user, events, count, why, queue);
+#ifdef ENGINE_HAS_WIDE
+  if (count >= 32 && user->wide) return send_batch_wide(user, events, count, why, queue, way);
+#endif
+  if (count > 1) return send_batch(user, events, count, why, queue, way);
 
-  if (UNLIKELY(!enter(user, queue, 1))) return send_runs(user, events, 1, why);
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return send_runs(user, events, 1, why);
   const uint64_t tail = engine_get(&queue->front_tail);
   if (UNLIKELY(!front_takes(queue, tail, 1, way))) return send_behind(user, events, why, queue);
   put_one_in_front(queue, tail, events);

@@ -49,12 +49,7 @@ static uint32_t take_places(struct pdlb_engine *engine, uint32_t port_index, uin
  * atomic flow stays behind. False if there was no credit. */
 static bool send_at_once(struct pdlb_engine *engine, uint32_t port, const struct pdlb_event *event) {
   const uint32_t index = engine_key_queue(engine, engine_event_key(event));
-  struct engine_queue *queue = &engine->queues[index];
-  engine_lock(engine, &queue->ingress);
-  const bool credit = engine_take_credits(engine, 1);
-  if (credit) engine_append_locked(engine, index, event, 1);
-  engine_unlock_and_fence(&queue->ingress);
-  if (!credit) return false;
+  if (!engine_append(engine, index, event, 1)) return false;
   engine_offer(engine, index, 1);
   engine_complete(engine, port, 1);
   return true;
@@ -73,7 +68,7 @@ static uint32_t forward_each(struct pdlb_engine *engine, uint32_t port_index, co
     const uint32_t taken = line != NIL ? take_places(engine, port_index, line, events + sent, good - sent)
                                        : send_at_once(engine, port_index, &events[sent]);
     sent += taken;
-    if (!taken) break;
+    if (!taken && (line == NIL || !engine_collect_credits(engine, NIL))) break;
   }
   if (line != NIL) engine_order_flush(engine, line);
   /* What holds for the first element that was not taken, in this order. */

@@ -117,13 +117,14 @@ static inline void front_put_at(struct pdlb_event *to, const struct pdlb_event *
   place[key] += sizeof *event;
 }
 
+/* By so many in one go as `step`, a constant, says. */
 static inline __attribute__((always_inline)) void front_spread(struct front_part part, front_places place,
-                                                               struct pdlb_event *to) {
+                                                               struct pdlb_event *to, uint32_t step) {
   const struct pdlb_event *event = part.event;
-  const uint8_t *key = part.key, *const end = key + part.count, *const eights = key + (part.count & ~7u);
-  for (; key != eights; key += 8, event += 8)
-#pragma GCC unroll 8
-    for (size_t j = 0; j < 8; j++) front_put_at(to, &event[j], place, key[j]);
+  const uint8_t *key = part.key, *const end = key + part.count, *const steps = key + (part.count & ~(step - 1));
+  for (; key != steps; key += step, event += step)
+#pragma GCC unroll 16
+    for (size_t j = 0; j < step; j++) front_put_at(to, &event[j], place, key[j]);
   for (; key != end; key++, event++) front_put_at(to, event, place, *key);
 }
 
@@ -134,8 +135,8 @@ static __attribute__((noinline)) void front_sort_wrapped(const struct engine_que
   const struct front_part second = {queue->front, queue->front_key, count - straight};
   front_places places;
   front_begin(front_count(first) + front_count(second), places);
-  front_spread(first, places, events);
-  front_spread(second, places, events);
+  front_spread(first, places, events, 8);
+  front_spread(second, places, events, 8);
 }
 
 /* `count` elements from position `first` on, in order of priority and, within one, of arrival: counted, then each put
@@ -150,7 +151,7 @@ static inline __attribute__((always_inline)) void front_sort_out(const struct en
   const struct front_part all = {queue->front + slot, queue->front_key + slot, count};
   front_places places;
   front_begin(front_count(all), places);
-  front_spread(all, places, events);
+  front_spread(all, places, events, 8);
 }
 
 #endif

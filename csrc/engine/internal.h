@@ -68,18 +68,21 @@ static inline struct engine_queue *engine_route(const struct pdlb_engine *engine
 /* Why there is no route; PDLB_TAKEN where there is one. */
 enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key);
 
-/* With a lock held. Up to `wanted` credits. */
+/* With a lock held. Up to `wanted` credits that no queue has reserved. */
 uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted);
 static inline void engine_give_credits(struct pdlb_engine *engine, uint32_t count) {
   atomic_fetch_add_explicit(&engine->header->credits, (int32_t)count, memory_order_release);
 }
+/* With no lock held. Queues but `but` give back what they have reserved and do not need. False if that is nothing. */
+bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but);
 
 static inline uint64_t engine_now(const struct pdlb_engine *engine) { return engine->host->now(engine->context); }
 
-/* Under the queue's ingress lock: elements of one key, for which the caller holds credits. */
-void engine_append_locked(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
-/* The same with no ingress lock held. Wakes nobody. */
-void engine_append(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
+/* Under the queue's ingress lock: elements of one key, whose credits come with them. */
+void engine_append_with_credits(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events,
+                                uint32_t count);
+/* With no ingress lock held: as many as there are credits for. Wakes nobody. */
+uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
 /* How many of the elements, from the first on, have the first one's key. */
 uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count);
 
@@ -166,8 +169,7 @@ static inline __attribute__((always_inline)) bool engine_release_quietly(const s
     if (count != 1 || UNLIKELY(!atomic_compare_exchange_strong_explicit(flow, &last_one, 0, memory_order_release,
                                                                         memory_order_relaxed)))
       return false;
-  } else if (ENTRY_TYPE(entry) != PDLB_SCHED_UNORDERED || ENTRY_COUNT(entry) != count ||
-             UNLIKELY(user->engine->queues[ENTRY_QUEUE(entry)].limited)) {
+  } else if (entry >> ENTRY_TYPE_SHIFT != PDLB_SCHED_UNORDERED || ENTRY_COUNT(entry) != count) {
     return false;
   }
   atomic_store_explicit(&port->history_head, head + 1, memory_order_release);
@@ -201,7 +203,9 @@ static inline void engine_shorten_oldest(const struct pdlb_engine *engine, struc
     atomic_store_explicit(&port->history_head, head + 1, memory_order_relaxed);
   else
     atomic_store_explicit(
-        oldest, ENTRY_MAKE(ENTRY_FIRST(entry) + done, ENTRY_COUNT(entry) - done, ENTRY_QUEUE(entry), ENTRY_TYPE(entry)),
+        oldest,
+        ENTRY_MAKE(ENTRY_FIRST(entry) + done, ENTRY_COUNT(entry) - done, ENTRY_QUEUE(entry), ENTRY_TYPE(entry)) |
+            (entry & ENTRY_LIMITED),
         memory_order_relaxed);
 }
 
@@ -230,10 +234,7 @@ static inline uint64_t engine_enqueued(const struct engine_queue *queue) {
 }
 
 static inline uint64_t engine_scheduled(const struct engine_queue *queue) {
-  const uint64_t out = atomic_load_explicit(&queue->front_taken, memory_order_seq_cst) +
-                       atomic_load_explicit(&queue->front_gone, memory_order_seq_cst) +
-                       atomic_load_explicit(&queue->ring_out, memory_order_seq_cst);
-  return out - atomic_load_explicit(&queue->parked, memory_order_seq_cst);
+  return atomic_load_explicit(&queue->scheduled, memory_order_seq_cst);
 }
 
 /* Elements that wait: a guess, as above, but never below 0. */

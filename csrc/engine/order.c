@@ -47,7 +47,7 @@ static void deliver(struct pdlb_engine *engine, struct engine_queue *line, const
   line->flush.until = line->oldest_sequence + slots;
   line->flush.arrived = engine_enqueued(target);
   __atomic_store_n(&line->flush.target, target_index + 1, __ATOMIC_RELEASE);
-  engine_append_locked(engine, target_index, events, count);
+  engine_append_with_credits(engine, target_index, events, count);
   engine_unlock_and_fence(&target->ingress);
 }
 

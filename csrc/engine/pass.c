@@ -104,18 +104,19 @@ static inline void note(struct pass *pass, uint64_t entry) {
 
 /* Runs of unordered and of ordered elements share an entry; but never one that was there before the pass. */
 static inline void note_run(struct pass *pass, uint32_t type, uint32_t first, uint32_t count) {
+  const uint64_t limited = pass->queue->entry & ENTRY_LIMITED;
   if (pass->tail != pass->first_entry) {
     history_entry *last = &engine_history(pass->engine, pass->port)[(pass->tail - 1) & pass->port->history_mask];
     const uint64_t entry = atomic_load_explicit(last, memory_order_relaxed);
     const uint32_t so_far = ENTRY_COUNT(entry);
     if (ENTRY_TYPE(entry) == type && so_far + count <= ENTRY_MOST &&
         (type == PDLB_SCHED_UNORDERED || ENTRY_FIRST(entry) + so_far == first)) {
-      atomic_store_explicit(last, ENTRY_MAKE(ENTRY_FIRST(entry), so_far + count, pass->queue_index, type),
+      atomic_store_explicit(last, ENTRY_MAKE(ENTRY_FIRST(entry), so_far + count, pass->queue_index, type) | limited,
                             memory_order_relaxed);
       return;
     }
   }
-  note(pass, ENTRY_MAKE(first, count, pass->queue_index, type));
+  note(pass, ENTRY_MAKE(first, count, pass->queue_index, type) | limited);
 }
 
 enum verdict { TAKE, PARK, WAIT };
@@ -307,7 +308,7 @@ static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
     if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;
   }
   if (queue->even && engine_any_queued(queue)) engine_start_waiting(pass->engine, queue);
-  engine_give_credits(pass->engine, taken);
+  engine_add(&queue->scheduled, taken);
 }
 
 /* Whom the pass found asleep though there is work for them. */

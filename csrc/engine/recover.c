@@ -230,7 +230,9 @@ void engine_mend_ingress(struct engine_queue *queue) {
   else
     for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
       queue->tail_next[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
-  queue->front_seen = engine_slow(queue) & SLOW_RINGS ? tail - FRONT : engine_get(&queue->front_taken);
+  /* Credits and places are looked at again. */
+  queue->front_until = tail;
+  queue->credit_until = engine_enqueued(queue);
 }
 
 static void mend_front(struct engine_queue *queue) {
@@ -271,16 +273,26 @@ static void count_in_flight(struct burial *burial, struct engine_port *port, uin
   }
 }
 
-static void mend_egress(struct burial *burial, uint32_t index) {
+/* Flows, lines, and what is in flight. */
+static void mend_flights(struct burial *burial, uint32_t index) {
   struct engine_queue *queue = &burial->engine->queues[index];
-  mend_front(queue);
-  mend_rings(queue);
-  if (queue->directed) return;
   if (queue->window) mend_line(burial, index);
   mend_flows(burial, index);
   if (!queue->limited) return;
   atomic_store_explicit(&queue->inflight, 0, memory_order_relaxed);
   each_port(burial, false, count_in_flight, index);
+}
+
+static void mend_egress(struct burial *burial, uint32_t index) {
+  struct engine_queue *queue = &burial->engine->queues[index];
+  mend_front(queue);
+  mend_rings(queue);
+  if (!queue->directed) mend_flights(burial, index);
+  atomic_store_explicit(&queue->scheduled,
+                        engine_get(&queue->front_taken) +
+                            atomic_load_explicit(&queue->front_gone, memory_order_relaxed) +
+                            engine_get(&queue->ring_out) - atomic_load_explicit(&queue->parked, memory_order_relaxed),
+                        memory_order_release);
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -313,23 +325,27 @@ static void unlock_all(const struct burial *burial) {
   engine_unlock(&engine->header->recovery_lock);
 }
 
-static uint64_t scheduled_in_all(const struct pdlb_engine *engine, uint32_t *waiting) {
-  uint64_t scheduled = 0;
-  *waiting = 0;
+/* What is left of all credits when each queue has as many as it needs. */
+static uint32_t reserve_anew(const struct pdlb_engine *engine) {
+  uint32_t left = engine->header->credits_total;
   for (uint32_t index = 0; index < engine_queue_count(engine->header); index++) {
-    const struct engine_queue *queue = &engine->queues[index];
-    scheduled += engine_scheduled(queue);
-    *waiting += engine_queued(queue) + atomic_load_explicit(&queue->in_line, memory_order_relaxed);
+    struct engine_queue *queue = &engine->queues[index];
+    const uint32_t waiting = engine_queued(queue);
+    atomic_store_explicit(&queue->reserved, waiting, memory_order_relaxed);
+    queue->front_until = engine_get(&queue->front_tail);
+    queue->credit_until = engine_enqueued(queue);
+    left -= waiting + atomic_load_explicit(&queue->in_line, memory_order_relaxed);
   }
-  return scheduled;
+  return left;
 }
 
-/* Credits are what is left of all when those of waiting elements are taken away. What left a queue and came to no port
- * is counted as received and released by one of the dead process's. */
+/* Credits are what is left of all when those of waiting elements are taken away; no queue has any in reserve. What left
+ * a queue and came to no port is counted as received and released by one of the dead process's. */
 static uint32_t balance(struct burial *burial) {
   const struct pdlb_engine *engine = burial->engine;
-  uint32_t waiting;
-  uint64_t lost = scheduled_in_all(engine, &waiting);
+  uint64_t lost = 0;
+  for (uint32_t index = 0; index < engine_queue_count(engine->header); index++)
+    lost += engine_scheduled(&engine->queues[index]);
   struct engine_port *heir = NULL;
   for (uint32_t directed = 0; directed < 2; directed++)
     for (uint32_t id = 0; id < engine->header->ports_made[directed]; id++) {
@@ -341,8 +357,7 @@ static uint32_t balance(struct burial *burial) {
     atomic_fetch_add_explicit(&heir->received, lost, memory_order_relaxed);
     atomic_fetch_add_explicit(&heir->released, lost, memory_order_relaxed);
   }
-  atomic_store_explicit(&engine->header->credits, (int32_t)(engine->header->credits_total - waiting),
-                        memory_order_release);
+  atomic_store_explicit(&engine->header->credits, (int32_t)reserve_anew(engine), memory_order_release);
   return (uint32_t)lost;
 }
 

@@ -17,9 +17,13 @@
  * slot, or held by a port, whose history list names it. Between leaving a queue and entering the history it is lost
  * with the process that was taking it.
  *
+ * Credits. What waits in a queue holds the domain's credits, and so does what waits in an ordered line. A queue
+ * reserves some, more than it needs at the moment, and who sends need not look further: what has left the queue is that
+ * much room for what comes. When the domain has none left, the sender collects what other queues have and do not need.
+ *
  * Locks. Each queue has two: `ingress` for those who append, `egress` for those who schedule or release. The order is
  * control, then egress, then ingress; at most one of each kind is held, but by recovery, which holds all of the last
- * two. Credits are taken and given, and what a port has received is counted, with a lock held: so recovery can add up.
+ * two. Credits are moved, and what a port has received is counted, with a lock held: so recovery can add up.
  */
 #ifndef PDLB_ENGINE_REGION_H
 #define PDLB_ENGINE_REGION_H
@@ -57,6 +61,7 @@ struct engine_header {
   /* Fixed when formatted. */
   uint32_t ldb_queues, dir_queues, ldb_ports, dir_ports;
   uint32_t credits_total;
+  uint32_t credits_ahead;         /* so many more than it needs a queue reserves, if there are */
   _Atomic uint32_t ports_made[2]; /* load-balanced, directed: those beyond were never used */
   uint32_t ring_shift; /* a ring has 1 << ring_shift elements: room for every credit, so a send with credit fits */
   uint32_t history_slots;
@@ -69,7 +74,8 @@ struct engine_header {
   _Atomic uint32_t started;
   _Atomic uint32_t external_clock;
 
-  alignas(CACHE_LINE) _Atomic int32_t credits; /* below 0 for a moment, where somebody wanted more than there were */
+  /* That no queue has reserved; below 0 for a moment, where somebody wanted more than there were. */
+  alignas(CACHE_LINE) _Atomic int32_t credits;
   alignas(CACHE_LINE) _Atomic uint64_t wakes;
   _Atomic uint64_t rewakes;
   _Atomic uint64_t refused_no_credit;
@@ -124,8 +130,10 @@ struct engine_queue {
   /* Appending: under `ingress`. A tail is the commit of a send. */
   alignas(CACHE_LINE) _Atomic uint32_t ingress;
   _Atomic uint64_t front_tail; /* elements that ever came to the front */
-  uint64_t front_seen;         /* `front_taken`, as last looked at from here */
+  uint64_t front_until;        /* up to here the front has places, and the queue credits, as last looked at */
   _Atomic uint32_t front_way;  /* bytes 10 and 11, as a route has them, of all that lies in the front */
+  _Atomic uint32_t reserved;   /* credits: for what waits, and for what may come */
+  uint64_t credit_until;       /* so many elements may ever come before credits are looked at again */
   _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
   uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown; else they are the same */
@@ -134,6 +142,7 @@ struct engine_queue {
   alignas(CACHE_LINE) _Atomic uint32_t egress;
   _Atomic uint32_t slow;
   _Atomic uint64_t front_taken; /* all before it are gone */
+  _Atomic uint64_t scheduled;   /* elements that were ever given to ports */
   uint64_t front_looked;        /* up to here the front is sorted into `left`; or it is below `front_taken` */
   _Atomic uint64_t ring_out;    /* the sum of the rings' heads */
   _Atomic uint32_t head[PDLB_PRIORITIES];
@@ -197,8 +206,8 @@ struct order_slot {
 };
 
 /* Elements that a port holds, oldest first, as runs that are released alike. One word, so that it changes at once: the
- * flow of an atomic one or the first sequence number of ordered ones, the count, the queue, the type. Atomic ones of a
- * queue that counts what is in flight are marked: of all others, the topmost byte is 0. */
+ * flow of an atomic one or the first sequence number of ordered ones, the count, the queue, the type; and a mark where
+ * the queue counts what is in flight. */
 typedef _Atomic uint64_t history_entry;
 
 #define ENTRY_LIMITED (1ull << 63)

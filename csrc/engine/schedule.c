@@ -4,7 +4,7 @@
  * first. Here is the port's side, and the case that is hoped for: the port can have all that waits in a queue, at once.
  * Everything else is a pass (pass.c).
  */
-#include "front.h"
+#include "front_wide.h"
 #include "internal.h"
 
 /* ---- all of a front ---------------------------------------------------------------------------------------------- */
@@ -68,9 +68,8 @@ static inline bool front_is_all(const struct engine_queue *queue, const _Atomic 
 }
 
 /* The port has what its history tells up to `history_tail`: `count` elements that have left the queue. */
-static inline void take_hold(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count,
+static inline void take_hold(struct engine_port *port, struct engine_queue *queue, uint32_t count,
                              uint32_t history_tail, uint32_t type) {
-  struct engine_port *port = user->port;
   atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
   engine_add(&port->received, count);
   if (UNLIKELY(type == PDLB_SCHED_DIRECTED))
@@ -78,24 +77,27 @@ static inline void take_hold(const struct pdlb_engine_user *user, struct engine_
   else
     engine_take_room(port, count);
   port->last_received = count;
-  atomic_fetch_add_explicit(user->credits, (int32_t)count, memory_order_release);
+  engine_add(&queue->scheduled, count);
   engine_unlock(&queue->egress);
 }
+
+typedef void sort_function(const struct engine_queue *queue, uint64_t first, uint32_t count, struct pdlb_event *events);
 
 /* All elements that wait in the queue's front, `most` or fewer, if nothing else waits; else none. */
 static inline __attribute__((always_inline)) uint32_t take_front(const struct pdlb_engine_user *user,
                                                                  struct engine_queue *queue,
                                                                  const _Atomic uint32_t *link, uint32_t linked,
-                                                                 struct pdlb_event *events, uint32_t most) {
+                                                                 struct pdlb_event *events, uint32_t most,
+                                                                 sort_function *sort_out) {
   struct engine_port *port = user->port;
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
-  if (UNLIKELY(!engine_try_lock(user->engine, &queue->egress))) return 0;
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return 0;
   const uint64_t taken = engine_get(&queue->front_taken);
   const uint32_t count = (uint32_t)(tail - taken);
   const uint32_t type = engine_key_type(atomic_load_explicit(&queue->front_way, memory_order_relaxed));
   uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed), first = 0;
   if (UNLIKELY(count - 1 >= most || !front_is_all(queue, link, linked) || count > port->room)) goto otherwise;
-  front_sort_out(queue, taken, count, events);
+  sort_out(queue, taken, count, events);
   if (type == PDLB_SCHED_ATOMIC) {
     if (UNLIKELY(!hold_atomic(user, queue, events, count, history_tail))) goto otherwise;
     history_tail += count;
@@ -106,7 +108,7 @@ static inline __attribute__((always_inline)) uint32_t take_front(const struct pd
     history_tail++;
   }
   atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
-  take_hold(user, queue, count, history_tail, type);
+  take_hold(port, queue, count, history_tail, type);
   return count;
 
 otherwise:
@@ -117,9 +119,9 @@ otherwise:
 /* ---- one element ------------------------------------------------------------------------------------------------- */
 
 /* The history tells of it as the port's next one, if the port may have it. */
-static inline bool hold_one(const struct pdlb_engine_user *user, struct engine_queue *queue,
-                            const struct pdlb_event *event, uint32_t type, uint32_t *history_tail) {
-  struct engine_port *port = user->port;
+static inline bool hold_one(const struct pdlb_engine_user *user, const struct engine_port *port,
+                            struct engine_queue *queue, const struct pdlb_event *event, uint32_t type,
+                            uint32_t *history_tail) {
   uint64_t entry = queue->entry;
   if (LIKELY(type == PDLB_SCHED_ATOMIC)) {
     const size_t flow = event->flow;
@@ -135,26 +137,28 @@ static inline bool hold_one(const struct pdlb_engine_user *user, struct engine_q
   } else {
     entry |= (uint64_t)type << ENTRY_TYPE_SHIFT;
   }
+  *history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
   if (LIKELY(type != PDLB_SCHED_DIRECTED))
     atomic_store_explicit(&user->history[(*history_tail)++ & port->history_mask], entry, memory_order_relaxed);
   return true;
 }
 
 /* The only element that waits, in the front. */
-static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint64_t tail,
-                             uint32_t linked, struct pdlb_event *event) {
+static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t linked,
+                             struct pdlb_event *event) {
   struct engine_port *port = user->port;
+  const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
   *event = queue->front[(tail - 1) & FRONT_MASK];
   const uint32_t type = pdlb_event_type(event);
-  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  uint32_t history_tail;
   if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 || !front_is_all(queue, &port->only_link, linked) ||
-               !hold_one(user, queue, event, type, &history_tail))) {
+               !hold_one(user, port, queue, event, type, &history_tail))) {
     engine_unlock(&queue->egress);
     return false;
   }
   atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
-  take_hold(user, queue, 1, history_tail, type);
+  take_hold(port, queue, 1, history_tail, type);
   return true;
 }
 
@@ -180,12 +184,12 @@ static __attribute__((noinline)) bool take_from_rings(const struct pdlb_engine_u
   const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
   *event = engine_ring(user->engine, queue->index, priority)[head & engine_ring_mask(user->engine)];
   const uint32_t type = pdlb_event_type(event);
-  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
-  if (UNLIKELY(!hold_one(user, queue, event, type, &history_tail))) goto otherwise;
+  uint32_t history_tail;
+  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) goto otherwise;
   queue->picks++;
   atomic_store_explicit(&queue->head[priority], head + 1, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, 1);
-  take_hold(user, queue, 1, history_tail, type);
+  take_hold(port, queue, 1, history_tail, type);
   return true;
 
 otherwise:
@@ -249,7 +253,8 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
     if (slot == 0xFF) break;
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire), index = LINK_QUEUE(link);
     if (link == LINK_NONE || !engine_any_queued(&engine->queues[index])) continue;
-    uint32_t got = take_front(user, &engine->queues[index], &port->link[slot], link, events + taken, max - taken);
+    uint32_t got =
+        take_front(user, &engine->queues[index], &port->link[slot], link, events + taken, max - taken, front_sort_out);
     if (!got) got = engine_pass(engine, user->index, slot, index, events + taken, max - taken, retry_at);
     if (got && !upside_down) serve_equals_next(port, order, position);
     taken += got;
@@ -258,13 +263,31 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
   return taken;
 }
 
+#ifdef ENGINE_HAS_WIDE
+WIDE static
+    __attribute__((noinline)) uint32_t schedule_front_wide(const struct pdlb_engine_user *user,
+                                                           struct pdlb_event *events, uint32_t max, uint64_t *retry_at,
+                                                           struct engine_queue *queue, uint32_t only) {
+  struct engine_port *port = user->port;
+  const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
+  const uint32_t taken = take_front(user, queue, &port->only_link, only, events, most, front_sort_out_wide);
+  return LIKELY(taken) ? taken : schedule_links(user, events, max, retry_at);
+}
+#endif
+
 static __attribute__((noinline)) uint32_t schedule_front(const struct pdlb_engine_user *user, struct pdlb_event *events,
                                                          uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
                                                          uint32_t only) {
   struct engine_port *port = user->port;
   const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
-  const uint32_t taken = take_front(user, queue, &port->only_link, only, events, most);
+  const uint32_t taken = take_front(user, queue, &port->only_link, only, events, most, front_sort_out);
   return LIKELY(taken) ? taken : schedule_links(user, events, max, retry_at);
+}
+
+static __attribute__((noinline)) uint32_t schedule_only(const struct pdlb_engine_user *user, struct pdlb_event *events,
+                                                        uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
+                                                        uint32_t only) {
+  return LIKELY(take_only(user, queue, only, events)) ? engine_one() : schedule_links(user, events, max, retry_at);
 }
 
 /* Nothing waits in the queue's front. */
@@ -275,27 +298,38 @@ static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engin
   return schedule_links(user, events, max, retry_at);
 }
 
-/* What the last call returned is released, where the port does so and that needs no lock. */
-static inline bool release_last(const struct pdlb_engine_user *user, uint32_t notice) {
+static inline __attribute__((always_inline)) uint32_t schedule_queue(const struct pdlb_engine_user *user,
+                                                                     struct pdlb_event *events, uint32_t max,
+                                                                     uint64_t *retry_at, uint32_t only) {
+  struct engine_queue *queue = engine_queue_of(user->engine, only);
+  const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
+  const uint64_t waiting = tail - engine_get(&queue->front_taken);
+  if (waiting == 1) return schedule_only(user, events, max, retry_at, queue, only);
+  if (UNLIKELY(!waiting)) return schedule_rings(user, events, max, retry_at, queue, only);
+#ifdef ENGINE_HAS_WIDE
+  if (user->wide) return schedule_front_wide(user, events, max, retry_at, queue, only);
+#endif
+  return schedule_front(user, events, max, retry_at, queue, only);
+}
+
+/* What the last call returned is released, if that needs no lock. */
+static __attribute__((noinline)) uint32_t schedule_releasing(const struct pdlb_engine_user *user,
+                                                             struct pdlb_event *events, uint32_t max,
+                                                             uint64_t *retry_at, uint32_t only) {
   struct engine_port *port = user->port;
   const uint32_t count = port->last_received;
-  if (!(notice & NOTICE_RELEASES) || !count) return true;
-  if (UNLIKELY(!engine_release_quietly(user, count))) return false;
+  if (UNLIKELY(count && !engine_release_quietly(user, count))) return schedule_links(user, events, max, retry_at);
   port->last_received = 0;
-  return true;
+  return schedule_queue(user, events, max, retry_at, only);
 }
 
 /* As in sending: nothing is called but to end with it. */
 uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at) {
-  struct engine_port *port = user->port;
-  const uint32_t only = atomic_load_explicit(&port->only_link, memory_order_acquire), notice = engine_notice(port);
-  if (UNLIKELY(!only || (notice & ~(NOTICE_STOPPED | NOTICE_RELEASES)) || !max || !release_last(user, notice)))
-    return schedule_links(user, events, max, retry_at);
-  struct engine_queue *queue = engine_queue_of(user->engine, only);
-  const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
-  const uint64_t waiting = tail - engine_get(&queue->front_taken);
-  if (waiting == 1 && LIKELY(take_only(user, queue, tail, only, events))) return engine_one();
-  return waiting ? schedule_front(user, events, max, retry_at, queue, only)
-                 : schedule_rings(user, events, max, retry_at, queue, only);
+  const struct engine_port *port = user->port;
+  const uint32_t only = atomic_load_explicit(&port->only_link, memory_order_acquire);
+  const uint32_t notice = engine_notice(port) & ~NOTICE_STOPPED;
+  if (UNLIKELY(!only || (notice & ~NOTICE_RELEASES) || !max)) return schedule_links(user, events, max, retry_at);
+  if (notice) return schedule_releasing(user, events, max, retry_at, only);
+  return schedule_queue(user, events, max, retry_at, only);
 }

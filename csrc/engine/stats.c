@@ -35,6 +35,5 @@ void pdlb_engine_stats(const struct pdlb_engine *engine, struct pdlb_domain_stat
   stats->refused_no_credit = atomic_load_explicit(&header->refused_no_credit, memory_order_relaxed);
   stats->wakes = atomic_load_explicit(&header->wakes, memory_order_relaxed);
   stats->rewakes = atomic_load_explicit(&header->rewakes, memory_order_relaxed);
-  const int32_t credits = atomic_load_explicit(&header->credits, memory_order_relaxed);
-  stats->credits_free = credits > 0 ? (uint32_t)credits : 0;
+  stats->credits_free = stats->queued < header->credits_total ? header->credits_total - stats->queued : 0;
 }
