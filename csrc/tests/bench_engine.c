@@ -12,6 +12,8 @@
  *   --queues N    queues (1); each port is linked to eight of them, or to all
  *   --spread      the events of one batch go to different queues, instead of batch after batch to the next
  *   --private     the domain is this process's alone; else it lies in memory that others may join
+ *   --held N      events that the ports hold all the while, as a port holds its open connections (0)
+ *   --even        the queues share evenly, as a balancer's do
  *   --on-recv     ports release on recv, what they returned before, instead of by a call
  *
  * Events are made before the loop and carry all eight priorities. Everything received is released at once.
@@ -39,9 +41,9 @@ struct turn {
 
 struct bench {
   enum pdlb_sched type;
-  bool directed, forwarding, spread, private, on_recv;
+  bool directed, forwarding, spread, private, on_recv, even;
   uint64_t count;
-  uint32_t batch, flows, port_count, queue_count, group_count;
+  uint32_t batch, flows, port_count, queue_count, group_count, held;
   struct pdlb_device *device;
   struct pdlb_domain *domain;
   struct pdlb_port *producer;
@@ -77,13 +79,18 @@ static void choose_type(struct bench *bench, const char *name) {
   exit(1);
 }
 
+static uint32_t history_of_port(const struct bench *bench) {
+  return 2 * MAX_BATCH + bench->held / bench->port_count + 1;
+}
+
 /* Queues in groups of eight, ports dealt to the groups in turn, so that each port can be linked to its whole group. */
 static void open_queues_and_ports(struct bench *bench) {
   struct pdlb_error error = {0};
   const struct pdlb_port_config depth = {
-      .cq_depth = MAX_BATCH, .history_entries = 2 * MAX_BATCH, .release_on_recv = bench->on_recv};
+      .cq_depth = MAX_BATCH, .history_entries = history_of_port(bench), .release_on_recv = bench->on_recv};
   const struct pdlb_ldb_queue_config ordered = {.sequence_numbers = 1024, .inflights = 1024};
-  const struct pdlb_ldb_queue_config unordered = {.atomic_inflights = 2048};
+  const struct pdlb_ldb_queue_config unordered = {.atomic_inflights = 2048,
+                                                  .sharing = bench->even ? PDLB_SHARE_EVEN : PDLB_SHARE_PULL};
 
   for (uint32_t i = 0; i < bench->queue_count; i++) {
     const int queue =
@@ -118,7 +125,7 @@ static void open_engine(struct bench *bench) {
                                       .ldb_ports = bench->directed ? 0 : bench->port_count + 1,
                                       .dir_ports = bench->directed ? bench->port_count + 1 : 1,
                                       .ldb_credits = 16384,
-                                      .history_entries = 2 * MAX_BATCH * (bench->port_count + 1),
+                                      .history_entries = history_of_port(bench) * (bench->port_count + 1),
                                       .atomic_inflights = 2048 * (bench->queue_count + 1),
                                       .shared = !bench->private};
   if (bench->type == PDLB_SCHED_ORDERED) config.sequence_slots[0] = 16 * bench->queue_count; /* of 64 numbers */
@@ -168,11 +175,20 @@ static void forward_all(const struct bench *bench, struct pdlb_port *port, struc
   expect((uint32_t)pdlb_port_recv(bench->sink, events, count, 0), count, "recv after forward");
 }
 
+/* Each port in turn is given one, and keeps it. */
+static void hold(const struct bench *bench) {
+  struct pdlb_event received;
+  enum pdlb_refusal why;
+  for (uint32_t i = 0; i < bench->held; i++) {
+    expect(pdlb_port_send(bench->producer, bench->streams[0].events, 1, &why), 1, "send");
+    expect((uint32_t)pdlb_port_recv(bench->ports[i % bench->port_count], &received, 1, 0), 1, "recv");
+  }
+}
+
 /* The loops that are counted: what they do themselves is kept small. This one is for one port. */
 static inline __attribute__((always_inline)) void move_to_one(const struct bench *bench, bool releasing) {
   struct pdlb_port *const producer = bench->producer, *const consumer = bench->ports[0];
-  const struct stream *const stream = &bench->streams[0];
-  const struct pdlb_event *events = stream->events;
+  const struct pdlb_event *const begin = bench->streams[0].events, *const end = bench->streams[0].end, *events = begin;
   const uint32_t batch = bench->batch;
   struct pdlb_event received[MAX_BATCH];
   enum pdlb_refusal why;
@@ -181,7 +197,7 @@ static inline __attribute__((always_inline)) void move_to_one(const struct bench
     expect((uint32_t)pdlb_port_recv(consumer, received, batch, 0), batch, "recv");
     if (releasing) expect(pdlb_port_release(consumer, batch), batch, "release");
     events += batch;
-    if (events >= stream->end) events = stream->events;
+    if (events >= end) events = begin;
   }
 }
 
@@ -241,6 +257,8 @@ static void read_options(struct bench *bench, int argc, char **argv) {
       {"spread", no_argument, NULL, 'd'},
       {"private", no_argument, NULL, 'v'},
       {"on-recv", no_argument, NULL, 'r'},
+      {"held", required_argument, NULL, 'h'},
+      {"even", no_argument, NULL, 'n'},
       {NULL, 0, NULL, 0},
   };
   int option, index = 0;
@@ -257,6 +275,8 @@ static void read_options(struct bench *bench, int argc, char **argv) {
       case 'd': bench->spread = true; break;
       case 'v': bench->private = true; break;
       case 'r': bench->on_recv = true; break;
+      case 'h': bench->held = (uint32_t)number(name, optarg, 100000); break;
+      case 'n': bench->even = true; break;
       default: exit(2);
     }
   }
@@ -274,6 +294,7 @@ int main(int argc, char **argv) {
   if (bench.port_count < bench.group_count) bench.port_count = bench.group_count;
   open_engine(&bench);
   make_events(&bench);
+  hold(&bench);
   const uint64_t begin = pdlb_now();
   move_all(&bench);
   const uint64_t took = pdlb_now() - begin;
