@@ -38,7 +38,7 @@ GROWTH = {
     # What a balancer does for each connection, while its four ports hold others.
     "open connections": [
         ["--held", held, "--sched", "unordered", "--even", "--ports", "4", "--batch", "1"]
-        for held in ("1", "1000", "100000")
+        for held in ("4", "1000", "100000")
     ],
 }
 

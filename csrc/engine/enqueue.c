@@ -147,22 +147,29 @@ static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const
     atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
 }
 
+static __attribute__((noinline)) void put_otherwise(struct pdlb_engine *engine, struct engine_queue *queue,
+                                                    const struct pdlb_event *events, uint32_t count, uint32_t way) {
+  const uint64_t tail = engine_get(&queue->front_tail);
+  if (front_takes(queue, tail, count, way) || front_can_take(queue, count, way)) {
+    put_in_front(queue, tail, events, count, way);
+    store_front_tail(queue, tail + count);
+  } else if (count == 1) {
+    put_one_in_ring(engine, queue->index, events);
+  } else {
+    put_in_rings(engine, queue->index, events, count);
+  }
+}
+
 /* Elements of one key, for which the queue has credits. */
-static void put(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
-                uint32_t count) {
+static inline void put(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
+                       uint32_t count) {
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t way = engine_event_key(events);
-  const bool in_front = front_takes(queue, tail, count, way) || front_can_take(queue, count, way);
-  if (!in_front && count == 1) {
-    put_one_in_ring(engine, queue->index, events);
-  } else if (!in_front) {
-    put_in_rings(engine, queue->index, events, count);
+  if (count == 1 && front_takes(queue, tail, 1, way)) {
+    put_one_in_front(queue, tail, events);
+    store_front_tail(queue, tail + 1);
   } else {
-    if (count == 1)
-      put_one_in_front(queue, tail, events);
-    else
-      put_in_front(queue, tail, events, count, way);
-    store_front_tail(queue, tail + count);
+    put_otherwise(engine, queue, events, count, way);
   }
 }
 
@@ -176,8 +183,8 @@ void engine_append_with_credits(struct pdlb_engine *engine, uint32_t index, cons
 }
 
 /* As many as there are credits for, with what the domain has left. */
-static uint32_t append_some(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
-                            uint32_t count) {
+static inline uint32_t append_some(struct pdlb_engine *engine, struct engine_queue *queue,
+                                   const struct pdlb_event *events, uint32_t count) {
   engine_lock(engine, &queue->ingress);
   if (!has_credits(queue, count)) count = reserve(engine, queue, count);
   if (LIKELY(count)) put(engine, queue, events, count);
@@ -185,11 +192,19 @@ static uint32_t append_some(struct pdlb_engine *engine, struct engine_queue *que
   return count;
 }
 
-uint32_t engine_append(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
-  struct engine_queue *queue = &engine->queues[index];
+static __attribute__((noinline)) uint32_t append_rest(struct pdlb_engine *engine, struct engine_queue *queue,
+                                                      const struct pdlb_event *events, uint32_t count) {
+  return engine_collect_credits(engine, queue->index) ? append_some(engine, queue, events, count) : 0;
+}
+
+static inline uint32_t append(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
+                              uint32_t count) {
   const uint32_t done = append_some(engine, queue, events, count);
-  if (LIKELY(done == count) || !engine_collect_credits(engine, index)) return done;
-  return done + append_some(engine, queue, events + done, count - done);
+  return LIKELY(done == count) ? done : done + append_rest(engine, queue, events + done, count - done);
+}
+
+uint32_t engine_append(struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events, uint32_t count) {
+  return append(engine, &engine->queues[index], events, count);
 }
 
 uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count) {
@@ -216,13 +231,13 @@ static __attribute__((noinline)) uint32_t send_runs(const struct pdlb_engine_use
   *why = count ? check_sender(user->port) : PDLB_TAKEN;
   while (sent < count && *why == PDLB_TAKEN) {
     const uint32_t key = engine_event_key(&events[sent]);
-    const struct engine_queue *queue = engine_route(engine, key);
+    struct engine_queue *queue = engine_route(engine, key);
     if (UNLIKELY(!queue)) {
       *why = engine_check_key(engine, key);
       break;
     }
     const uint32_t run = engine_run_of_key(events + sent, count - sent);
-    const uint32_t taken = engine_append(engine, queue->index, events + sent, run);
+    const uint32_t taken = append(engine, queue, events + sent, run);
     if (taken) engine_offer(engine, queue->index, taken);
     sent += taken;
     if (UNLIKELY(taken < run)) {
