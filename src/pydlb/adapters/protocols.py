@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 import operator
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +38,7 @@ class Link:
         failed: It counts as aborted when it ends.
     """
 
-    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "connecting", "failed", "task", "transport")
+    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "failed", "task", "transport")
 
     def __init__(self, adapter: ProtocolAdapter, ticket: Ticket, proxied: Proxied | None) -> None:
         self._adapter = adapter
@@ -48,7 +46,6 @@ class Link:
         self._proxied = proxied
         self.failed = False
         self.task: asyncio.Task[None] | None = None
-        self.connecting: Coroutine[Any, Any, Any] | None = None
         self._end: Callable[[Any], object] | None = None
         self.transport: Any = None
 
@@ -63,10 +60,6 @@ class Link:
 
     def ended(self) -> None:
         """The socket is closed."""
-        coroutine, self.connecting = self.connecting, None
-        if coroutine is not None:
-            with contextlib.suppress(BaseException):  # of a transport that has ended already
-                coroutine.send(None)
         self._ticket.release(aborted=self.failed)
         self._adapter.forget(self)
 
@@ -165,19 +158,26 @@ class ProtocolAdapter:
             if isinstance(self._loop, WorkerLoop):
                 self._loop.serve_accepted(sock, self.make_protocol(link))
             else:
-                self._connect_at_once(sock, link)
+                protocol = self.make_protocol(link)
+                self._go_on(self._loop.connect_accepted_socket(lambda: protocol, sock), sock, link)
         except Exception as error:
             self._give_up(sock, link, error)
 
-    def _connect_at_once(self, sock: socket.socket, link: Link) -> None:
-        """As `_connect`, where there is nothing to wait for but the transport's first turn.
+    def _go_on(self, connecting: Coroutine[Any, Any, Any], sock: socket.socket, link: Link) -> None:
+        """Take a coroutine that connects the socket as far as it goes, and again when what it waits for is there.
 
-        A task for that would cost as much as all else that is done here. The coroutine is left where it waits: it only
-        returns what the protocol is told anyway.
+        As a task would, but from this turn of the loop on, and without its cost: that is as much as all else that is
+        done here.
         """
-        coroutine = self._loop.connect_accepted_socket(functools.partial(self.make_protocol, link), sock)
-        link.connecting = coroutine
-        coroutine.send(None)
+        try:
+            awaited = connecting.send(None)
+        except StopIteration:
+            return  # what it returns the protocol was told
+        except (Exception, asyncio.CancelledError) as error:
+            self._give_up(sock, link, error)
+            return
+        awaited._asyncio_future_blocking = False  # a future asks for this of who takes it from a coroutine
+        awaited.add_done_callback(lambda _: self._go_on(connecting, sock, link))
 
     async def _connect(self, sock: socket.socket, link: Link) -> None:
         try:
