@@ -17,10 +17,16 @@ import time
 
 import pydlb
 
+mine = threading.local()
+
 
 def letter() -> bytes:
-    """'A' for worker 0 and so on."""
-    return bytes([ord("A") + int(threading.current_thread().name.rpartition("_")[2])])
+    """'A' for worker 0 and so on; found out once in each thread."""
+    try:
+        return mine.letter  # type: ignore[no-any-return]
+    except AttributeError:
+        mine.letter = bytes([ord("A") + int(threading.current_thread().name.rpartition("_")[2])])
+        return letter()
 
 
 def main() -> int:
