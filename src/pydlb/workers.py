@@ -72,13 +72,13 @@ class Ticket:
     **Synchronization**: any thread.
     """
 
-    __slots__ = ("_open", "_worker", "listener", "port")
+    __slots__ = ("_worker", "counts", "listener", "port")
 
     def __init__(self, worker: Worker, listener: int, port: Port | None) -> None:
         self._worker: Final = worker
         self.listener: Final = listener
         self.port: Final = port
-        self._open = True
+        self.counts = True  # for the worker, under its lock
 
     def release(self, *, aborted: bool = False) -> None:
         """The connection is closed. May be called twice; the first call counts.
@@ -86,12 +86,7 @@ class Ticket:
         Args:
             aborted: It did not end in the ordinary way.
         """
-        self._worker.close_ticket(self, aborted=aborted)
-
-    def spend(self) -> bool:
-        """True the first time. For the worker, under its lock."""
-        was_open, self._open = self._open, False
-        return was_open
+        self._worker.close_ticket(self, aborted)
 
 
 class Connection:
@@ -230,8 +225,7 @@ class Worker:
         self.station = station
         self._early = 0  # connections of this station that were released before they were closed
         self._released_early = 0
-        self._accepted = 0
-        self._served = 0
+        self._counts: dict[int, list[int]] = {}  # by listener: how many it was given, and how many of those are closed
         self._aborted = 0
         self._closed = False
         self._wake: Callable[[], object] | None = None
@@ -242,7 +236,6 @@ class Worker:
         self._either: Watch | None = None
         self._note_move: Callable[[Port], object] | None = None
         self.measure_lag: Callable[[], float] | None = None
-        self._by_listener: dict[int, tuple[int, int]] = {}  # given, closed
 
     @property
     def port(self) -> Port:
@@ -312,7 +305,8 @@ class Worker:
                 self._report()
                 taken, more = [], False
             self._note(taken)
-            self._keep_history(len(taken))
+            if taken and self.station.history is not None:
+                self._keep_history(self.station.history, len(taken))
         more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
         connections = [self._connection(one, None, blocking=False) for one in kept]
         return connections + [self._connection(one, port, blocking=False) for one in taken], more
@@ -344,25 +338,23 @@ class Worker:
 
     def _note(self, taken: list[Taken]) -> None:
         """Under the lock."""
-        self._accepted += len(taken)
-        for _, listener, _, _, _ in taken:
-            self._count(listener, given=1)
+        for one in taken:
+            self._counts_of(one[1])[0] += 1
 
-    def _count(self, listener: int, *, given: int = 0, closed: int = 0) -> None:
-        """Under the lock."""
-        before = self._by_listener.get(listener, (0, 0))
-        self._by_listener[listener] = before[0] + given, before[1] + closed
+    def _counts_of(self, listener: int) -> list[int]:
+        """Under the lock: to be counted up."""
+        counts = self._counts.get(listener)
+        if counts is None:
+            counts = self._counts[listener] = [0, 0]
+        return counts
 
     def by_listener(self) -> dict[int, tuple[int, int]]:
         """For each listener, how many of its connections the worker was given, and how many of those are closed."""
         with self._lock:
-            return dict(self._by_listener)
+            return {listener: (given, closed) for listener, (given, closed) in self._counts.items()}
 
-    def _keep_history(self, taken: int) -> None:
+    def _keep_history(self, history: int, taken: int) -> None:
         """Under the lock: release early what the port has no room to hold."""
-        history = self.station.history
-        if history is None or not taken:
-            return
         too_many = min(taken, self.port.in_flight - (history - 1))
         if too_many > 0:
             self._early += too_many
@@ -374,10 +366,10 @@ class Worker:
         with self._lock:
             taken = None if self._closed else self._source.take(self.number, token)
             if taken is not None:
-                self._accepted += 1
-                self._count(taken[1], given=1)
-                if port is self.port:
-                    self._keep_history(1)
+                station = self.station
+                self._counts_of(taken[1])[0] += 1
+                if station.history is not None and port is station.port:
+                    self._keep_history(station.history, 1)
         if taken is None:
             self._release(port)
             return None
@@ -414,7 +406,7 @@ class Worker:
             if self.station.holds and isinstance(self._source, _native.Acceptor):
                 self._source.waits(self.number)
             try:
-                token = port.recv_one(_left(deadline))
+                token = port.recv_one(None if deadline is None else _left(deadline))
             except (ClosedError, DeviceGone) as error:
                 if not self._await_move(port, error, deadline):
                     return None
@@ -554,23 +546,23 @@ class Worker:
 
     # ---- counting --------------------------------------------------------------------------------------------------
 
-    def close_ticket(self, ticket: Ticket, *, aborted: bool) -> None:
-        """Count a connection as closed: called by its ticket."""
+    def close_ticket(self, ticket: Ticket, aborted: bool) -> None:
+        """Count a connection as closed, once: called by its ticket."""
+        port, listener = ticket.port, ticket.listener
         with self._lock:
-            if not ticket.spend():
+            if not ticket.counts:
                 return
-            self._source.closed(self.number, ticket.listener, aborted or self._closed)
+            ticket.counts = False
+            self._source.closed(self.number, listener, aborted or self._closed)
             if self._closed:
                 return  # what is open at the end is counted as aborted then
             if aborted:
                 self._aborted += 1
-            else:
-                self._served += 1
-            self._count(ticket.listener, closed=1)
-            if self._early and ticket.port is self.port:
+            self._counts[listener][1] += 1
+            if self._early and port is self.port:
                 self._early -= 1
                 return
-        self._release(ticket.port)
+        self._release(port)
 
     def _release(self, port: Port | None) -> None:
         if port is None or port.releases_on_recv:
@@ -580,10 +572,16 @@ class Worker:
         except ClosedError:
             return  # what the port held was released when it was closed
 
+    def _given_and_closed(self) -> tuple[int, int]:
+        """Under the lock: over all listeners."""
+        counts = self._counts.values()
+        return sum(given for given, _ in counts), sum(closed for _, closed in counts)
+
     def stats(self) -> WorkerStats:
         """What the worker has done until now."""
         with self._lock:
-            accepted, served, aborted, closed = self._accepted, self._served, self._aborted, self._closed
+            accepted, ended = self._given_and_closed()
+            aborted, closed = self._aborted, self._closed
             early = self._released_early
         _, waiting, stalled = self._source.worker_stats(self.number)
         try:
@@ -593,8 +591,8 @@ class Worker:
         return WorkerStats(
             name=self.name,
             accepted=accepted,
-            open=accepted - served - aborted,
-            served=served,
+            open=accepted - ended,
+            served=ended - aborted,
             aborted=aborted,
             released_early=early,
             loop_lag=None if closed or self.measure_lag is None else self.measure_lag(),
@@ -608,8 +606,9 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
-            self._aborted = self._accepted - self._served
-            self._by_listener = {listener: (given, given) for listener, (given, _) in self._by_listener.items()}
+            given, closed = self._given_and_closed()
+            self._aborted += given - closed
+            self._counts = {listener: [given, given] for listener, (given, _) in self._counts.items()}
             wake = self._wake
             if self._bell is not None:
                 self._bell.close()
