@@ -186,8 +186,10 @@ class LoopWorker:
             self._more_since = now
         if self._selector is not None:
             self._selector.more |= more
-        else:
+        elif connections or more:
             self._be_busy(now, more=more)
+        else:
+            self._be_there()
 
     def _most(self) -> int:
         if self.worker.batch is not None:
@@ -215,7 +217,7 @@ class LoopWorker:
         self._turns -= 1
         if self._turns > 0:
             self.loop.call_soon(self._turn)
-        elif self._more:
+        elif self._more or self.loop.time() - self._busy_since < _QUICK_BY_CLOCK:
             self._receive()
         elif self.loop.time() - self._busy_since > _SLOW and self.adapter.active:
             self.loop.call_later(_QUIET, self._be_there)  # it may have to do the same once more in a moment
