@@ -176,6 +176,9 @@ class ProtocolAdapter:
         except (Exception, asyncio.CancelledError) as error:
             self._give_up(sock, link, error)
             return
+        if awaited is None:  # it waits for the next turn
+            self._loop.call_soon(self._go_on, connecting, sock, link)
+            return
         awaited._asyncio_future_blocking = False  # a future asks for this of who takes it from a coroutine
         awaited.add_done_callback(lambda _: self._go_on(connecting, sock, link))
 
