@@ -93,6 +93,13 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
   return move_watch_bell(acceptor, EPOLL_CTL_ADD);
 }
 
+/* By edges: nobody needs to read how often it rang. */
+static int watch_board(struct pdlb_acceptor *acceptor) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = BOARD}};
+  const int bell = pdlb_board_bell_fd(acceptor->config.board);
+  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, bell, &event) < 0 ? -errno : 0;
+}
+
 static int init_permits(struct pdlb_acceptor *acceptor) {
   backlog_monitor_open(&acceptor->monitor);
   acceptor->last_seen = calloc(pdlb_board_seats(acceptor->config.board), sizeof *acceptor->last_seen);
@@ -114,6 +121,8 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->config = *config;
   acceptor->listeners.epoll_fd = acceptor->listeners.door_fd = acceptor->call_fd = acceptor->monitor.fd = -1;
   acceptor->listeners.arrivals_only = config->board != NULL;
+  acceptor->accepted_before = config->board == NULL;
+  acceptor->workers.processes = config->board != NULL;
   acceptor->workers.last = UINT32_MAX; /* so that the first is first */
   acceptor->workers.directed = config->directed;
   acceptor->workers.holds = config->holds;
@@ -122,6 +131,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   int rc = slots_init(&acceptor->slots, config->slots);
   if (config->board && rc == 0) rc = init_permits(acceptor);
   if (rc == 0) rc = open_descriptors(acceptor);
+  if (config->board && rc == 0) rc = watch_board(acceptor);
   if (rc == 0) rc = pdlb_domain_set_external_clock(domain, true, error);
   if (rc == 0) rc = start_thread(acceptor);
   if (rc < 0) {
@@ -212,8 +222,20 @@ int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t
   return 0;
 }
 
+/* What lies on the shelves of workers that have ended. */
+static bool take_from_any_shelf(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted) {
+  bool found = false;
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  for (uint32_t place = 0; place < acceptor->workers.count && !found; place++) {
+    struct worker *worker = &acceptor->workers.table[place];
+    found = worker->state != WORKER_UNUSED && worker_unshelve(worker, accepted);
+  }
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  return found;
+}
+
 int pdlb_acceptor_take_left(struct pdlb_acceptor *acceptor, struct pdlb_accepted *accepted) {
-  if (!slots_take_any(&acceptor->slots, accepted)) return -ENOENT;
+  if (!slots_take_any(&acceptor->slots, accepted) && !take_from_any_shelf(acceptor, accepted)) return -ENOENT;
   limits_note_end(acceptor);
   acceptor_note_take(acceptor, PDLB_NONE, accepted);
   return 0;

@@ -5,13 +5,14 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "backend.h"
 
-#define MAGIC 0x316472616f62ull /* "board1": to be counted up when anything on it changes its place or meaning */
+#define MAGIC 0x326472616f62ull /* "board2": to be counted up when anything on it changes its place or meaning */
 #define SEATS_AT 4096u
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
@@ -29,6 +30,8 @@ static int make(struct pdlb_board *board, uint32_t seats) {
   const uint64_t size = SEATS_AT + seats * sizeof(struct seat);
   board->fd = memfd_create("pdlb-board", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (board->fd < 0 || ftruncate(board->fd, (off_t)size) < 0 || fcntl(board->fd, F_ADD_SEALS, SEALS) < 0) return -errno;
+  board->bell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (board->bell_fd < 0) return -errno;
   const int rc = map(board, size);
   if (rc == 0) *board->head = (struct board_head){.magic = MAGIC, .size = size, .seats = seats};
   return rc;
@@ -39,7 +42,7 @@ int pdlb_board_create(uint32_t seats, struct pdlb_board **result, struct pdlb_er
     return pdlb_fail(error, EINVAL, "create board", "seats is %u: it goes from 1 to %u", seats, PDLB_MAX_SEATS);
   struct pdlb_board *board = calloc(1, sizeof *board);
   if (!board) return pdlb_fail(error, ENOMEM, "create board", "no memory for a board");
-  board->fd = -1;
+  board->fd = board->bell_fd = -1;
   const int rc = make(board, seats);
   if (rc < 0) {
     pdlb_board_close(board);
@@ -49,14 +52,15 @@ int pdlb_board_create(uint32_t seats, struct pdlb_board **result, struct pdlb_er
   return 0;
 }
 
-static int join(struct pdlb_board *board, int fd) {
+static int join(struct pdlb_board *board, int fd, int bell_fd) {
   struct stat status;
   if (fstat(fd, &status) < 0) return -errno;
   const int seals = fcntl(fd, F_GET_SEALS);
   const uint64_t size = (uint64_t)status.st_size;
   if (seals < 0 || (seals & SEALS) != SEALS || size < SEATS_AT) return -EINVAL;
   board->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (board->fd < 0) return -errno;
+  board->bell_fd = fcntl(bell_fd, F_DUPFD_CLOEXEC, 3);
+  if (board->fd < 0 || board->bell_fd < 0) return -errno;
   const int rc = map(board, size);
   if (rc < 0) return rc;
   const struct board_head *head = board->head;
@@ -65,11 +69,11 @@ static int join(struct pdlb_board *board, int fd) {
   return fits ? 0 : -EINVAL;
 }
 
-int pdlb_board_join(int fd, struct pdlb_board **result, struct pdlb_error *error) {
+int pdlb_board_join(int fd, int bell_fd, struct pdlb_board **result, struct pdlb_error *error) {
   struct pdlb_board *board = calloc(1, sizeof *board);
   if (!board) return pdlb_fail(error, ENOMEM, "join board", "no memory for a board");
-  board->fd = -1;
-  const int rc = join(board, fd);
+  board->fd = board->bell_fd = -1;
+  const int rc = join(board, fd, bell_fd);
   if (rc < 0) {
     pdlb_board_close(board);
     return pdlb_fail(error, -rc, "join board", "descriptor %d is no board of this version of pydlb: %s", fd,
@@ -80,6 +84,7 @@ int pdlb_board_join(int fd, struct pdlb_board **result, struct pdlb_error *error
 }
 
 int pdlb_board_fd(const struct pdlb_board *board) { return board->fd; }
+int pdlb_board_bell_fd(const struct pdlb_board *board) { return board->bell_fd; }
 uint32_t pdlb_board_seats(const struct pdlb_board *board) { return board->head->seats; }
 
 void pdlb_board_close(struct pdlb_board *board) {
@@ -89,6 +94,7 @@ void pdlb_board_close(struct pdlb_board *board) {
     if (fstat(board->fd, &status) == 0) munmap(board->head, (size_t)status.st_size);
   }
   if (board->fd >= 0) close(board->fd);
+  if (board->bell_fd >= 0) close(board->bell_fd);
   free(board);
 }
 
@@ -105,6 +111,7 @@ void pdlb_board_stats(const struct pdlb_board *board, uint32_t index, struct pdl
   stats->aborted = load(&seat->aborted);
   stats->served = load(&seat->served);
   stats->accepted = load(&seat->accepted);
+  stats->permitted = load(&seat->permitted);
   stats->empty = load(&seat->empty);
   stats->gone = load(&seat->gone);
   stats->backoffs = load(&seat->backoffs);
@@ -115,14 +122,36 @@ void pdlb_board_stats(const struct pdlb_board *board, uint32_t index, struct pdl
     stats->handoff[bucket] = load(&seat->handoff[bucket]);
 }
 
+void pdlb_board_listener(const struct pdlb_board *board, uint32_t index, uint32_t listener, uint64_t *accepted,
+                         uint64_t *closed) {
+  const struct seat_listener *counts = &board->seats[index].listeners[listener % PDLB_SEAT_LISTENERS];
+  *closed = load(&counts->closed);
+  *accepted = load(&counts->accepted);
+}
+
+void board_call(struct pdlb_board *board) {
+  const uint64_t one = 1;
+  if (!atomic_load_explicit(&board->head->calls, memory_order_seq_cst) ||
+      !atomic_exchange_explicit(&board->head->calls, 0, memory_order_seq_cst))
+    return;
+  while (write(board->bell_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+uint64_t board_open(const struct pdlb_board *board) {
+  uint64_t open = 0;
+  for (uint32_t index = 0; index < pdlb_board_seats(board); index++) open += seat_open(&board->seats[index]);
+  return open;
+}
+
 void pdlb_board_clear(struct pdlb_board *board, uint32_t index) {
   memset((void *)&board->seats[index], 0, sizeof(struct seat));
 }
 
 uint64_t pdlb_board_bury(struct pdlb_board *board, uint32_t index) {
   struct seat *seat = &board->seats[index];
-  const uint64_t closed = load(&seat->served) + load(&seat->aborted), accepted = load(&seat->accepted);
-  const uint64_t open = accepted > closed ? accepted - closed : 0;
+  const uint64_t open = seat_open(seat);
+  for (uint32_t i = 0; i < PDLB_SEAT_LISTENERS; i++)
+    atomic_store_explicit(&seat->listeners[i].closed, load(&seat->listeners[i].accepted), memory_order_seq_cst);
   atomic_fetch_add_explicit(&seat->aborted, open, memory_order_seq_cst);
   atomic_store_explicit(&seat->settled, load(&seat->held), memory_order_release);
   atomic_store_explicit(&seat->beat_at, 0, memory_order_relaxed);
@@ -135,7 +164,9 @@ void pdlb_board_beat(struct pdlb_board *board, uint32_t index, uint64_t late_ns)
   atomic_store_explicit(&seat->beat_at, pdlb_now(), memory_order_release);
 }
 
-void pdlb_board_closed(struct pdlb_board *board, uint32_t index, bool aborted) {
+void pdlb_board_closed(struct pdlb_board *board, uint32_t index, uint32_t listener, bool aborted) {
   struct seat *seat = &board->seats[index];
+  board_count(&seat->listeners[listener % PDLB_SEAT_LISTENERS].closed);
   board_count(aborted ? &seat->aborted : &seat->served);
+  board_call(board);
 }

@@ -35,21 +35,41 @@ static uint64_t overdue_at(const struct workers *workers, const struct pdlb_acce
   return since + (workers->policy.grace_ns << (accepted->offers < MOST_DOUBLINGS ? accepted->offers : MOST_DOUBLINGS));
 }
 
+static struct pdlb_event token_for(uint32_t queue, uint64_t token, enum pdlb_sched sched) {
+  return (struct pdlb_event){.data = token, .queue = (uint8_t)queue, .sched = pdlb_sched_byte(sched, 0)};
+}
+
+/* What lies on a process's shelf is known by this. */
+static struct pdlb_event shelf_token(const struct worker *worker) {
+  return token_for(worker->queue, permit_make(PERMIT_SHELF, pdlb_now()), PDLB_SCHED_UNORDERED);
+}
+
+/* What cannot lie on a shelf waits in its slot. */
+static bool place_on_shelf(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
+                           struct pdlb_accepted *accepted, struct pdlb_event *event) {
+  if (worker && worker_shelve(&acceptor->workers, worker, accepted)) {
+    slots_give_back(&acceptor->slots, token);
+    *event = shelf_token(worker);
+    return true;
+  }
+  accepted->worker = PDLB_NONE;
+  slots_put(&acceptor->slots, token, accepted, PDLB_FOREVER);
+  return false;
+}
+
 bool handoff_place(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t token,
                    struct pdlb_accepted *accepted, struct pdlb_event *event) {
   struct workers *workers = &acceptor->workers;
-  const bool is_shared = workers->policy.queue != PDLB_NONE;
+  const bool is_shared = workers->policy.queue != PDLB_NONE && !workers->processes;
   if (!worker && (!is_shared || workers->limit)) worker = pick_idlest(workers);
   if (worker && worker->full) acceptor_count(&acceptor->overflowed);
+  if (workers->processes) return place_on_shelf(acceptor, worker, token, accepted, event);
   if (worker && !worker_assign(workers, worker, accepted->listener, token)) worker = NULL;
   accepted->worker = worker ? worker->handle : PDLB_NONE;
   slots_put(&acceptor->slots, token, accepted, worker ? PDLB_FOREVER : overdue_at(workers, accepted));
   const bool directed = worker && workers->directed;
-  *event = (struct pdlb_event){
-      .data = token,
-      .queue = (uint8_t)(worker ? worker->queue : workers->policy.queue),
-      .sched = pdlb_sched_byte(directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_UNORDERED, 0),
-  };
+  *event = token_for(worker ? worker->queue : workers->policy.queue, token,
+                     directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_UNORDERED);
   return worker || is_shared;
 }
 
@@ -128,6 +148,7 @@ static void house_homeless(struct pdlb_acceptor *acceptor) {
 
 void handoff_fresh(struct pdlb_acceptor *acceptor) {
   if (acceptor->fresh_count) lock(acceptor);
+  if (acceptor->fresh_count) workers_see(&acceptor->workers);
   for (uint32_t i = 0; i < acceptor->fresh_count; i++) {
     struct fresh *fresh = &acceptor->fresh[i];
     route(acceptor, fresh->token, &fresh->accepted, &fresh->address, fresh->address_size);
@@ -142,6 +163,12 @@ void handoff_fresh(struct pdlb_acceptor *acceptor) {
 
 /* What it has taken meanwhile is not waiting for it. */
 static void forget_taken(struct pdlb_acceptor *acceptor, struct worker *worker) {
+  if (acceptor->config.board) {
+    worker_see(&acceptor->workers, worker);
+    /* One that has ended has what lies on its shelf, and no more. */
+    if (!worker->seat && shelf_count(&worker->shelf) == 0) worker->head = worker->tail;
+    return;
+  }
   while (worker->head != worker->tail &&
          !slots_waits(&acceptor->slots, worker->assigned[worker->head & (worker->size - 1)].token))
     worker->head++;
@@ -149,7 +176,7 @@ static void forget_taken(struct pdlb_acceptor *acceptor, struct worker *worker) 
 
 /* Where all share a queue, whoever comes takes from it. */
 static bool another_may_have_it(const struct workers *workers, const struct worker *worker) {
-  if (workers->policy.queue != PDLB_NONE) return true;
+  if (workers->policy.queue != PDLB_NONE && !workers->processes) return true;
   for (uint32_t place = 0; place < workers->count; place++) {
     const struct worker *other = &workers->table[place];
     if (other != worker && worker_may_be_picked(workers, other)) return true;
@@ -190,9 +217,22 @@ static bool is_to_lose(struct pdlb_acceptor *acceptor, struct worker *worker, ui
   return false;
 }
 
+/* Under the lock: the oldest that lies on its shelf, with a slot of its own. */
+static bool take_from_shelf(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t *token,
+                            struct pdlb_accepted *accepted) {
+  if (!slots_reserve(&acceptor->slots, token)) return false;
+  if (worker_unshelve(worker, accepted)) {
+    acceptor_count(&acceptor->taken_back);
+    return true;
+  }
+  slots_give_back(&acceptor->slots, *token);
+  return false;
+}
+
 /* Under the lock: the oldest that waits for it, under a new token, with what was counted for it. */
 static bool take_oldest(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t *token,
                         struct pdlb_accepted *accepted) {
+  if (acceptor->config.board) return take_from_shelf(acceptor, worker, token, accepted);
   while (worker->head != worker->tail) {
     const uint64_t old = worker->assigned[worker->head++ & (worker->size - 1)].token;
     if (!slots_withdraw(&acceptor->slots, old, token, accepted)) continue;
@@ -254,6 +294,15 @@ static uint64_t take_back_held(struct pdlb_acceptor *acceptor, uint64_t now) {
   return look_at;
 }
 
+/* Under the lock: a process that came since, and left something on its shelf for want of descriptors, is told again. */
+static void remind(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t now) {
+  if (!worker->seat || worker->head == worker->tail || worker->came_at <= worker->reminded_at) return;
+  const uint64_t since = worker->assigned[worker->head & (worker->size - 1)].at;
+  if (now - since < acceptor->workers.policy.grace_ns || acceptor->unsent_count == MAX_BATCH) return;
+  worker->reminded_at = now;
+  acceptor->unsent[acceptor->unsent_count++] = shelf_token(worker);
+}
+
 uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
   struct workers *workers = &acceptor->workers;
   uint64_t look_at = PDLB_FOREVER;
@@ -261,7 +310,11 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
   const uint64_t now = pdlb_now();
   for (uint32_t place = 0; place < workers->count; place++) {
     struct worker *worker = &workers->table[place];
-    if (worker->state == WORKER_UNUSED || !is_to_lose(acceptor, worker, now, &look_at)) continue;
+    if (worker->state == WORKER_UNUSED) continue;
+    if (!is_to_lose(acceptor, worker, now, &look_at)) {
+      if (worker->state == WORKER_ACTIVE) remind(acceptor, worker, now);
+      continue;
+    }
     uint64_t token;
     struct pdlb_accepted accepted;
     while (acceptor->unsent_count < MAX_BATCH && take_oldest(acceptor, worker, &token, &accepted))
@@ -271,6 +324,7 @@ uint64_t handoff_look(struct pdlb_acceptor *acceptor) {
   const uint64_t held = take_back_held(acceptor, now);
   if (held < look_at) look_at = held;
   house_homeless(acceptor);
+  if (acceptor->config.board && acceptor->homeless && now + LOOK_AGAIN_NS < look_at) look_at = now + LOOK_AGAIN_NS;
   if (!acceptor->config.board && !acceptor->resend.left &&
       atomic_exchange_explicit(&acceptor->token_lost, false, memory_order_acquire))
     acceptor->resend = (struct resend){.left = acceptor->slots.count, .homeless_only = true};

@@ -68,9 +68,15 @@ static void give_back(struct intake *intake, uint32_t place) {
   intake->free = place;
 }
 
+/* Before it is closed: who sees that finds it counted. */
+static void count_closed(struct intake *intake, uint32_t listener, _Atomic uint64_t *why) {
+  atomic_fetch_add_explicit(why, 1, memory_order_relaxed);
+  if (intake->on_closed) intake->on_closed(intake->context, listener);
+}
+
 static void discard(struct intake *intake, uint32_t place, _Atomic uint64_t *why) {
   struct waiting *waiting = &intake->table[place];
-  atomic_fetch_add_explicit(why, 1, memory_order_relaxed); /* first: who sees it closed finds it counted */
+  count_closed(intake, waiting->accepted.listener, why);
   leave_line(intake, waiting);
   epoll_ctl(intake->epoll_fd, EPOLL_CTL_DEL, waiting->accepted.fd, NULL); /* a forked child may have it open still */
   close(waiting->accepted.fd);
@@ -182,7 +188,7 @@ static void set_timer(struct intake *intake, uint64_t until) {
 
 void intake_add(struct intake *intake, const struct pdlb_accepted *accepted, bool optional) {
   if (!make_room(intake)) {
-    atomic_fetch_add_explicit(&intake->late, 1, memory_order_relaxed);
+    count_closed(intake, accepted->listener, &intake->late);
     close(accepted->fd);
     return;
   }

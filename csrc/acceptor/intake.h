@@ -23,6 +23,8 @@ struct intake {
   uint32_t size, used;                                      /* places that there are, and that ever were of use */
   uint32_t free, oldest, youngest, first_whole, last_whole; /* places of the table, PDLB_NONE for none */
   uint32_t count;                                           /* connections that it has */
+  void (*on_closed)(void *context, uint32_t listener);      /* told of each that it closes; NULL: nobody is */
+  void *context;
   _Atomic uint64_t broken, late,
       gone; /* closed: what came is no header; it did not come in time; the client left before */
 };

@@ -19,6 +19,8 @@
 
 /* Marks the epoll entry of the descriptor by which others call the thread. */
 #define CALLED UINT64_MAX
+/* That of the board's. */
+#define BOARD (UINT64_MAX - 3)
 /* And that of the domain's bell: pdlb_domain_tick, called at each turn, answers it. */
 #define BELL (UINT64_MAX - 1)
 
@@ -76,6 +78,7 @@ struct pdlb_acceptor {
   struct parting parting[MAX_PARTING];
   uint32_t parting_count;
   uint64_t backoff, accept_again_at;
+  bool accepted_before;          /* by itself, where there is a board */
   bool has_reserved;             /* a slot for the connection that is accepted next: */
   uint64_t reserved;             /* its token */
   struct fresh fresh[MAX_BATCH]; /* nobody is picked for them yet; nor for those of others: */
@@ -103,6 +106,9 @@ struct pdlb_acceptor {
   _Atomic uint32_t last_errno;
   _Atomic uint64_t handoff[PDLB_HANDOFF_BUCKETS];
 };
+
+/* Under the mutex: get rid of a connection that is in the backlog. False if there is none. */
+bool acceptor_refuse_one(struct pdlb_acceptor *acceptor, struct listener *listener);
 
 /* Under the mutex: as many permits as connections wait. Returns when to look again. */
 uint64_t permits_issue(struct pdlb_acceptor *acceptor);

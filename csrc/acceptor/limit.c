@@ -49,37 +49,71 @@ int pdlb_acceptor_set_limits(struct pdlb_acceptor *acceptor, const struct pdlb_c
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
 
-static bool total_is_reached(struct pdlb_acceptor *acceptor) {
+/* Those that other processes have are on the board, as long as they are open. */
+static uint64_t elsewhere(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->config.board) return 0;
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  workers_see(&acceptor->workers);
+  const uint64_t unshelved = acceptor->workers.unshelved;
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  return board_open(acceptor->config.board) - unshelved;
+}
+
+static bool total_is_reached(struct pdlb_acceptor *acceptor, uint32_t permitted, uint64_t *room) {
   const struct pdlb_connection_limits *limits = &acceptor->limits;
+  *room = UINT32_MAX;
   if (!limits->total) return acceptor->total_reached = false;
   const uint64_t gone =
       atomic_load_explicit(&acceptor->finished, memory_order_seq_cst) + intake_closed(&acceptor->intake);
-  const uint64_t here = atomic_load_explicit(&acceptor->accepted, memory_order_relaxed) - gone;
+  const uint64_t here =
+      atomic_load_explicit(&acceptor->accepted, memory_order_relaxed) - gone + elsewhere(acceptor) + permitted;
+  *room = here < limits->total ? limits->total - here : 0;
   acceptor->total_reached = acceptor->total_reached ? here > limits->total_again : here >= limits->total;
   return acceptor->total_reached;
 }
 
 static bool is_full(struct pdlb_acceptor *acceptor, uint32_t unpicked) {
-  if (total_is_reached(acceptor)) return true;
+  uint64_t room;
+  if (total_is_reached(acceptor, 0, &room)) return true;
   if (!acceptor->limits.worker) return false;
   pthread_mutex_lock(&acceptor->workers.mutex);
+  workers_see(&acceptor->workers);
   const bool full = workers_all_full(&acceptor->workers, unpicked);
   acceptor->workers.ignores_limit = full && acceptor->limits.when_full == PDLB_FULL_OVERFLOW;
   pthread_mutex_unlock(&acceptor->workers.mutex);
   return full;
 }
 
+static void want_calls(struct pdlb_acceptor *acceptor) {
+  atomic_store_explicit(&acceptor->at_limit, true, memory_order_seq_cst);
+  if (acceptor->config.board) board_want_call(acceptor->config.board, true);
+}
+
+static void note_full(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->was_full) acceptor_count(&acceptor->times_full);
+  acceptor->was_full = true;
+}
+
+uint32_t limits_room(struct pdlb_acceptor *acceptor, uint32_t permitted) {
+  uint64_t room;
+  if (acceptor->limits.total) want_calls(acceptor);
+  if (total_is_reached(acceptor, permitted, &room)) {
+    note_full(acceptor);
+    return 0;
+  }
+  acceptor->was_full = false;
+  return (uint32_t)room;
+}
+
 enum verdict limits_judge(struct pdlb_acceptor *acceptor, uint32_t unpicked) {
   /* Before the look: whoever closes a connection after it calls. */
-  if (acceptor->limits.total || acceptor->limits.worker)
-    atomic_store_explicit(&acceptor->at_limit, true, memory_order_seq_cst);
+  if (acceptor->limits.total || acceptor->limits.worker) want_calls(acceptor);
   if (!is_full(acceptor, unpicked)) {
     atomic_store_explicit(&acceptor->at_limit, false, memory_order_relaxed);
     acceptor->was_full = false;
     return LIMITS_TAKE;
   }
-  if (!acceptor->was_full) acceptor_count(&acceptor->times_full);
-  acceptor->was_full = true;
+  note_full(acceptor);
   switch (acceptor->limits.when_full) {
     case PDLB_FULL_PAUSE: return LIMITS_LEAVE;
     case PDLB_FULL_RESET:

@@ -69,18 +69,30 @@ static bool is_drained(struct pdlb_acceptor *acceptor, struct listener *listener
   return !exact && issued == 0 && ++listener->last_looks > LAST_LOOKS;
 }
 
+/* What is too much stays where it is, or is got rid of. */
+static void refuse(struct pdlb_acceptor *acceptor, struct listener *listener, uint32_t count) {
+  if (acceptor->limits.when_full != PDLB_FULL_RESET && acceptor->limits.when_full != PDLB_FULL_REPLY) return;
+  while (count && acceptor_refuse_one(acceptor, listener)) count--;
+}
+
 uint64_t permits_issue(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const uint32_t queue = queue_of(acceptor);
   const uint32_t queued = depth_of(acceptor, queue);
-  uint32_t issued = queued + in_hand(acceptor, pdlb_now());
+  uint32_t issued = queued + in_hand(acceptor, pdlb_now()), all = issued;
   bool again = false;
   for (uint32_t place = 0; place < listeners->count; place++) {
     struct listener *listener = &listeners->table[place];
     if (listener->state == LISTENER_UNUSED) continue;
     bool exact;
     const uint32_t backlog = backlog_of(&acceptor->monitor, listener, &exact);
-    if (backlog > issued) send_permits(acceptor, queue, listener->id, backlog - issued);
+    if (backlog > issued) {
+      const uint32_t wanted = backlog - issued, room = limits_room(acceptor, all);
+      const uint32_t granted = wanted < room ? wanted : room;
+      send_permits(acceptor, queue, listener->id, granted);
+      refuse(acceptor, listener, wanted - granted);
+      all += granted;
+    }
     if (is_drained(acceptor, listener, backlog, exact, issued)) listeners_drop(listeners, listener);
     again |= backlog != 0 || listener->state == LISTENER_DRAINING;
     issued -= backlog < issued ? backlog : issued;

@@ -1,6 +1,8 @@
 /* What others ask of the policy and the workers. */
 #include <errno.h>
 
+#include <string.h>
+
 #include "backend.h"
 #include "internal.h"
 
@@ -30,6 +32,7 @@ int pdlb_acceptor_set_policy(struct pdlb_acceptor *acceptor, const struct pdlb_p
   workers->random = config->seed;
   for (uint32_t place = 0; place < workers->count; place++) workers->table[place].turn = 0;
   pthread_mutex_unlock(&workers->mutex);
+  if (acceptor->config.board) acceptor_call(acceptor); /* it may have to accept now, or not any more */
   return 0;
 }
 
@@ -42,6 +45,48 @@ int pdlb_acceptor_worker_add(struct pdlb_acceptor *acceptor, uint32_t queue, uin
   return worker ? 0 : pdlb_fail(error, ENOSPC, "add worker", "there are %u workers, or no memory", MAX_WORKERS);
 }
 
+int pdlb_acceptor_worker_seat(struct pdlb_acceptor *acceptor, uint32_t handle, uint32_t seat,
+                              struct pdlb_error *error) {
+  struct pdlb_board *board = acceptor->config.board;
+  if (!board || seat >= pdlb_board_seats(board))
+    return pdlb_fail(error, EINVAL, "seat worker", "there is no seat %u on a board of this acceptor's", seat);
+  struct shelf shelf;
+  int rc = shelf_open(&shelf);
+  if (rc < 0) return pdlb_fail(error, -rc, "seat worker", "no sockets: %s", strerror(-rc));
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  struct worker *worker = workers_find(&acceptor->workers, handle);
+  if (worker && !worker->seat) {
+    worker->seat = &board->seats[seat];
+    worker->shelf = shelf;
+    rc = shelf.take_fd;
+  } else {
+    rc = -EINVAL;
+  }
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  if (rc >= 0) return rc;
+  shelf_close(&shelf);
+  return pdlb_fail(error, EINVAL, "seat worker", "there is no worker %u without a seat", handle);
+}
+
+void pdlb_acceptor_worker_bury(struct pdlb_acceptor *acceptor, uint32_t handle) {
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  struct worker *worker = workers_find(&acceptor->workers, handle);
+  if (worker) worker_bury(worker);
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  acceptor_call(acceptor);
+}
+
+/* Its seat may be another's from now on. */
+static void unseat(struct pdlb_acceptor *acceptor, uint32_t handle) {
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  struct worker *worker = workers_find(&acceptor->workers, handle);
+  if (worker) {
+    worker_see(&acceptor->workers, worker);
+    worker->seat = NULL;
+  }
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+}
+
 /* What waits for it is looked after by the thread. */
 static void set_state(struct pdlb_acceptor *acceptor, uint32_t handle, enum worker_state state) {
   pthread_mutex_lock(&acceptor->workers.mutex);
@@ -52,6 +97,7 @@ static void set_state(struct pdlb_acceptor *acceptor, uint32_t handle, enum work
 }
 
 void pdlb_acceptor_worker_remove(struct pdlb_acceptor *acceptor, uint32_t handle) {
+  unseat(acceptor, handle);
   set_state(acceptor, handle, WORKER_LEAVING);
   /* Its port may have been given a token that nobody will use. */
   atomic_store_explicit(&acceptor->token_lost, true, memory_order_release);
@@ -78,7 +124,12 @@ void pdlb_acceptor_worker_weigh(struct pdlb_acceptor *acceptor, uint32_t handle,
 }
 
 void pdlb_acceptor_worker_stats(struct pdlb_acceptor *acceptor, uint32_t handle, struct pdlb_worker_stats *stats) {
-  const struct worker *worker = &acceptor->workers.table[handle & (MAX_WORKERS - 1)];
+  struct worker *worker = &acceptor->workers.table[handle & (MAX_WORKERS - 1)];
+  if (acceptor->config.board) {
+    pthread_mutex_lock(&acceptor->workers.mutex);
+    worker_see(&acceptor->workers, worker);
+    pthread_mutex_unlock(&acceptor->workers.mutex);
+  }
   stats->open = atomic_load_explicit(&worker->open, memory_order_relaxed);
   stats->waiting = atomic_load_explicit(&worker->waiting, memory_order_relaxed);
   stats->stalled = atomic_load_explicit(&worker->stalled, memory_order_relaxed);

@@ -16,13 +16,19 @@ struct pdlb_receiver {
   struct pdlb_board *board;
   struct seat *seat;
   uint32_t number;
-  int flags;
+  int flags, shelf;
   pthread_mutex_t mutex; /* guards what follows: a socket must not be closed under an accept */
   uint32_t count;
   struct listener *table;
   struct intake intake;
-  uint64_t given_up; /* of the intake's connections; told of */
+  uint32_t given_up; /* of the intake's connections, not told of yet */
 };
+
+static void note_given_up(void *context, uint32_t listener) {
+  struct pdlb_receiver *receiver = context;
+  receiver->given_up++;
+  pdlb_board_closed(receiver->board, receiver->number, listener, true);
+}
 
 int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking, struct pdlb_receiver **result,
                          struct pdlb_error *error) {
@@ -34,12 +40,15 @@ int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking,
   receiver->board = board;
   receiver->seat = &board->seats[seat];
   receiver->number = seat;
+  receiver->shelf = -1;
   receiver->flags = blocking ? SOCK_CLOEXEC : SOCK_CLOEXEC | SOCK_NONBLOCK;
   const int rc = intake_init(&receiver->intake, INTAKE_SIZE, INTAKE_PATIENCE);
   if (rc < 0) {
     free(receiver);
     return pdlb_fail(error, -rc, "create receiver", "%s", strerror(-rc));
   }
+  receiver->intake.on_closed = note_given_up;
+  receiver->intake.context = receiver;
   pthread_mutex_init(&receiver->mutex, NULL);
   *result = receiver;
   return 0;
@@ -47,6 +56,7 @@ int pdlb_receiver_create(struct pdlb_board *board, uint32_t seat, bool blocking,
 
 void pdlb_receiver_free(struct pdlb_receiver *receiver) {
   for (uint32_t place = 0; place < receiver->count; place++) close(receiver->table[place].fd);
+  if (receiver->shelf >= 0) close(receiver->shelf);
   free(receiver->table);
   intake_free(&receiver->intake);
   pthread_mutex_destroy(&receiver->mutex);
@@ -129,6 +139,29 @@ static void note_failure(struct seat *seat, int error) {
   }
 }
 
+/* It has one more. */
+static void note_accepted(struct pdlb_receiver *receiver, uint32_t listener, uint64_t waited_us) {
+  struct seat *seat = receiver->seat;
+  board_count(&seat->listeners[listener % PDLB_SEAT_LISTENERS].accepted);
+  board_count(&seat->accepted);
+  board_count(&seat->handoff[board_bucket(waited_us)]);
+}
+
+static int take_from_shelf(struct pdlb_receiver *receiver, struct pdlb_accepted *accepted) {
+  const int rc = receiver->shelf < 0 ? -ENOENT : shelf_take(receiver->shelf, accepted);
+  if (rc == -ECONNABORTED) {
+    board_count(&receiver->seat->accepted);
+    board_count(&receiver->seat->aborted);
+  } else if (rc < 0) {
+    note_failure(receiver->seat, -rc);
+  } else {
+    const uint64_t now = pdlb_now();
+    accepted->worker = receiver->number;
+    note_accepted(receiver, accepted->listener, now > accepted->accepted_at ? (now - accepted->accepted_at) / 1000 : 0);
+  }
+  return rc;
+}
+
 /* Under the mutex. */
 static int accept_from(struct pdlb_receiver *receiver, const struct listener *listener, uint64_t permit,
                        struct pdlb_accepted *accepted) {
@@ -138,9 +171,9 @@ static int accept_from(struct pdlb_receiver *receiver, const struct listener *li
     note_failure(receiver->seat, error);
     return -error;
   }
-  board_count(&receiver->seat->accepted);
   const uint64_t now = pdlb_now();
-  board_count(&receiver->seat->handoff[board_bucket(permit_age_us(permit, now))]);
+  board_count(&receiver->seat->permitted);
+  note_accepted(receiver, listener->id, permit_age_us(permit, now));
   *accepted = (struct pdlb_accepted){
       .fd = fd,
       .listener = listener->id,
@@ -154,17 +187,29 @@ static int accept_from(struct pdlb_receiver *receiver, const struct listener *li
   return -EINPROGRESS;
 }
 
+int pdlb_receiver_set_shelf(struct pdlb_receiver *receiver, int fd, struct pdlb_error *error) {
+  receiver->shelf = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  return receiver->shelf >= 0 ? 0 : pdlb_fail(error, errno, "set shelf", "descriptor %d: %s", fd, strerror(errno));
+}
+
 void pdlb_receiver_hold(struct pdlb_receiver *receiver, uint32_t permits) {
   atomic_fetch_add_explicit(&receiver->seat->held, permits, memory_order_relaxed);
 }
 
-int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted) {
+static int use_permit(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted) {
+  if (permit_listener(permit) == PERMIT_SHELF) return take_from_shelf(receiver, accepted);
   pthread_mutex_lock(&receiver->mutex);
   const struct listener *listener = find(receiver, permit);
   const int rc = listener ? accept_from(receiver, listener, permit, accepted) : -ENOENT;
   pthread_mutex_unlock(&receiver->mutex);
+  return rc;
+}
+
+int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted) {
+  const int rc = use_permit(receiver, permit, accepted);
   /* Last: whoever sees that no permit is in hand any more sees what came of it. */
   atomic_fetch_add_explicit(&receiver->seat->settled, 1, memory_order_release);
+  board_call(receiver->board);
   return rc;
 }
 
@@ -174,14 +219,11 @@ int pdlb_receiver_headers_fd(const struct pdlb_receiver *receiver) { return rece
 
 int pdlb_receiver_collect(struct pdlb_receiver *receiver, struct pdlb_accepted *accepted, uint32_t *given_up) {
   struct intake *intake = &receiver->intake;
-  *given_up = 0;
   pthread_mutex_lock(&receiver->mutex);
   if (!intake_has_whole(intake) && intake->used) intake_look(intake, pdlb_now());
-  const uint64_t closed = intake->broken + intake->late + intake->gone;
-  *given_up = (uint32_t)(closed - receiver->given_up);
-  receiver->given_up = closed;
+  *given_up = receiver->given_up;
+  receiver->given_up = 0;
   const bool found = intake_take(intake, accepted);
   pthread_mutex_unlock(&receiver->mutex);
-  for (uint32_t i = 0; i < *given_up; i++) pdlb_board_closed(receiver->board, receiver->number, true);
   return found ? 0 : -ENOENT;
 }

@@ -20,6 +20,9 @@
 #define FIRST_BACKOFF_NS (5u * MILLISECOND)
 #define LONGEST_BACKOFF_NS (100u * MILLISECOND)
 
+/* While nothing can be accepted, because processes have too much. */
+#define LOOK_AGAIN_NS (10u * MILLISECOND)
+
 /* A connection that comes so long after the one before comes by itself. */
 #define BY_ITSELF_NS 50000u
 
@@ -31,12 +34,23 @@ static bool has_slot(struct pdlb_acceptor *acceptor) {
   return acceptor->has_reserved;
 }
 
+/* A process has a shelf, and that is finite. */
+static bool has_shelf(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->config.board) return true;
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  workers_see(&acceptor->workers);
+  const bool room = workers_any_room(&acceptor->workers);
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  return room;
+}
+
 /* False, and to be called after the next take, if there is no slot or no credit. */
 static bool has_room(struct pdlb_acceptor *acceptor) {
-  if (handoff_resend(acceptor) && has_slot(acceptor)) return true;
+  if (handoff_resend(acceptor) && has_slot(acceptor) && has_shelf(acceptor)) return true;
+  if (acceptor->config.board) board_want_call(acceptor->config.board, true);
   if (!atomic_exchange_explicit(&acceptor->held_up, true, memory_order_seq_cst))
     acceptor_count(&acceptor->times_held_up);
-  return handoff_resend(acceptor) && has_slot(acceptor);
+  return handoff_resend(acceptor) && has_slot(acceptor) && has_shelf(acceptor);
 }
 
 static void back_off(struct pdlb_acceptor *acceptor, int error) {
@@ -114,6 +128,11 @@ static uint32_t unpicked(const struct pdlb_acceptor *acceptor) {
   return acceptor->fresh_count + atomic_load_explicit(&acceptor->unpicked, memory_order_relaxed);
 }
 
+bool acceptor_refuse_one(struct pdlb_acceptor *acceptor, struct listener *listener) {
+  if (acceptor->fresh_count == MAX_BATCH || accept_backs_off(acceptor)) return false;
+  return accept_one(acceptor, listener, true) == TRY_NEXT;
+}
+
 /* One listener's turn. A connection that comes by itself is handed on at once: to find that there is no other one costs
  * as much as to accept it, and if there is, the epoll set tells. */
 static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
@@ -183,25 +202,50 @@ static void leave_it_to_workers(struct pdlb_acceptor *acceptor) {
   acceptor->has_reserved = false;
 }
 
+static bool accepts(struct pdlb_acceptor *acceptor) {
+  if (!acceptor->config.board) return true;
+  pthread_mutex_lock(&acceptor->workers.mutex);
+  const bool picks = acceptor->workers.policy.policy != PDLB_POLICY_QUEUE || acceptor->workers.limit;
+  pthread_mutex_unlock(&acceptor->workers.mutex);
+  return picks;
+}
+
+/* Under the mutex: others accept, by permit. Returns when to look again at the latest. */
+static uint64_t permit(struct pdlb_acceptor *acceptor, bool wanted) {
+  acceptor->behind = 0;
+  if (!listeners_watch(&acceptor->listeners, wanted)) back_off(acceptor, ENOMEM);
+  const uint64_t look = wanted ? permits_issue(acceptor) : PDLB_FOREVER, headers = proxied_collect(acceptor);
+  return headers < look ? headers : look;
+}
+
+/* Under the mutex: permits are for arrivals, of which the set tells once. */
+static void change_watch(struct pdlb_acceptor *acceptor, bool accepting) {
+  listeners_watch(&acceptor->listeners, false);
+  acceptor->listeners.arrivals_only = !accepting;
+  acceptor->accepted_before = accepting;
+  acceptor->behind = 0;
+}
+
 /* Under the mutex. Returns when to look again at the latest. */
 static uint64_t step(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const bool wanted = !acceptor->paused || acceptor->stopping;
-  if (acceptor->config.board) {
-    if (!listeners_watch(listeners, wanted)) back_off(acceptor, ENOMEM);
-    return wanted ? permits_issue(acceptor) : PDLB_FOREVER;
-  }
+  const bool accepting = accepts(acceptor);
+  if (accepting != acceptor->accepted_before) change_watch(acceptor, accepting);
+  if (!accepting) return permit(acceptor, wanted);
   atomic_store_explicit(&acceptor->held_up, false, memory_order_seq_cst);
   const bool room = has_room(acceptor);
   if (acceptor->config.by_workers) share_out(acceptor);
   if (room && wanted && !accept_backs_off(acceptor)) accept_from_all(acceptor);
-  const uint64_t look = proxied_collect(acceptor);
+  uint64_t look = proxied_collect(acceptor);
 
   /* What cannot be accepted now must not keep the thread awake. */
   const bool may_accept = wanted && has_room(acceptor) && !accept_backs_off(acceptor) &&
                           limits_judge(acceptor, unpicked(acceptor)) != LIMITS_LEAVE;
   if (acceptor->config.by_workers) leave_it_to_workers(acceptor);
   if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
+  /* A process that dies does not call. */
+  if (!may_accept && acceptor->config.board && pdlb_now() + LOOK_AGAIN_NS < look) look = pdlb_now() + LOOK_AGAIN_NS;
   if (accept_backs_off(acceptor)) return acceptor->accept_again_at < look ? acceptor->accept_again_at : look;
   /* A draining one wakes nobody when it is empty: look until then. */
   return may_accept && listeners_draining(listeners) ? 0 : look;

@@ -5,14 +5,20 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "board.h"
 #include "pdlb_acceptor.h"
+#include "shelf.h"
 
 #define MAX_WORKERS 1024u
 /* Listeners beyond so many share counts with earlier ones. */
 #define COUNTED_LISTENERS 1024u
 
+/* On one shelf, at most. */
+#define SHELF_SIZE 64u
+
 struct assigned {
   uint64_t token, at;
+  uint32_t listener;
 };
 
 enum worker_state { WORKER_UNUSED = 0, WORKER_ACTIVE, WORKER_PAUSED, WORKER_LEAVING };
@@ -33,6 +39,13 @@ struct worker {
   struct assigned *assigned;
   uint32_t size, head, tail;
 
+  /* Of one that is a process: */
+  struct seat *seat; /* where it counts; NULL: it is none, or has ended for good */
+  struct shelf shelf;
+  uint64_t shelved;          /* put on the shelf, without what was taken back */
+  uint64_t unshelved, steps; /* as its seat had them: what it took from there; what it did at all */
+  uint64_t reminded_at;      /* that something lies there */
+
   /* Changed under the lock, read by anybody. */
   _Atomic bool stalled;
   _Atomic uint32_t open, waiting;
@@ -48,6 +61,8 @@ struct workers {
   uint32_t limit,
       limit_again;    /* of what each may have open, 0 for none; where one that was full is not full any more */
   bool ignores_limit; /* all are full: any may be picked */
+  bool processes;     /* they are: what they have is known by their seats */
+  uint64_t unshelved; /* by all that there were */
   bool directed;      /* their queues are directed ones, and there may be none that they share */
   bool holds;         /* what the shared queue gives stands before a worker at once */
   struct pdlb_policy_config policy;
@@ -66,6 +81,17 @@ bool worker_assign(const struct workers *workers, struct worker *worker, uint32_
 void worker_open(const struct workers *workers, struct worker *worker, uint32_t listener);
 void worker_close(const struct workers *workers, struct worker *worker, uint32_t listener);
 void worker_not_waiting(struct worker *worker);
+/* See how far a process has come. */
+void worker_see(struct workers *workers, struct worker *worker);
+void workers_see(struct workers *workers);
+/* Put a connection on its shelf. False if that cannot be done. */
+bool worker_shelve(struct workers *workers, struct worker *worker, const struct pdlb_accepted *accepted);
+/* Take the oldest back from there. False if there is none. */
+bool worker_unshelve(struct worker *worker, struct pdlb_accepted *accepted);
+/* Its process is dead: count what it had taken and not counted. */
+void worker_bury(struct worker *worker);
+/* Whether one of them may be given something to its shelf. */
+bool workers_any_room(const struct workers *workers);
 /* It looked for connections: it does not stall, whatever it found. */
 void worker_came(struct worker *worker, bool waits);
 uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_listener);
@@ -84,8 +110,12 @@ static inline bool worker_is_there(const struct worker *worker) {
   return worker->state == WORKER_ACTIVE && worker->weight && worker->queue != PDLB_NONE;
 }
 
+static inline bool worker_has_room(const struct worker *worker) {
+  return !worker->seat || worker->tail - worker->head < SHELF_SIZE;
+}
+
 static inline bool worker_is_barred(const struct workers *workers, const struct worker *worker) {
-  return worker->full && !workers->ignores_limit;
+  return (worker->full && !workers->ignores_limit) || !worker_has_room(worker);
 }
 
 static inline bool worker_may_be_picked(const struct workers *workers, const struct worker *worker) {

@@ -232,6 +232,12 @@ uint32_t add_worker(const Acceptor &acceptor, uint32_t queue) {
   return worker;
 }
 
+// A descriptor of the worker's shelf, which stays the acceptor's.
+int seat_worker(const Acceptor &acceptor, uint32_t worker, uint32_t seat) {
+  pdlb_error error{};
+  return check(pdlb_acceptor_worker_seat(acceptor.raw(), worker, seat, &error), error);
+}
+
 // Connections, those of them that wait, and whether it stalls.
 std::tuple<uint32_t, uint32_t, bool> worker_stats(const Acceptor &acceptor, uint32_t worker) {
   pdlb_worker_stats stats;
@@ -319,6 +325,11 @@ void register_acceptor(py::module_ &module) {
           },
           "worker"_a, "listener"_a, "aborted"_a)
       .def("add_worker", &add_worker, "queue"_a)
+      .def("seat_worker", &seat_worker, "worker"_a, "seat"_a)
+      .def(
+          "bury_worker",
+          [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_worker_bury(acceptor.raw(), worker); },
+          "worker"_a)
       .def(
           "remove_worker",
           [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_worker_remove(acceptor.raw(), worker); },

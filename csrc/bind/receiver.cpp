@@ -19,22 +19,29 @@ std::shared_ptr<Board> create_board(uint32_t seats) {
   return std::make_shared<Board>(board);
 }
 
-std::shared_ptr<Board> join_board(int fd) {
+std::shared_ptr<Board> join_board(int fd, int bell) {
   pdlb_board *board = nullptr;
   pdlb_error error{};
-  check(pdlb_board_join(fd, &board, &error), error);
+  check(pdlb_board_join(fd, bell, &board, &error), error);
   return std::make_shared<Board>(board);
 }
 
 py::dict stats(const Board &board, uint32_t seat) {
   pdlb_seat_stats stats;
   pdlb_board_stats(board.raw(), board.seat(seat), &stats);
-  return py::dict("accepted"_a = stats.accepted, "served"_a = stats.served, "aborted"_a = stats.aborted,
-                  "in_hand"_a = stats.in_hand, "empty"_a = stats.empty, "gone"_a = stats.gone,
-                  "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
+  return py::dict("accepted"_a = stats.accepted, "permitted"_a = stats.permitted, "served"_a = stats.served,
+                  "aborted"_a = stats.aborted, "in_hand"_a = stats.in_hand, "empty"_a = stats.empty,
+                  "gone"_a = stats.gone, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
                   "beat_at"_a = static_cast<double>(stats.beat_at) * 1e-9,
                   "late"_a = static_cast<double>(stats.late_ns) * 1e-9,
                   "handoff"_a = std::vector<uint64_t>(stats.handoff, stats.handoff + PDLB_HANDOFF_BUCKETS));
+}
+
+// Connections of a listener, and those of them that are closed.
+std::tuple<uint64_t, uint64_t> by_listener(const Board &board, uint32_t seat, uint32_t listener) {
+  uint64_t accepted, closed;
+  pdlb_board_listener(board.raw(), board.seat(seat), listener, &accepted, &closed);
+  return {accepted, closed};
 }
 
 class Receiver {
@@ -51,6 +58,11 @@ class Receiver {
   void add(uint32_t listener, int fd, int proxy) {
     pdlb_error error{};
     check(pdlb_receiver_add(receiver_, listener, fd, static_cast<pdlb_proxy>(proxy), &error), error);
+  }
+
+  void set_shelf(int fd) {
+    pdlb_error error{};
+    check(pdlb_receiver_set_shelf(receiver_, fd, &error), error);
   }
 
   int headers_fileno() const { return pdlb_receiver_headers_fd(receiver_); }
@@ -87,7 +99,7 @@ class Receiver {
     }
   }
 
-  void closed(bool aborted) { pdlb_board_closed(board_->raw(), seat_, aborted); }
+  void closed(uint32_t listener, bool aborted) { pdlb_board_closed(board_->raw(), seat_, listener, aborted); }
 
   // Connections, those of them that wait, and whether it stalls: what the acceptor says of workers that it picks.
   std::tuple<uint32_t, uint32_t, bool> worker_stats() const {
@@ -107,8 +119,10 @@ class Receiver {
 void register_receiver(py::module_ &module) {
   py::class_<Board, std::shared_ptr<Board>>(module, "Board", py::is_final())
       .def(py::init(&create_board), "seats"_a)
-      .def_static("join", &join_board, "fd"_a)
+      .def_static("join", &join_board, "fd"_a, "bell"_a)
       .def("fileno", [](const Board &board) { return pdlb_board_fd(board.raw()); })
+      .def("bell_fileno", [](const Board &board) { return pdlb_board_bell_fd(board.raw()); })
+      .def("by_listener", &by_listener, "seat"_a, "listener"_a)
       .def("stats", &stats, "seat"_a)
       .def(
           "clear", [](const Board &board, uint32_t seat) { pdlb_board_clear(board.raw(), board.seat(seat)); }, "seat"_a)
@@ -127,13 +141,15 @@ void register_receiver(py::module_ &module) {
   py::class_<Receiver>(module, "Receiver", py::is_final())
       .def(py::init<std::shared_ptr<Board>, uint32_t, bool>(), "board"_a, "seat"_a, "blocking"_a)
       .def("add", &Receiver::add, "listener"_a, "fd"_a, "proxy"_a = 0)
+      .def("set_shelf", &Receiver::set_shelf, "fd"_a)
       .def("headers_fileno", &Receiver::headers_fileno)
       .def("remove", &Receiver::remove, "listener"_a)
       .def("take", &Receiver::take, "worker"_a, "token"_a)
       .def("receive", &Receiver::receive, "port"_a, "worker"_a, "max"_a)
       .def(
-          "closed", [](Receiver &receiver, uint32_t, uint32_t, bool aborted) { receiver.closed(aborted); }, "worker"_a,
-          "listener"_a, "aborted"_a)
+          "closed",
+          [](Receiver &receiver, uint32_t, uint32_t listener, bool aborted) { receiver.closed(listener, aborted); },
+          "worker"_a, "listener"_a, "aborted"_a)
       .def(
           "worker_stats", [](const Receiver &receiver, uint32_t) { return receiver.worker_stats(); }, "worker"_a)
       .def("remove_worker", [](const Receiver &, uint32_t) {}, "worker"_a);

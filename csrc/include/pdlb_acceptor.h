@@ -27,9 +27,10 @@ struct pdlb_acceptor_config {
   uint32_t slots; /* accepted connections that may wait at a time; beyond that they stay in the kernel's backlog */
   uint32_t batch; /* connections taken from one listener before the next one has its turn */
   bool blocking;  /* what the accepted descriptors are */
-  struct pdlb_board *board; /* not NULL: accept nothing: leave connections in the backlog, and send permits to accept
-                               them, which pdlb_receiver_accept takes. For workers in other processes: one that dies
-                               takes nothing along. The board must outlive the acceptor. */
+  struct pdlb_board *board; /* not NULL: workers are in other processes, and one that dies takes nothing along. Where
+                               nobody is picked, connections stay in the backlog, and what is sent are permits to
+                               accept them; where somebody is, they are accepted and put on that worker's shelf.
+                               pdlb_receiver_accept uses both. The board must outlive the acceptor. */
   bool directed;            /* the workers' own queues are directed ones */
   bool holds;      /* what the queue gives stands before a worker at once, as on a device: from one that does not
                       come it is taken back when another one waits */
@@ -104,6 +105,12 @@ void pdlb_acceptor_worker_queue(struct pdlb_acceptor *acceptor, uint32_t worker,
 void pdlb_acceptor_worker_weigh(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t weight);
 #define PDLB_WEIGHT 1000u
 #define PDLB_MAX_WEIGHT 1000000u
+
+/* Of a worker that is a process: before anything else, the seat at which it counts. Result: a descriptor of its shelf,
+ * for pdlb_receiver_set_shelf, which stays the acceptor's; or -errno. If the process dies, another one may go on. */
+int pdlb_acceptor_worker_seat(struct pdlb_acceptor *acceptor, uint32_t worker, uint32_t seat, struct pdlb_error *error);
+/* Any thread. Its process has ended, and no other one has begun. Before pdlb_board_bury. */
+void pdlb_acceptor_worker_bury(struct pdlb_acceptor *acceptor, uint32_t worker);
 
 struct pdlb_worker_stats {
   uint32_t open;    /* picked for it or taken by it, and not closed */

@@ -1,5 +1,8 @@
 /* Workers that are processes of their own: a board of counts that all of them share, and how each accepts.
  *
+ * Where nobody is picked, a worker accepts from the backlog by a permit. What a worker was picked for was accepted
+ * before, and lies on its shelf until it takes it from there.
+ *
  * The process with the acceptor makes the board. Every worker has a seat on it, which it alone writes while it lives,
  * so that what it does can be read without asking it, and is known after it has died.
  */
@@ -17,14 +20,17 @@ extern "C" {
 struct pdlb_board;
 
 int pdlb_board_create(uint32_t seats, struct pdlb_board **board, struct pdlb_error *error);
-/* `fd`: as pdlb_board_fd says, passed to another process; it stays the caller's. */
-int pdlb_board_join(int fd, struct pdlb_board **board, struct pdlb_error *error);
+/* `fd`, `bell_fd`: as the two below say, passed to another process; they stay the caller's. */
+int pdlb_board_join(int fd, int bell_fd, struct pdlb_board **board, struct pdlb_error *error);
 int pdlb_board_fd(const struct pdlb_board *board);
+/* By which workers call the acceptor. */
+int pdlb_board_bell_fd(const struct pdlb_board *board);
 uint32_t pdlb_board_seats(const struct pdlb_board *board);
 void pdlb_board_close(struct pdlb_board *board);
 
 struct pdlb_seat_stats {
-  uint64_t accepted; /* open + served + aborted */
+  uint64_t accepted;  /* open + served + aborted */
+  uint64_t permitted; /* of these, by itself from a backlog; the others lay on its shelf */
   uint64_t served;
   uint64_t aborted;
   uint64_t in_hand;  /* permits that it received, and is about to use */
@@ -40,6 +46,10 @@ struct pdlb_seat_stats {
 /* For all of these: any thread, of any process. `seat` is below pdlb_board_seats. */
 
 void pdlb_board_stats(const struct pdlb_board *board, uint32_t seat, struct pdlb_seat_stats *stats);
+/* Connections of one listener, and those of them that are closed. */
+#define PDLB_SEAT_LISTENERS 256u /* beyond so many, later listeners share counts with earlier ones */
+void pdlb_board_listener(const struct pdlb_board *board, uint32_t seat, uint32_t listener, uint64_t *accepted,
+                         uint64_t *closed);
 /* A new worker will sit there: count from nothing. */
 void pdlb_board_clear(struct pdlb_board *board, uint32_t seat);
 /* Its process has ended: what it still had counts as aborted, and what it was about to accept is left to others.
@@ -48,7 +58,7 @@ uint64_t pdlb_board_bury(struct pdlb_board *board, uint32_t seat);
 /* The worker: its event loop has turned, `late_ns` after it was to. */
 void pdlb_board_beat(struct pdlb_board *board, uint32_t seat, uint64_t late_ns);
 /* The worker: a connection that it accepted is closed. */
-void pdlb_board_closed(struct pdlb_board *board, uint32_t seat, bool aborted);
+void pdlb_board_closed(struct pdlb_board *board, uint32_t seat, uint32_t listener, bool aborted);
 
 /* The listener that a permit is for. */
 uint32_t pdlb_permit_listener(uint64_t permit);
@@ -67,11 +77,14 @@ int pdlb_receiver_add(struct pdlb_receiver *receiver, uint32_t listener, int fd,
                       struct pdlb_error *error);
 /* Any thread. Let go of the socket. */
 void pdlb_receiver_remove(struct pdlb_receiver *receiver, uint32_t listener);
+/* Before the first permit: where connections lie that the worker was picked for, as pdlb_acceptor_worker_seat said;
+ * a duplicate is kept. */
+int pdlb_receiver_set_shelf(struct pdlb_receiver *receiver, int fd, struct pdlb_error *error);
 /* Any thread. So many permits were received, and will be used in a moment. */
 void pdlb_receiver_hold(struct pdlb_receiver *receiver, uint32_t permits);
-/* Any thread. Use one: accept a connection: 0; -EAGAIN if none waits any more, -ENOENT if there is no such listener
- * (yet), or what accept says. Without a connection the permit is worth nothing, and to be released; but with
- * -EINPROGRESS there is one, whose PROXY header has not come. */
+/* Any thread. Use one: accept a connection, or take it from the shelf: 0; -EAGAIN if none waits any more, -ENOENT if
+ * there is no such listener (yet), or what accept says. Without a connection the permit is worth nothing, and to be
+ * released; but with -EINPROGRESS there is one, whose PROXY header has not come. */
 int pdlb_receiver_accept(struct pdlb_receiver *receiver, uint64_t permit, struct pdlb_accepted *accepted);
 
 /* A descriptor that is readable when headers have come, or were due. */

@@ -52,7 +52,8 @@ static void open_proxied_place(struct place *place, enum pdlb_proxy proxy) {
   place->sender = rig_producer(&place->rig);
   rig_start(&place->rig);
   CHECK_OK(pdlb_board_create(WORKERS, &place->board, &error), error);
-  CHECK_OK(pdlb_board_join(pdlb_board_fd(place->board), &place->joined, &error), error);
+  CHECK_OK(pdlb_board_join(pdlb_board_fd(place->board), pdlb_board_bell_fd(place->board), &place->joined, &error),
+           error);
   const struct pdlb_acceptor_config config = {.queue = place->queue, .slots = 1, .batch = 16, .board = place->board};
   CHECK_OK(pdlb_acceptor_start(place->rig.domain, place->sender, &config, &place->acceptor, &error), error);
   CHECK_OK(pdlb_acceptor_set_policy(
@@ -114,7 +115,7 @@ static void each_connection_has_one_permit(void) {
   for (int round = 0; round < 200; round++) {
     const int client = connect_to(&place.address), worker = round % WORKERS;
     accept_by(&place, worker, receive_permit(&place, worker));
-    pdlb_board_closed(place.joined, (uint32_t)worker, round % 3 == 0);
+    pdlb_board_closed(place.joined, (uint32_t)worker, place.listener, round % 3 == 0);
     CHECK_EQ(pdlb_port_release(place.ports[worker], 1), 1);
     close(client);
   }
@@ -169,7 +170,7 @@ static void what_the_dead_had_is_aborted(void) {
     clients[i] = connect_to(&place.address);
     accept_by(&place, 0, receive_permit(&place, 0));
   }
-  pdlb_board_closed(place.joined, 0, false);
+  pdlb_board_closed(place.joined, 0, place.listener, false);
   CHECK_EQ(pdlb_board_bury(place.board, 0), 3);
   CHECK_EQ(pdlb_board_bury(place.board, 0), 0);
   const struct pdlb_seat_stats stats = seat(&place, 0);
@@ -211,9 +212,9 @@ static void bad_arguments_are_refused(void) {
   struct pdlb_board *board = NULL;
   CHECK_EQ(pdlb_board_create(0, &board, &error), -EINVAL);
   CHECK_EQ(pdlb_board_create(PDLB_MAX_SEATS + 1, &board, &error), -EINVAL);
-  CHECK_EQ(pdlb_board_join(-1, &board, &error), -EBADF);
+  CHECK_EQ(pdlb_board_join(-1, -1, &board, &error), -EBADF);
   const int pipe_end = socket(AF_UNIX, SOCK_STREAM, 0);
-  CHECK_EQ(pdlb_board_join(pipe_end, &board, &error), -EINVAL);
+  CHECK_EQ(pdlb_board_join(pipe_end, pipe_end, &board, &error), -EINVAL);
   close(pipe_end);
   CHECK_EQ(pdlb_board_create(1, &board, &error), 0);
   struct pdlb_receiver *receiver = NULL;
@@ -243,7 +244,7 @@ static void headers_are_awaited(void) {
   CHECK(accepted.proxied && accepted.listener == place.listener);
   free(accepted.proxied);
   close(accepted.fd);
-  pdlb_board_closed(place.joined, 0, false);
+  pdlb_board_closed(place.joined, 0, place.listener, false);
   CHECK_EQ(pdlb_port_release(place.ports[0], 1), 1);
   const int broken = connect_to(&place.address);
   CHECK_EQ(send(broken, "GET /", 5, 0), 5);

@@ -26,7 +26,7 @@ class WorkerStats:
         released_early: Of `accepted`, how many the device was told to forget on receive, because its history list was
             used up: it balances without them.
         loop_lag: Seconds that its event loop took, the last time that it was asked, to come to what it was asked to do;
-            None of a worker without a loop, or in another process.
+            None of a worker without a loop.
     """
 
     name: str
@@ -98,7 +98,7 @@ class BalancerStats:
         gone: Connections that clients gave up before they could be accepted; not in `accepted`.
         taken_back: Times that a connection was offered to another worker, because the first did not come for it.
         held_up: Times that connections had to stay in the backlog, because too many were waiting.
-        listeners: The listeners that there are or were; none where workers are processes.
+        listeners: The listeners that there are or were.
         refused_at_limit: Of those refused, how many were turned away at a limit.
         limited: Times that a limit was reached.
         overflowed: Connections that a worker was given beyond its limit.

@@ -93,29 +93,16 @@ class Steering:
         queues: Where to.
         grace: Seconds that a connection waits for the worker whose turn it is.
         policy: The first policy.
-        may_pick: False if workers accept by permit, so that nobody can be picked for a connection.
         local: Whether workers accept by themselves, so that a connection can stay where it is.
-
-    Raises:
-        ConfigError: The policy picks, and may not.
 
     **Synchronization**: any thread.
     """
 
     def __init__(
-        self,
-        acceptor: _native.Acceptor,
-        engine: Engine,
-        grace: float,
-        policy: Policy,
-        *,
-        may_pick: bool = True,
-        local: bool = False,
+        self, acceptor: _native.Acceptor, engine: Engine, grace: float, policy: Policy, *, local: bool = False
     ) -> None:
-        self._may_pick = may_pick
         self._local = local
         self._asking = threading.Lock()
-        self._check_policy(policy)
         self._acceptor = acceptor
         self._engine = engine
         self._grace = grace
@@ -151,6 +138,8 @@ class Steering:
                 del self._weights[worker]
                 raise
             self._workers[worker.number] = worker
+            self._acceptor.set_weight(worker.number, _WEIGHT)
+            self._acceptor.pause_worker(worker.number, False)  # a process may have died, and another one come
             self._policy.register(worker)
             self._link(worker)
 
@@ -207,8 +196,6 @@ class Steering:
         """Change a worker's share."""
         if not 0 <= weight <= _MOST_WEIGHT:
             raise ConfigError(f"weight is {weight}: it goes from 0, for no connections, to {_MOST_WEIGHT:g}")
-        if weight not in {0, 1} and not self._may_pick:
-            raise ConfigError(f"weight is {weight}: worker processes have 1, or 0 for no connections")
         with self._lock:
             self._check(worker)
             shared, before = self._may_share(worker), self._weights[worker]
@@ -286,7 +273,6 @@ class Steering:
         Raises:
             ResourceExhausted: It needs queues that the device does not have; nothing is changed then.
         """
-        self._check_policy(policy)
         with self._lock:
             if policy.picks or self._compensates(policy):
                 self._equip_all()
@@ -295,13 +281,6 @@ class Steering:
             self._tell()
             for worker in self._workers.values():
                 before.unregister(worker)
-
-    def _check_policy(self, policy: Policy) -> None:
-        if policy.picks and not self._may_pick:
-            raise ConfigError(
-                f"policy is {policy}: worker processes accept by themselves, so that nothing is lost when one dies: "
-                f"nobody can be picked for a connection before that; use 'dlb' or 'nop', or worker_class='thread'"
-            )
 
     def _replace(self, policy: Policy) -> None:
         for worker in self._workers.values():

@@ -30,17 +30,6 @@ def test_handler_that_cannot_be_pickled(clients: Any) -> None:
         clients.close()
 
 
-@pytest.mark.parametrize("policy", ["exact", "hash", "random", "round_robin", "least"])
-def test_policies_that_pick(policy: Any) -> None:
-    with pytest.raises(pydlb.ConfigError, match="accept by themselves"):
-        pydlb.Balancer(1, handler=handlers.name_process, worker_class="process", policy=policy)
-    with pydlb.Balancer(1, handler=handlers.name_process, worker_class="process") as balancer:
-        with pytest.raises(pydlb.ConfigError, match="accept by themselves"):
-            balancer.policy = policy
-        with pytest.raises(pydlb.ConfigError, match="weight"):
-            balancer.set_weight(balancer.workers[0], 2)
-
-
 def test_words_that_mean_nothing() -> None:
     with pytest.raises(pydlb.ConfigError, match="worker_class is 'fiber'"):
         pydlb.Balancer(1, handler=handlers.name_process, worker_class="fiber")  # type: ignore[arg-type]

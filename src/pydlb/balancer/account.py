@@ -69,7 +69,8 @@ class Account:
         totals = self._pool.seats.totals()
         return {
             **acceptor,
-            "aborted": totals["gone"],
+            "accepted": acceptor["accepted"] + totals["permitted"],
+            "aborted": acceptor["aborted"] + totals["gone"],
             "backoffs": acceptor["backoffs"] + totals["backoffs"],
             "last_errno": acceptor["last_errno"] or totals["last_errno"],
             "handoff": totals["handoff"],

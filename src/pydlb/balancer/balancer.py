@@ -111,8 +111,7 @@ class Balancer:
             All but ``"fork"`` get the handler by pickle, and import the program's main module.
         patience: Seconds that the connections of a worker process have that asks to be replaced, as one does that gets
             SIGTERM.
-        limits: How many connections there may be, and what becomes of the others: a :class:`pydlb.Limits`. Not for
-            processes, which accept by themselves.
+        limits: How many connections there may be, and what becomes of the others: a :class:`pydlb.Limits`.
         name: The start of the workers' names.
         metrics_port: A port on which ``/metrics``, ``/ready``, ``/alive`` and ``/stats`` are answered by HTTP until it
             is closed, see :class:`pydlb.metrics.MetricsServer`; 0 for any that is free, None for none.
@@ -176,8 +175,6 @@ class Balancer:
         grace = _GRACE if grace is None else grace
         check_fallback(fallback)
         _check_limits(limits)
-        if limits is not None and processes:
-            raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
         by_workers = _accept_by_workers(accept, max_retries, processes=processes)
         _check_queue(release, queue_depth, receive_batch)
         limited = limits is not None and limits.per_worker is not None
@@ -203,9 +200,7 @@ class Balancer:
             self._acceptor = _accept_by(
                 begun.engine, slots=max_waiting, batch=batch, blocking=blocking, board=board, by_workers=by_workers
             )
-            self._steering = Steering(
-                self._acceptor, begun.engine, grace, steered, may_pick=not processes, local=by_workers
-            )
+            self._steering = Steering(self._acceptor, begun.engine, grace, steered, local=by_workers)
         except BaseException:
             begun.engine.close()
             raise
@@ -274,7 +269,6 @@ class Balancer:
         """How many connections there may be, and what becomes of the others. May be set at any time.
 
         Raises:
-            ConfigError: The workers are processes.
             ResourceExhausted: A limit for each worker needs ports that the device does not have.
         """
         return self._limits
@@ -282,8 +276,6 @@ class Balancer:
     @limits.setter
     def limits(self, limits: Limits | None) -> None:
         _check_limits(limits)
-        if self._pool is not None:
-            raise ConfigError("limits are kept where connections are accepted: with worker processes they are not")
         self._engines.set_limits(limits)
         self._limits = limits
 

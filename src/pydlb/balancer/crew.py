@@ -269,6 +269,7 @@ class Crew:
     def lost(self, worker: ProcessWorker) -> int:
         """Its process has died: give it nothing, and a new port. Returns how many connections it had."""
         worker.was_paused = self._steering.is_paused(worker)
+        worker.had_weight = self._steering.weight(worker)
         self._steering.unregister(worker)
         lost = worker.bury()
         self._steering.forget(worker)
@@ -282,6 +283,8 @@ class Crew:
         if not is_here:
             return
         self._steering.register(worker)
+        if worker.had_weight != 1:
+            self._steering.set_weight(worker, worker.had_weight)
         if worker.was_paused:
             self._steering.pause(worker)
 

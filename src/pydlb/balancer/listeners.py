@@ -75,7 +75,7 @@ class Listeners:
     def _accept_from(self, descriptor: int, proxy: int) -> int:
         if self._ended:
             raise ClosedError("this balancer is closed")
-        return self._acceptor.add(descriptor, 0 if self._pool is not None else proxy)
+        return self._acceptor.add(descriptor, proxy)
 
     def remove(self, number: int, timeout: float) -> None:
         """Accept what is in its backlog, for at most `timeout` seconds, then no more."""

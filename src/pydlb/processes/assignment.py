@@ -45,7 +45,9 @@ class Assignment:
         name: The worker's name.
         port: Its port of the domain.
         board: The board on which it counts.
-        seat: Its seat there.
+        bell: By which it calls the balancer.
+        seat: Its seat on the board.
+        shelf: Where connections lie that it was picked for.
         blocking: Whether accepted sockets are blocking.
         make_runner: Makes what runs the worker.
         channel: To the process with the balancer.
@@ -56,7 +58,9 @@ class Assignment:
     name: str
     port: SharedPort
     board: Descriptor
+    bell: Descriptor
     seat: int
+    shelf: Descriptor
     blocking: bool
     make_runner: Callable[[Worker], Runner]
     channel: socket.socket

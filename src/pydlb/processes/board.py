@@ -10,7 +10,7 @@ from pydlb.errors import ResourceExhausted
 
 __all__ = ["Seats"]
 
-_SUMS: Final = ("gone", "backoffs", "empty")
+_SUMS: Final = ("permitted", "gone", "backoffs", "empty")
 
 
 class Seats:
@@ -21,12 +21,14 @@ class Seats:
 
     Attributes:
         board: The board.
+        listeners: The numbers of the listeners that there are or were.
 
     **Synchronization**: any thread; workers are not asked.
     """
 
     def __init__(self, count: int) -> None:
         self.board: Final = _native.Board(count)
+        self.listeners: Final[list[int]] = []
         self._lock = threading.Lock()
         self._free = list(range(count))[::-1]
         self._taken: set[int] = set()
@@ -54,11 +56,11 @@ class Seats:
             self._free.append(seat)
 
     def totals(self) -> dict[str, Any]:
-        """What all that there are and were have counted, but for connections.
+        """What all that there are and were have counted, but for what workers tell themselves.
 
         Returns:
-            The sums ``gone``, ``backoffs``, ``empty`` and ``handoff``, and the error number ``last_errno`` of an accept
-            that failed.
+            The sums ``permitted``, ``gone``, ``backoffs``, ``empty`` and ``handoff``, and the error number
+            ``last_errno`` of an accept that failed.
         """
         with self._lock:
             totals = dict(self._past)

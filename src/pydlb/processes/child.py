@@ -76,8 +76,9 @@ class _Child:
         self._assignment: Final = assignment
         self._channel: Final = Channel(assignment.channel)
         self._parent: Final = _pidfd(assignment.parent)
-        self._board: Final = _native.Board.join(assignment.board.number)
+        self._board: Final = _native.Board.join(assignment.board.number, assignment.bell.number)
         self._receiver: Final = _native.Receiver(self._board, assignment.seat, assignment.blocking)
+        self._receiver.set_shelf(assignment.shelf.number)
         self._started = self._over = False
         self._beat_due = 0.0
 

@@ -116,7 +116,7 @@ class ProcessPool:
             if self._closed or runner.state is State.STOPPING:
                 raise ClosedError("this balancer is closed")
             inherited = self._inherited() if method == "fork" else (frozenset[int](), frozenset[int]())
-            self._running[runner] = runner.spawn(self._context, self.seats.board.fileno(), self._listeners, inherited)
+            self._running[runner] = runner.spawn(self._context, self.seats.board, self._listeners, inherited)
             self._unwatched.append(runner)
         self.wake()
 
@@ -142,6 +142,7 @@ class ProcessPool:
         """Let workers accept from a socket, of which a duplicate is kept."""
         with self._lock:
             self._listeners[number] = sock.dup(), proxy
+            self.seats.listeners.append(number)
             for runner in self._running:
                 runner.send("listen", [sock], listeners=[(number, proxy)])
 

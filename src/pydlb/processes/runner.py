@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
+    from pydlb import _native
     from pydlb.balancer import Runner
     from pydlb.workers import Worker
 
@@ -113,7 +114,7 @@ class ProcessRunner:
     def spawn(
         self,
         context: BaseContext,
-        board: int,
+        board: _native.Board,
         listeners: Mapping[int, tuple[socket.socket, int]],
         inherited: tuple[frozenset[int], frozenset[int]],
     ) -> tuple[Channel, int]:
@@ -124,8 +125,10 @@ class ProcessRunner:
             assignment = Assignment(
                 name=self.worker.name,
                 port=shared,
-                board=Descriptor(board),
+                board=Descriptor(board.fileno()),
+                bell=Descriptor(board.bell_fileno()),
                 seat=self.worker.seat,
+                shelf=Descriptor(self.worker.shelf),
                 blocking=self._pool.blocking,
                 make_runner=self.make_runner,
                 channel=theirs.end,

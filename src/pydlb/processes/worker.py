@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -28,17 +29,26 @@ class ProcessWorker(Worker):
 
     Attributes:
         seat: Its seat on the board.
+        shelf: The descriptor of its shelf, which stays the acceptor's.
         pid: The number of its process; None while it has none.
         was_paused: Whether it was to be given nothing when its last process died.
+        had_weight: The weight that it had then.
 
     **Synchronization**: any thread.
     """
 
     def __init__(self, name: str, station: Station, acceptor: _native.Acceptor, number: int, seats: Seats) -> None:
         super().__init__(name, station, acceptor, number, blocking=False)
+        self._acceptor = acceptor
         self.seat = seats.take()
+        try:
+            self.shelf = acceptor.seat_worker(number, self.seat)
+        except BaseException:
+            seats.give_back(self.seat)
+            raise
         self.pid: int | None = None
         self.was_paused = False
+        self.had_weight = 1.0
         self._seats = seats
         self._end_lock = threading.Lock()
         self._last: WorkerStats | None = None
@@ -47,8 +57,8 @@ class ProcessWorker(Worker):
 
     @property
     def open(self) -> int:
-        """Connections that are open in its process."""
-        return self.stats().open
+        """Connections that it was picked for or took, and that are not closed."""
+        return self._acceptor.worker_stats(self.number)[0] if self._last is None else 0
 
     @property
     def stalled(self) -> bool:
@@ -58,7 +68,7 @@ class ProcessWorker(Worker):
     def is_empty(self) -> bool:
         """Whether it has no connection, and is not about to accept one."""
         in_hand = self._seats.board.stats(self.seat)["in_hand"] if self._last is None else 0
-        return in_hand == 0 and self.stats().open == 0
+        return in_hand == 0 and self.open == 0 and self.stats().open == 0
 
     def stats(self) -> WorkerStats:
         """What its processes have done until now."""
@@ -67,8 +77,9 @@ class ProcessWorker(Worker):
 
     def _read(self) -> WorkerStats:
         counts = self._seats.board.stats(self.seat)
+        _, waiting, stalled = self._acceptor.worker_stats(self.number)
         try:
-            stalled = self.port.stats().stalled
+            stalled |= self.port.stats().stalled
         except ClosedError:
             stalled = False
         return WorkerStats(
@@ -77,9 +88,18 @@ class ProcessWorker(Worker):
             open=counts["accepted"] - counts["served"] - counts["aborted"],
             served=counts["served"],
             aborted=counts["aborted"],
-            waiting=0,
+            waiting=waiting,
             stalled=stalled,
+            loop_lag=counts["late"] if counts["beat_at"] else None,
         )
+
+    def by_listener(self) -> dict[int, tuple[int, int]]:
+        """For each listener, how many of its connections the worker was given, and how many of those are closed."""
+        return self._by_listener if self._last is not None else self._read_listeners()
+
+    def _read_listeners(self) -> dict[int, tuple[int, int]]:
+        counts = {number: self._seats.board.by_listener(self.seat, number) for number in self._seats.listeners}
+        return {number: count for number, count in counts.items() if count[0]}
 
     def silence(self, interval: float) -> float:
         """Seconds for which its event loop has not turned, although it was to within `interval`; 0 if it has.
@@ -96,6 +116,7 @@ class ProcessWorker(Worker):
     def bury(self) -> int:
         """Its process has ended: what that still had counts as aborted. Returns how many connections that were."""
         self.pid = None
+        self._acceptor.bury_worker(self.number)
         lost = self._seats.board.bury(self.seat)
         self.port.close()
         return lost
@@ -106,9 +127,10 @@ class ProcessWorker(Worker):
             if self._last is not None:
                 return
             self.bury()
-            self._last = self._read()
+            self._by_listener = self._read_listeners()
+            self._last = dataclasses.replace(self._read(), waiting=0, stalled=False, loop_lag=None)
+            self._acceptor.remove_worker(self.number)  # which does not look at the seat any more
             self._seats.give_back(self.seat)
-        self._source.remove_worker(self.number)
 
     # ---- what only its process does --------------------------------------------------------------------------------
 
