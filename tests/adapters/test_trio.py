@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trio
+from anyio.abc import SocketAttribute
 
 import pydlb
 from pydlb.adapters.anyio import Listener as AnyioListener
@@ -77,6 +79,38 @@ def test_anyio_programs(backend: str) -> None:
         for end in ends:
             end.join()
     assert (stats.accepted, stats.served, stats.aborted) == (9, 9, 0)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_anyio_streams_tell_of_the_proxys_client(backend: str) -> None:
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        attributes = [SocketAttribute.remote_address, SocketAttribute.remote_port, SocketAttribute.local_address]
+        await stream.send(repr([stream.extra(attribute) for attribute in attributes]).encode())
+        assert stream.extra(SocketAttribute.raw_socket).fileno() >= 0
+        assert await stream.receive() == b"?"
+
+    def run(worker: pydlb.Worker) -> None:
+        async def main() -> None:
+            async with AnyioListener(worker) as listener:
+                await listener.serve(handle)
+
+        anyio.run(main, backend=backend)
+
+    with pydlb.Balancer(workers=0) as balancer:
+        end = threading.Thread(target=run, args=(balancer.worker(),))
+        end.start()
+        balancer.listen(proxy_protocol="optional")
+        with socket.create_connection(balancer.address(), timeout=20) as client:
+            client.sendall(b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n")
+            assert client.recv(200) == b"[('192.0.2.7', 4711), 4711, ('10.0.0.1', 80)]"
+            client.sendall(b"?")
+            assert client.recv(1) == b""
+        with socket.create_connection(balancer.address(), timeout=20) as client:
+            client.sendall(b"?")  # what is none of a header's first bytes
+            assert client.recv(200).startswith(repr([client.getsockname()]).encode()[:-1])
+        stats = balancer.close()
+        end.join()
+    assert (stats.served, stats.aborted) == (2, 0)
 
 
 def test_trio_workers(run: Callable[..., Any]) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
+from anyio.abc import SocketAttribute
 
 from pydlb.errors import ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from pydlb.proxied import Address, Proxied
     from pydlb.workers import Connection, Ticket, Worker
 
 __all__ = ["Listener"]
@@ -26,6 +28,8 @@ _LOOK = 0.1
 
 class Listener(anyio.abc.Listener[anyio.abc.SocketStream]):
     """Brings a worker's connections to an AnyIO program: ``await Listener(worker).serve(handler)``.
+
+    If a proxy told of its client by the PROXY protocol, the stream's ``SocketAttribute.remote_address`` does too.
 
     Args:
         worker: Made by :meth:`pydlb.Balancer.worker`; the program's only.
@@ -51,8 +55,9 @@ class Listener(anyio.abc.Listener[anyio.abc.SocketStream]):
 
     async def _serve(self, handler: Callable[[anyio.abc.SocketStream], Any], task_group: anyio.abc.TaskGroup) -> None:
         while (connection := await self._take()) is not None:
+            proxied = connection.proxied
             sock, ticket = connection.detach()
-            task_group.start_soon(_handle, handler, sock, ticket)
+            task_group.start_soon(_handle, handler, sock, ticket, proxied)
 
     async def _take(self) -> Connection | None:
         await anyio.lowlevel.checkpoint()
@@ -80,10 +85,61 @@ class Listener(anyio.abc.Listener[anyio.abc.SocketStream]):
         await anyio.lowlevel.checkpoint()
 
 
-async def _handle(handler: Callable[[anyio.abc.SocketStream], Any], sock: socket.socket, ticket: Ticket) -> None:
+class _ProxiedStream(anyio.abc.SocketStream):
+    """A stream whose addresses are those that the proxy tells of; all else is the stream's own."""
+
+    def __init__(self, stream: anyio.abc.SocketStream, proxied: Proxied) -> None:
+        self._stream = stream
+        self._proxied = proxied
+
+    @property
+    def _raw_socket(self) -> socket.socket:
+        return self._stream._raw_socket
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """AnyIO's typed attributes of a socket."""
+        told = self._proxied
+        attributes = {
+            **self._stream.extra_attributes,
+            SocketAttribute.family: lambda: told.family,
+            SocketAttribute.remote_address: lambda: _short(told.client),
+            SocketAttribute.local_address: lambda: _short(told.server),
+        }
+        if told.family != socket.AF_UNIX:
+            attributes[SocketAttribute.remote_port] = lambda: told.client[1]
+            attributes[SocketAttribute.local_port] = lambda: told.server[1]
+        return attributes
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """As the stream does."""
+        return await self._stream.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        """As the stream does."""
+        await self._stream.send(item)
+
+    async def send_eof(self) -> None:
+        """As the stream does."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """As the stream does."""
+        await self._stream.aclose()
+
+
+def _short(address: Address) -> Address:
+    """As AnyIO has them: host and port, or a path."""
+    return address[:2] if isinstance(address, tuple) else address
+
+
+async def _handle(
+    handler: Callable[[anyio.abc.SocketStream], Any], sock: socket.socket, ticket: Ticket, proxied: Proxied | None
+) -> None:
     aborted = True
     try:
-        async with await _stream(sock) as stream:
+        own = await _stream(sock)
+        async with own if proxied is None else _ProxiedStream(own, proxied) as stream:
             await handler(stream)
         aborted = False
     finally:
