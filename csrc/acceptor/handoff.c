@@ -217,10 +217,19 @@ static bool is_to_lose(struct pdlb_acceptor *acceptor, struct worker *worker, ui
   return false;
 }
 
+/* One that was reserved for the connection that is accepted next will do. */
+static bool get_slot(struct pdlb_acceptor *acceptor, uint64_t *token) {
+  if (slots_reserve(&acceptor->slots, token)) return true;
+  if (!acceptor->has_reserved) return false;
+  *token = acceptor->reserved;
+  acceptor->has_reserved = false;
+  return true;
+}
+
 /* Under the lock: the oldest that lies on its shelf, with a slot of its own. */
 static bool take_from_shelf(struct pdlb_acceptor *acceptor, struct worker *worker, uint64_t *token,
                             struct pdlb_accepted *accepted) {
-  if (!slots_reserve(&acceptor->slots, token)) return false;
+  if (!get_slot(acceptor, token)) return false;
   if (worker_unshelve(worker, accepted)) {
     acceptor_count(&acceptor->taken_back);
     return true;

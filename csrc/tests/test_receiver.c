@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include "rig.h"
@@ -25,6 +26,7 @@ struct place {
   int listener_fd;
   uint32_t listener;
   enum pdlb_proxy proxy;
+  int shelf_of_first;
 };
 
 static int listen_on(struct sockaddr_in *address) {
@@ -261,7 +263,111 @@ static void headers_are_awaited(void) {
   close_place(&place);
 }
 
-CHECK_MAIN(CASE(headers_are_awaited), CASE(each_connection_has_one_permit), CASE(permit_of_the_dead_is_issued_again),
+/* ---- workers that are picked ------------------------------------------------------------------------------------- */
+
+struct picking {
+  struct place place;
+  uint32_t workers[WORKERS];
+};
+
+/* Each in turn; a worker that does not come for `grace_ns` loses what it was picked for. */
+static void open_picking(struct picking *picking, uint64_t grace_ns) {
+  struct place *place = &picking->place;
+  struct pdlb_error error = {0};
+  open_place(place);
+  for (uint32_t i = 0; i < WORKERS; i++) {
+    const uint8_t queue = rig_queue_with(&place->rig, &(struct pdlb_ldb_queue_config){.sharing = PDLB_SHARE_PULL});
+    rig_link(place->ports[i], queue, 0);
+    CHECK_OK(pdlb_acceptor_worker_add(place->acceptor, queue, &picking->workers[i], &error), error);
+    const int shelf = pdlb_acceptor_worker_seat(place->acceptor, picking->workers[i], i, &error);
+    CHECK_OK(shelf, error);
+    if (i == 0) place->shelf_of_first = shelf;
+    CHECK_OK(pdlb_receiver_set_shelf(place->receivers[i], shelf, &error), error);
+  }
+  const struct pdlb_policy_config policy = {
+      .policy = PDLB_POLICY_ROUND_ROBIN, .queue = place->queue, .grace_ns = grace_ns};
+  CHECK_OK(pdlb_acceptor_set_policy(place->acceptor, &policy, &error), error);
+}
+
+static struct pdlb_worker_stats worker_of(const struct picking *picking, int worker) {
+  struct pdlb_worker_stats stats;
+  pdlb_acceptor_worker_stats(picking->place.acceptor, picking->workers[worker], &stats);
+  return stats;
+}
+
+static void each_is_picked_in_turn(void) {
+  struct picking picking;
+  struct place *place = &picking.place;
+  open_picking(&picking, 3600ull * 1000 * MILLISECOND);
+  int clients[20];
+  for (int i = 0; i < 20; i++) {
+    clients[i] = connect_to(&place->address);
+    accept_by(place, i % WORKERS, receive_permit(place, i % WORKERS));
+    CHECK_EQ(worker_of(&picking, i % WORKERS).open, (uint32_t)i / WORKERS + 1);
+    CHECK_EQ(worker_of(&picking, i % WORKERS).waiting, 0);
+  }
+  const struct pdlb_seat_stats stats = seat(place, 0);
+  CHECK_EQ(stats.accepted, 10);
+  CHECK_EQ(stats.permitted, 0);
+  uint64_t accepted, closed;
+  pdlb_board_listener(place->board, 0, place->listener, &accepted, &closed);
+  CHECK_EQ(accepted, 10);
+  pdlb_board_closed(place->joined, 0, place->listener, false);
+  CHECK_EQ(worker_of(&picking, 0).open, 9);
+  for (int i = 0; i < 20; i++) close(clients[i]);
+  close_place(place);
+}
+
+static void await_waiting(const struct picking *picking, int worker, uint32_t count) {
+  while (worker_of(picking, worker).waiting != count) sched_yield();
+}
+
+/* It was killed between taking one from its shelf and counting it: that one counts as its own. */
+static void what_lay_on_the_shelf_of_the_dead_goes_to_others(void) {
+  struct picking picking;
+  struct place *place = &picking.place;
+  open_picking(&picking, 3600ull * 1000 * MILLISECOND);
+  int clients[4];
+  for (int i = 0; i < 4; i++) clients[i] = connect_to(&place->address);
+  await_waiting(&picking, 0, 2);
+  await_waiting(&picking, 1, 2);
+  char note[1024];
+  struct pdlb_error error = {0};
+  const int shelf = pdlb_acceptor_worker_seat(place->acceptor, picking.workers[0], 0, &error);
+  CHECK_EQ(shelf, -EINVAL); /* it has one */
+  CHECK_GT(recv(place->shelf_of_first, note, sizeof note, 0), 0);
+  pdlb_acceptor_worker_pause(place->acceptor, picking.workers[0], true);
+  pdlb_acceptor_worker_bury(place->acceptor, picking.workers[0]);
+  CHECK_EQ(pdlb_board_bury(place->board, 0), 1);
+  CHECK_EQ(seat(place, 0).accepted, 1);
+  CHECK_EQ(seat(place, 0).aborted, 1);
+  await_waiting(&picking, 1, 3);
+  for (int i = 0; i < 3; i++) accept_by(place, 1, receive_permit(place, 1));
+  CHECK_EQ(seat(place, 1).accepted, 3);
+  for (int i = 0; i < 4; i++) close(clients[i]);
+  close_place(place);
+}
+
+static void what_one_does_not_come_for_is_taken_back(void) {
+  struct picking picking;
+  struct place *place = &picking.place;
+  struct pdlb_accepted accepted;
+  open_picking(&picking, MILLISECOND);
+  int clients[2];
+  clients[0] = connect_to(&place->address);
+  accept_by(place, 1, receive_permit(place, 1));
+  const uint64_t late = receive_permit(place, 0);
+  CHECK_EQ(pdlb_receiver_accept(place->receivers[0], late, &accepted), -EAGAIN);
+  CHECK_EQ(worker_of(&picking, 0).stalled, false); /* it has come */
+  clients[1] = connect_to(&place->address);
+  accept_by(place, 1, receive_permit(place, 1));
+  for (int i = 0; i < 2; i++) close(clients[i]);
+  close_place(place);
+}
+
+CHECK_MAIN(CASE(each_is_picked_in_turn), CASE(what_lay_on_the_shelf_of_the_dead_goes_to_others),
+           CASE(what_one_does_not_come_for_is_taken_back), CASE(headers_are_awaited),
+           CASE(each_connection_has_one_permit), CASE(permit_of_the_dead_is_issued_again),
            CASE(permit_of_one_that_was_stopped_is_issued_again), CASE(what_the_dead_had_is_aborted),
            CASE(listener_that_is_gone_has_nothing), CASE(drains_what_is_in_the_backlog),
            CASE(bad_arguments_are_refused))

@@ -6,6 +6,7 @@
  * everything through that waits, and whatever comes.
  *
  *   PDLB_KILLS         kills for each operation, at instructions drawn by lot (default 8), or "all": at each of them
+ *   PDLB_KILL_FROM, PDLB_KILL_TO   only these operations, from 1: a part of a long run
  *   PDLB_KILL_EVENTS   events that the survivors move after each (default 300)
  */
 #include <poll.h>
@@ -458,7 +459,9 @@ static void killed_at_any_instruction(void) {
   const uint32_t kills = all ? 0 : (uint32_t)check_setting("PDLB_KILLS", 8);
   randomness = check_randomness(0);
   make_stage();
-  for (uint32_t i = 0; i < OPERATIONS; i++) {
+  const uint32_t first = (uint32_t)check_setting("PDLB_KILL_FROM", 1);
+  const uint32_t last = (uint32_t)check_setting("PDLB_KILL_TO", OPERATIONS);
+  for (uint32_t i = first - 1; i < last && i < OPERATIONS; i++) {
     const uint32_t length = kill_at(&operations[i], UINT32_MAX);
     for (uint32_t n = 0; n < (all ? length : kills); n++) {
       kill_at(&operations[i], all ? n : check_below(&randomness, length));

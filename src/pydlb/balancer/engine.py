@@ -101,7 +101,7 @@ class Engine:
             reason = "the balancer's accepting thread is native, and drives devices itself"
             raise BackendUnavailable(f"{reason}: use 'device' in place of 'libdlb'", {"libdlb": reason})
         if needs.shared and not device.is_software:
-            reason = "worker processes share a domain's memory, and a device's ports are mapped by one process"
+            reason = "worker processes share a domain's memory, and one process keeps a device's credits and ports"
             raise BackendUnavailable(f"{reason}: use 'software', or threads", {device.backend: reason})
         self.device: Final = device
         self.directed: Final = not device.is_software and needs.picks
