@@ -35,6 +35,7 @@ PROGRAMS = {
     "wake": (7, 2),
     "connections": (5, 1),
     "even_spread": (3, 1),
+    "asgi_servers": (5, 1),
 }
 LONGEST = 900  # seconds of one program
 
