@@ -184,6 +184,10 @@ class Steering:
             self._acceptor.pause_worker(worker.number, False)
             self._link(worker)
 
+    def knows(self, worker: Worker) -> bool:
+        """Whether the worker is one that may be given connections."""
+        return self._workers.get(worker.number) is worker
+
     def is_paused(self, worker: Worker) -> bool:
         """Whether the worker is given nothing for now."""
         return worker in self._paused

@@ -123,6 +123,20 @@ def test_weights() -> None:
     serve(main, workers=2)
 
 
+def test_weight_outlives_two_processes(wait_until: Callable[..., None]) -> None:
+    """Also where the second one dies before it is ready."""
+    with processes(2) as balancer:
+        worker = balancer.workers[0]
+        balancer.set_weight(worker, 3)
+        balancer.pause_worker(worker)
+        for _ in range(2):
+            before = pids(balancer)[0]
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda before=before: pids(balancer)[0] not in {before, None})
+        wait_until(lambda: balancer._steering.weight(worker) == 3)
+        assert balancer._steering.is_paused(worker)
+
+
 def test_client_stays_with_its_worker(clients: Any) -> None:
     def ask(client: str) -> bytes:
         with socket.create_connection(balancer.address(), timeout=20, source_address=(client, 0)) as sock:

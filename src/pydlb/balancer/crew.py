@@ -268,8 +268,9 @@ class Crew:
 
     def lost(self, worker: ProcessWorker) -> int:
         """Its process has died: give it nothing, and a new port. Returns how many connections it had."""
-        worker.was_paused = self._steering.is_paused(worker)
-        worker.had_weight = self._steering.weight(worker)
+        if self._steering.knows(worker):  # else another process died before it was ready
+            worker.was_paused = self._steering.is_paused(worker)
+            worker.had_weight = self._steering.weight(worker)
         self._steering.unregister(worker)
         lost = worker.bury()
         self._steering.forget(worker)
