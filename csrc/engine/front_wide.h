@@ -56,8 +56,9 @@ WIDE static inline __attribute__((always_inline)) bool front_put_wide(struct eng
   return LIKELY(!count) || front_put(queue, slot, events, count, way);
 }
 
-WIDE static inline void front_sort_out_wide(const struct engine_queue *queue, uint64_t first, uint32_t count,
-                                            struct pdlb_event *events) {
+WIDE static inline __attribute__((always_inline)) void front_sort_out_wide(const struct engine_queue *queue,
+                                                                           uint64_t first, uint32_t count,
+                                                                           struct pdlb_event *events) {
   const uint32_t slot = (uint32_t)first & FRONT_MASK;
   if (UNLIKELY(slot + count > FRONT || count > 32)) {
     front_sort_out(queue, first, count, events);

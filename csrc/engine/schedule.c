@@ -233,6 +233,27 @@ static inline uint32_t room_for(const struct engine_port *port, uint32_t max) {
   return max < port->room ? max : port->room;
 }
 
+#ifdef ENGINE_HAS_WIDE
+#define WIDE_PAYS 8u /* of fewer elements the places are sooner found one by one */
+
+WIDE static
+    __attribute__((noinline)) uint32_t take_linked_wide(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                                                        const _Atomic uint32_t *link, uint32_t linked,
+                                                        struct pdlb_event *events, uint32_t most) {
+  return take_front(user, queue, link, linked, events, most, front_sort_out_wide);
+}
+#endif
+
+static inline uint32_t take_linked(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                                   const _Atomic uint32_t *link, uint32_t linked, struct pdlb_event *events,
+                                   uint32_t most) {
+#ifdef ENGINE_HAS_WIDE
+  if (user->wide && engine_get(&queue->front_tail) - engine_get(&queue->front_taken) >= WIDE_PAYS)
+    return take_linked_wide(user, queue, link, linked, events, most);
+#endif
+  return take_front(user, queue, link, linked, events, most, front_sort_out);
+}
+
 /* One of so many calls serves the links the other way round. */
 static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engine_user *user, struct pdlb_event *events,
                                                          uint32_t max, uint64_t *retry_at) {
@@ -253,8 +274,7 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
     if (slot == 0xFF) break;
     const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire), index = LINK_QUEUE(link);
     if (link == LINK_NONE || !engine_any_queued(&engine->queues[index])) continue;
-    uint32_t got =
-        take_front(user, &engine->queues[index], &port->link[slot], link, events + taken, max - taken, front_sort_out);
+    uint32_t got = take_linked(user, &engine->queues[index], &port->link[slot], link, events + taken, max - taken);
     if (!got) got = engine_pass(engine, user->index, slot, index, events + taken, max - taken, retry_at);
     if (got && !upside_down) serve_equals_next(port, order, position);
     taken += got;
