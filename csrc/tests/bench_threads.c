@@ -1,7 +1,8 @@
-/* Moves atomic events between threads on two processors, as fast as they go, and prints Mev/s.
+/* Moves events between threads on two processors, as fast as they go, and prints Mev/s.
  *
- *   bench_threads [--producers N] [--consumers N] [--batch N] [--ms N]      (1, 1, 32, 150)
+ *   bench_threads [--producers N] [--consumers N] [--batch N] [--ms N] [--unordered]      (1, 1, 32, 150)
  *
+ * They are of 1,024 atomic flows in turn, or unordered as those of a ring are.
  * Each producer sends through a port of its own, each consumer receives and releases through its own. Even ones of
  * each kind are pinned to one processor, odd ones to the other; a producer and a consumer of the same number are on
  * different ones. Nobody sleeps in the engine: who finds nothing looks again a few times and then yields, as the peer
@@ -32,6 +33,7 @@ static uint32_t producers = 1, consumers = 1, batch = 32, milliseconds = 150;
 static struct member members[2 * MAX_THREADS];
 static _Atomic bool go, stop;
 static uint8_t queue;
+static enum pdlb_sched type = PDLB_SCHED_ATOMIC;
 
 static void require(int result, const struct pdlb_error *error) {
   if (result >= 0) return;
@@ -63,19 +65,20 @@ static uint32_t consume(struct member *member, struct pdlb_event *events) {
 
 static void *run(void *argument) {
   struct member *member = argument;
-  struct pdlb_event events[MAX_BATCH];
+  struct pdlb_event events[FLOWS + MAX_BATCH]; /* to send: all flows in turn; or received */
   enum pdlb_refusal why;
-  uint32_t tries = 0;
+  uint32_t tries = 0, next = 0;
 
-  for (uint32_t i = 0; i < batch; i++)
-    events[i] = (struct pdlb_event){
-        .queue = queue, .sched = pdlb_sched_byte(PDLB_SCHED_ATOMIC, 0), .flow = (uint16_t)(i * 37 % FLOWS)};
+  for (uint32_t i = 0; i < FLOWS + MAX_BATCH; i++)
+    events[i] =
+        (struct pdlb_event){.queue = queue, .sched = pdlb_sched_byte(type, 0), .flow = (uint16_t)(i * 37 % FLOWS)};
   pin(member->processor);
   while (!atomic_load_explicit(&go, memory_order_acquire)) sched_yield();
   while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
     const uint32_t moved =
-        member->producing ? pdlb_port_send(member->port, events, batch, &why) : consume(member, events);
+        member->producing ? pdlb_port_send(member->port, events + next, batch, &why) : consume(member, events);
     member->moved += moved;
+    if (member->producing) next = (next + moved) % FLOWS;
     if (moved)
       tries = 0;
     else
@@ -118,13 +121,16 @@ static struct pdlb_device *open_members(void) {
 }
 
 static void read_options(int argc, char **argv) {
-  static const struct option options[] = {{"producers", required_argument, NULL, 'p'},
-                                          {"consumers", required_argument, NULL, 'c'},
-                                          {"batch", required_argument, NULL, 'b'},
-                                          {"ms", required_argument, NULL, 'm'},
-                                          {NULL, 0, NULL, 0}};
+  static const struct option options[] = {
+      {"producers", required_argument, NULL, 'p'}, {"consumers", required_argument, NULL, 'c'},
+      {"batch", required_argument, NULL, 'b'},     {"ms", required_argument, NULL, 'm'},
+      {"unordered", no_argument, NULL, 'u'},       {NULL, 0, NULL, 0}};
   int option;
   while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    if (option == 'u') {
+      type = PDLB_SCHED_UNORDERED;
+      continue;
+    }
     const uint32_t value = option == '?' ? 0 : (uint32_t)strtoul(optarg, NULL, 10);
     const uint32_t most = option == 'b' ? MAX_BATCH : option == 'm' ? 60000 : MAX_THREADS;
     if (value < 1 || value > most) {
