@@ -6,7 +6,7 @@
 #include "front.h"
 
 /* The keys are loaded with what lies behind them, which somebody may be writing: the thread sanitizer says so. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__) && !defined(PDLB_NARROW)
 #define ENGINE_HAS_WIDE 1
 #include <immintrin.h>
 
