@@ -214,12 +214,12 @@ def ask(client: socket.socket) -> bytes:
 
 def read_name(client: socket.socket) -> bytes:
     data = b""
-    while not data.endswith(b"\n") or b"\r\n\r\n" not in data:
+    while not (body := data.partition(b"\r\n\r\n")[2]).endswith(b"\n"):
         more = client.recv(4096)
         if not more:
             raise LeftOut("a held connection was closed")
         data += more
-    return data.rpartition(b" ")[2].strip()
+    return body.rpartition(b" ")[2].strip()
 
 
 def spread(servers: Sequence[Server], workers: int, rounds: int) -> Iterator[Result]:
