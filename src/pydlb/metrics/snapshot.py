@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import types
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -53,5 +52,8 @@ class Remote:
 
     def stats(self) -> BalancerStats:
         """Its statistics: their fields, without their methods."""
-        read = json.loads(json.dumps(self._figures), object_hook=lambda fields: types.SimpleNamespace(**fields))
-        return cast("BalancerStats", read)
+        parts = {
+            name: [types.SimpleNamespace(**part) for part in self._figures.get(name, ())]
+            for name in ("workers", "listeners")
+        }
+        return cast("BalancerStats", types.SimpleNamespace(**{**self._figures, **parts}))
