@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := build/core
 # So many processes share the files of tests, which wait more than they work; RUNNERS=0 runs all in one.
-RUNNERS ?= 2
+RUNNERS ?= 3
 PYTEST := pytest --numprocesses $(RUNNERS) --dist loadfile
 SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
