@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "slice.h"
 
 #define READY 64
 
@@ -286,6 +287,7 @@ static void nap(uint32_t behind) {
 /* When there is nothing more to accept, the thread goes on: it sends what waits for a credit, and keeps the time. */
 void *acceptor_run(void *argument) {
   struct pdlb_acceptor *acceptor = argument;
+  slice_shorten();
   pthread_mutex_lock(&acceptor->mutex);
   while (!acceptor->ending) {
     move_carry_out(acceptor);
