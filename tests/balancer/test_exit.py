@@ -26,6 +26,8 @@ while not balancer.stats().waiting:
 import pydlb, threading
 balancer = pydlb.Balancer(0)
 threading.Thread(target=lambda: list(balancer.connections()), daemon=True).start()
+while not balancer.stats().workers:
+    pass
 """,
     "a server": """
 import asyncio, pydlb

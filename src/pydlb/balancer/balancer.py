@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydlb import _native
-from pydlb.errors import ConfigError
+from pydlb.errors import ClosedError, ConfigError
 from pydlb.limits import Limits
 from pydlb.policies import make_policy
 from pydlb.proxied import proxy_mode
@@ -413,8 +413,19 @@ class Balancer:
         self._engines.set_weight(worker, weight)
 
     def connections(self) -> Iterator[Connection]:
-        """Make the calling thread a worker, and iterate over its connections until the balancer is closed."""
-        return iter(self.worker())
+        """Make the calling thread a worker, and iterate over its connections until the balancer is closed.
+
+        Raises:
+            ClosedError: The balancer is closed already.
+            ResourceExhausted: There are `max_workers` already.
+        """
+        was_open = not self._closing
+        try:
+            return iter(self.worker())
+        except ClosedError:
+            if not was_open:
+                raise
+            return iter(())  # it was closed while the worker was made
 
     async def accept(self) -> Connection:
         """Make the running event loop a worker, and wait for its next connection; its socket is non-blocking."""
