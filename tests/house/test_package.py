@@ -49,20 +49,24 @@ def test_readme_examples_run(example: str) -> None:
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
+        process.wait()
 
 
-# A server that says it is serving is sent one request by a thread of its own process, then interrupted.
+# A server that says it is serving is sent one request by a thread of its own process, then interrupted; and again if it
+# sleeps on, for a loop of asyncio's does not see a signal that comes just before it falls asleep.
 STOP_WHEN_SERVING = """
-import builtins, os, re, signal, socket, threading
+import builtins, os, re, signal, socket, threading, time
 def _visit(address):
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(b"ping\\r\\n\\r\\n")
         assert client.recv(100)
-    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
 def _print(*words, _print=builtins.print, **options):
     _print(*words, **options)
     found = re.search(r"127\\.0\\.0\\.1\\D+(\\d+)", " ".join(map(str, words)))
     if found:
-        threading.Thread(target=_visit, args=(("127.0.0.1", int(found[1])),)).start()
+        threading.Thread(target=_visit, args=(("127.0.0.1", int(found[1])),), daemon=True).start()
 builtins.print = _print
 """
