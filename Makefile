@@ -8,9 +8,14 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := build/core
-# So many processes share the files of tests, which wait more than they work; RUNNERS=0 runs all in one.
+# So many processes share the files of tests, which wait more than they work; RUNNERS=0 runs all in one. Tests that see how
+# even the workers are come afterwards, with the processors for themselves.
 RUNNERS ?= 3
-PYTEST := pytest --numprocesses $(RUNNERS) --dist loadfile
+JUNIT ?=
+define tests
+	$(1) -m pytest -m 'not alone' --numprocesses $(RUNNERS) --dist loadfile $(if $(JUNIT),--junit-xml=$(JUNIT).xml) $(ARGS) || [ $$? -eq 5 ]
+	$(1) -m pytest -m alone $(if $(JUNIT),--junit-xml=$(JUNIT)-alone.xml) $(ARGS) || [ $$? -eq 5 ]
+endef
 SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
 
@@ -25,7 +30,7 @@ run: $(VENV)/.built ## start the example server on http://127.0.0.1:8080 (more o
 	@exec $(BIN)/python examples/asyncio_acceptor.py $(ARGS)
 
 test: $(VENV)/.built $(VENV)/.test core-test ## run the whole test suite (one part: ARGS=tests/unit)
-	$(BIN)/python -m $(PYTEST) $(ARGS)
+	$(call tests,$(BIN)/python)
 
 bench: $(VENV)/.built ## measure pydlb beside its peers, briefly
 	$(BIN)/pydlb-bench all --quick $(ARGS)
@@ -134,7 +139,7 @@ wheel-check: $(VENV)/.made ## build sdist and wheel, install the wheel into a cl
 debian-python: ## run the tests with the system's Python 3.11 and numpy 1.24
 	$(MAKE) VENV=.venv-debian PYTHON=/usr/bin/python3.11 .venv-debian/.test
 	.venv-debian/bin/python -m pip --quiet install 'numpy==1.24.*' 'matplotlib<3.11'
-	.venv-debian/bin/python -m $(PYTEST) $(ARGS)
+	$(call tests,.venv-debian/bin/python)
 
 FREE_THREADED ?= build/free-threaded
 free-threaded: ## build a free-threaded CPython 3.13 where there is none, and run the tests on it
@@ -142,7 +147,7 @@ free-threaded: ## build a free-threaded CPython 3.13 where there is none, and ru
 	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.made
 	.venv-free-threaded/bin/python -m pip --quiet install setuptools  # some of what the tests need has no wheel for it
 	$(MAKE) VENV=.venv-free-threaded PYTHON=$(abspath $(FREE_THREADED))/bin/python3.13t .venv-free-threaded/.test
-	.venv-free-threaded/bin/python -X gil=0 -m $(PYTEST) $(ARGS)
+	$(call tests,.venv-free-threaded/bin/python -X gil=0)
 
 ci: ## everything that has to be right before a change lands
 	bash .ci/run

@@ -13,6 +13,8 @@ from pydlb import policies
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.alone
+
 ALL = ["dlb", "exact", "nop", "random", "round_robin", "least", "hash", lambda workers, _: workers[0]]
 PICKING = ["exact", "random", "round_robin", "least", "hash"]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pydlb import Worker
 
+pytestmark = pytest.mark.alone
+
 EVEN = ["dlb", "exact", "round_robin"]
 
 # A machine that is busy with other things must not look like a worker that stalls.

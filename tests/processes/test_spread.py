@@ -14,6 +14,8 @@ from . import handlers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 4
 
 

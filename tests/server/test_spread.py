@@ -15,6 +15,8 @@ import pydlb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 4
 CONNECTIONS = 400
 
