@@ -236,12 +236,12 @@ def test_a_reload_is_not_forgotten_while_another_is_under_way(serve: Callable[..
 def test_what_is_killed_is_replaced(serve: Callable[..., Any]) -> None:
     """Clients that connect in the meantime wait, and are served."""
     served = serve("site_app:app")
-    for turn in range(3):
+    for _ in range(3):
         pid = int(served.get()[1])
         os.kill(pid, signal.SIGKILL)
-        assert int(served.get()[1]) != pid
+        # Until it is dead it may accept, and what it accepts is lost with it.
         served.wait_for(rf"(Process \[{pid}\]|worker_0 \(process {pid}\)) was killed by SIGKILL")
-        assert turn >= 0
+        assert int(served.get()[1]) != pid
     served.stop()
 
 
