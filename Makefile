@@ -18,6 +18,9 @@ define tests
 endef
 SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
+# An editable installation knows each module by its path, so that one that is new, moved or gone asks for another.
+MODULES := $(shell mkdir -p build && find src/pydlb -name '*.py' | LC_ALL=C sort >build/modules.new && \
+	if cmp -s build/modules.new build/modules; then rm build/modules.new; else mv build/modules.new build/modules; fi; echo build/modules)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test bench perf build core-test core-programs asan tsan stress sweep kill-sweep instructions soak lint \
@@ -50,7 +53,7 @@ $(VENV)/.made: .ci/check-tools
 	@$(PIP) install --only-binary :all: 'scikit-build-core>=1.0' 'pybind11>=3.0' cmake ninja 'numpy>=1.24'
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.made $(SOURCES)
+$(VENV)/.built: $(VENV)/.made $(SOURCES) $(MODULES)
 	@echo "building pydlb"
 	@$(PIP) install --prefer-binary --no-build-isolation --editable '.[cli]'
 	@touch $@
