@@ -86,7 +86,7 @@ def test_contract_on_hardware() -> None:
 def test_a_check_fails_where_the_device_does(
     fault: Callable[[testing.EmulatedDevice], None], check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pydlb.testing.contract._SOON", 0.5)
+    monkeypatch.setattr("pydlb.testing.contract.rig.SOON", 0.5)
     emulated = testing.EmulatedDevice("2.5")
     fault(emulated)
     with emulated.open() as device, pytest.raises((AssertionError, pydlb.DLBError)):
@@ -94,7 +94,7 @@ def test_a_check_fails_where_the_device_does(
 
 
 def test_check_backend_names_what_was_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydlb.testing.contract._SOON", 0.5)
+    monkeypatch.setattr("pydlb.testing.contract.rig.SOON", 0.5)
 
     def open_broken() -> pydlb.Device:
         emulated = testing.EmulatedDevice("2.5")
