@@ -52,6 +52,20 @@ def test_spreads_held_connections(run: Callable[..., Any], client: Any, serving:
     run(main())
 
 
+def test_a_client_that_leaves_is_gone(run: Callable[..., Any], client: Any, serving: Callable[..., Any]) -> None:
+    """Though its connection might have been kept for an hour."""
+
+    async def main() -> None:
+        async with await serving(keep_alive_timeout=3600) as server:
+            web = client(server.sockets[0].getsockname())
+            await asyncio.to_thread(web.get)
+            web.close()
+            while server.balancer.stats().served == 0:
+                await asyncio.sleep(0.01)
+
+    run(main())
+
+
 def test_tls(
     run: Callable[..., Any], client: Any, serving: Callable[..., Any], certificate: Any, client_context: Any
 ) -> None:

@@ -27,6 +27,15 @@ def application(app: str | Callable[..., Any], config: Config) -> Any:
     return wrap_app(app, config.wsgi_max_body_size, None)
 
 
+class _Connection(TCPServer):
+    """One connection, which ends when its client leaves."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # hypercorn itself would keep it open until its keep-alive time is over.
+        await self.idle_task.stop()
+
+
 class HypercornAdapter(StreamAdapter):
     """Serves an application on one worker that is an asyncio or uvloop event loop.
 
@@ -58,7 +67,7 @@ class HypercornAdapter(StreamAdapter):
             self._living.result()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await TCPServer(self._app, self._loop, self._config, self._context, self._state, reader, writer)
+        await _Connection(self._app, self._loop, self._config, self._context, self._state, reader, writer)
 
     def close_silent(self, timeout: float | None) -> None:
         """Close connections on which nothing is asked, and others when they have answered."""

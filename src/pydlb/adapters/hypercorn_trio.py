@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["HypercornTrioAdapter"]
 
 
+class _Connection(TCPServer):
+    """One connection, which ends when its client leaves."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # hypercorn itself would keep it open until its keep-alive time is over.
+        await self.idle_task.stop()
+
+
 class HypercornTrioAdapter(TrioAdapter):
     """Serves an application on one worker that is a trio program.
 
@@ -56,7 +65,7 @@ class HypercornTrioAdapter(TrioAdapter):
             self._failure = error
 
     async def _answer(self, stream: Any) -> None:
-        await TCPServer(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)
+        await _Connection(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)
 
     async def drain(self, timeout: float | None = None) -> int:
         """Close connections on which nothing is asked, and others when they have answered."""
