@@ -64,7 +64,8 @@ struct pdlb_acceptor {
   struct pdlb_domain *next_domain; /* where the thread is to move to; NULL: it stays */
   struct pdlb_port *next_port;
   int move_result;
-  bool asked; /* somebody wants to know whether there is trouble */
+  bool asked;     /* somebody wants to know whether there is trouble */
+  bool unwatched; /* and nobody any more */
   struct pdlb_connection_limits limits;
   char *reply;               /* theirs */
   enum pdlb_refusal trouble; /* what is wrong with the domain; PDLB_TAKEN: nothing */

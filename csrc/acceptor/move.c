@@ -82,13 +82,20 @@ void pdlb_acceptor_report(struct pdlb_acceptor *acceptor, enum pdlb_refusal trou
   pthread_mutex_unlock(&acceptor->mutex);
 }
 
+void pdlb_acceptor_unwatch(struct pdlb_acceptor *acceptor) {
+  pthread_mutex_lock(&acceptor->mutex);
+  acceptor->unwatched = true;
+  pthread_cond_broadcast(&acceptor->has_moved);
+  pthread_mutex_unlock(&acceptor->mutex);
+}
+
 enum pdlb_refusal pdlb_acceptor_trouble(struct pdlb_acceptor *acceptor, uint64_t deadline) {
   const struct timespec until = {.tv_sec = (time_t)(deadline / SECOND), .tv_nsec = (long)(deadline % SECOND)};
   int rc = 0;
   pthread_mutex_lock(&acceptor->mutex);
   acceptor->asked = true;
   acceptor_call(acceptor);
-  while (acceptor->trouble == PDLB_TAKEN && !acceptor->ended && rc == 0)
+  while (acceptor->trouble == PDLB_TAKEN && !acceptor->unwatched && !acceptor->ended && rc == 0)
     rc = pthread_cond_timedwait(&acceptor->has_moved, &acceptor->mutex, &until);
   const enum pdlb_refusal trouble = acceptor->trouble;
   pthread_mutex_unlock(&acceptor->mutex);

@@ -304,6 +304,7 @@ void register_acceptor(py::module_ &module) {
             pdlb_acceptor_report(acceptor.raw(), static_cast<pdlb_refusal>(trouble));
           },
           "trouble"_a)
+      .def("unwatch", [](const Acceptor &acceptor) { pdlb_acceptor_unwatch(acceptor.raw()); })
       .def("add", &add, "fd"_a, "proxy"_a = 0)
       .def("remove", &remove_listener, "listener"_a, "drain"_a)
       .def(

@@ -82,10 +82,12 @@ int pdlb_acceptor_move(struct pdlb_acceptor *acceptor, const struct pdlb_destina
 int pdlb_acceptor_moved(struct pdlb_acceptor *acceptor, struct pdlb_error *error);
 
 /* Any thread. Wait until the domain is in trouble: until it refuses what is sent, other than for want of credits, or
- * somebody has reported. Result: why, or PDLB_TAKEN at the deadline, or at the acceptor's end. */
+ * somebody has reported. Result: why, or PDLB_TAKEN at the deadline, at the acceptor's end, or once it is unwatched. */
 enum pdlb_refusal pdlb_acceptor_trouble(struct pdlb_acceptor *acceptor, uint64_t deadline);
 /* Any thread. Say that it is; until the next move. */
 void pdlb_acceptor_report(struct pdlb_acceptor *acceptor, enum pdlb_refusal trouble);
+/* Any thread. Nobody needs to know of trouble any more: who waits for it returns, now and later. */
+void pdlb_acceptor_unwatch(struct pdlb_acceptor *acceptor);
 
 /* ---- workers, and who is picked ------------------------------------------------------------------------------------
  * A worker is known by a handle, which is never given twice. Its connections are counted from the moment at which it

@@ -77,5 +77,7 @@ class Guard:
     def stop(self) -> None:
         """End the thread. May be called twice."""
         self._over.set()
+        if self._thread.is_alive():
+            self._acceptor.unwatch()
         if self._thread is not threading.current_thread():
             self._thread.join()
