@@ -9,7 +9,7 @@ from .protocols import Link, ProtocolAdapter
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
@@ -19,41 +19,52 @@ _LIMIT: Final = 2**16
 
 
 class _Protocol(asyncio.StreamReaderProtocol):
-    """Streams whose end gives the ticket back."""
+    """Streams whose end gives the ticket back.
+
+    It does not refer to itself, or each connection would be left to the cycle collector.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, link: Link, client_connected: ClientConnected, limit: int
     ) -> None:
-        super().__init__(asyncio.StreamReader(limit=limit, loop=loop), self._connected, loop=loop)
-        self._pydlb_loop = loop
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Coroutine[None, None, None]:
+            return _serve(loop, link, client_connected, reader, writer)
+
+        super().__init__(asyncio.StreamReader(limit=limit, loop=loop), connected, loop=loop)
         self._link = link
-        self._client_connected = client_connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(self._link.opened(transport))
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            result = self._client_connected(reader, writer)
-            if result is not None:
-                await result
-        except asyncio.CancelledError:
-            self._link.failed = True
-            writer.transport.abort()  # the end of the task: asyncio before 3.12 would report it as an error
-        except Exception as error:
-            self._link.failed = True
-            self._pydlb_loop.call_exception_handler(
-                {
-                    "message": "Unhandled exception in client_connected_cb",
-                    "exception": error,
-                    "transport": writer.transport,
-                }
-            )
-            writer.transport.abort()
-
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._link.ended()
+
+
+async def _serve(
+    loop: asyncio.AbstractEventLoop,
+    link: Link,
+    client_connected: ClientConnected,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    try:
+        result = client_connected(reader, writer)
+        if result is not None:
+            await result
+    except asyncio.CancelledError:
+        link.failed = True
+        writer.transport.abort()  # the end of the task: asyncio before 3.12 would report it as an error
+    except Exception as error:
+        link.failed = True
+        loop.call_exception_handler(
+            {
+                "message": "Unhandled exception in client_connected_cb",
+                "exception": error,
+                "transport": writer.transport,
+            }
+        )
+        writer.transport.abort()
 
 
 class StreamAdapter(ProtocolAdapter):
