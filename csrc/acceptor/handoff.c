@@ -40,8 +40,9 @@ static struct pdlb_event token_for(uint32_t queue, uint64_t token, enum pdlb_sch
 }
 
 /* What lies on a process's shelf is known by this. */
-static struct pdlb_event shelf_token(const struct worker *worker) {
-  return token_for(worker->queue, permit_make(PERMIT_SHELF, pdlb_now()), PDLB_SCHED_UNORDERED);
+static struct pdlb_event shelf_token(const struct workers *workers, const struct worker *worker) {
+  return token_for(worker->queue, permit_make(PERMIT_SHELF, pdlb_now()),
+                   workers->directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_UNORDERED);
 }
 
 /* What cannot lie on a shelf waits in its slot. */
@@ -49,7 +50,7 @@ static bool place_on_shelf(struct pdlb_acceptor *acceptor, struct worker *worker
                            struct pdlb_accepted *accepted, struct pdlb_event *event) {
   if (worker && worker_shelve(&acceptor->workers, worker, accepted)) {
     slots_give_back(&acceptor->slots, token);
-    *event = shelf_token(worker);
+    *event = shelf_token(&acceptor->workers, worker);
     return true;
   }
   accepted->worker = PDLB_NONE;
@@ -309,7 +310,7 @@ static void remind(struct pdlb_acceptor *acceptor, struct worker *worker, uint64
   const uint64_t since = worker->assigned[worker->head & (worker->size - 1)].at;
   if (now - since < acceptor->workers.policy.grace_ns || acceptor->unsent_count == MAX_BATCH) return;
   worker->reminded_at = now;
-  acceptor->unsent[acceptor->unsent_count++] = shelf_token(worker);
+  acceptor->unsent[acceptor->unsent_count++] = shelf_token(&acceptor->workers, worker);
 }
 
 uint64_t handoff_look(struct pdlb_acceptor *acceptor) {

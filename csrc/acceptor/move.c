@@ -14,7 +14,7 @@
 
 int move_watch_bell(struct pdlb_acceptor *acceptor, int operation) {
   struct pdlb_shared shared;
-  if (pdlb_domain_share(acceptor->domain, &shared, NULL) < 0) return 0;
+  if (pdlb_domain_share(acceptor->domain, &shared, NULL) < 0 || shared.bell_fd < 0) return 0;
   struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = BELL}};
   return epoll_ctl(acceptor->listeners.epoll_fd, operation, shared.bell_fd, &event) < 0 ? -errno : 0;
 }

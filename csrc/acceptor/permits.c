@@ -31,17 +31,21 @@ static uint32_t in_hand(struct pdlb_acceptor *acceptor, uint64_t now) {
   return count < UINT32_MAX ? (uint32_t)count : UINT32_MAX;
 }
 
-/* Where permits are sent: to a queue that all workers share. */
-static uint32_t queue_of(struct pdlb_acceptor *acceptor) {
+/* Where permits are sent: to a queue that all workers share. And how long one may stand before a worker. */
+static uint32_t queue_of(struct pdlb_acceptor *acceptor, uint64_t *patience_ns) {
   pthread_mutex_lock(&acceptor->workers.mutex);
   const uint32_t queue = acceptor->workers.policy.queue;
+  *patience_ns = acceptor->workers.policy.grace_ns;
   pthread_mutex_unlock(&acceptor->workers.mutex);
   return queue;
 }
 
-static uint32_t depth_of(const struct pdlb_acceptor *acceptor, uint32_t queue) {
+/* What no worker has received yet. A device gives it to one before that comes for it; if that does not come, another
+ * gets another permit. */
+static uint32_t queued_in(const struct pdlb_acceptor *acceptor, uint32_t queue, uint64_t patience_ns) {
+  const uint32_t standing = pdlb_domain_standing(acceptor->domain, patience_ns);
   const int depth = pdlb_ldb_queue_depth(acceptor->domain, queue, NULL);
-  return depth > 0 ? (uint32_t)depth : 0;
+  return standing + (depth > 0 ? (uint32_t)depth : 0);
 }
 
 static void send_permits(struct pdlb_acceptor *acceptor, uint32_t queue, uint32_t listener, uint32_t count) {
@@ -77,8 +81,9 @@ static void refuse(struct pdlb_acceptor *acceptor, struct listener *listener, ui
 
 uint64_t permits_issue(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
-  const uint32_t queue = queue_of(acceptor);
-  const uint32_t queued = depth_of(acceptor, queue);
+  uint64_t patience_ns;
+  const uint32_t queue = queue_of(acceptor, &patience_ns);
+  const uint32_t queued = queued_in(acceptor, queue, patience_ns);
   uint32_t issued = queued + in_hand(acceptor, pdlb_now()), all = issued;
   bool again = false;
   for (uint32_t place = 0; place < listeners->count; place++) {

@@ -41,6 +41,14 @@ std::shared_ptr<Device> open_device(const std::string &path) {
   return std::make_shared<Device>(std::make_shared<DeviceHandle>(device), "device");
 }
 
+std::shared_ptr<Device> join_device(int memory) {
+  const pdlb_shared shared{memory, -1, -1};
+  pdlb_device *device = nullptr;
+  pdlb_error error{};
+  check(pdlb_device_join(&shared, &device, &error), error);
+  return std::make_shared<Device>(std::make_shared<DeviceHandle>(device), "device");
+}
+
 py::tuple device_resources(const Device &device) {
   pdlb_resources total{}, available{};
   pdlb_error error{};
@@ -71,9 +79,9 @@ std::shared_ptr<Domain> create_domain(const Device &device, uint32_t ldb_queues,
   return std::make_shared<Domain>(std::make_shared<DomainHandle>(domain, handle), "domain");
 }
 
-std::shared_ptr<Domain> join_domain(const Device &device, int memory, int bell, uint32_t member) {
+std::shared_ptr<Domain> join_domain(const Device &device, int memory, int bell, int driver, uint32_t member) {
   const std::shared_ptr<DeviceHandle> handle = device.pin();
-  const pdlb_shared shared{memory, bell};
+  const pdlb_shared shared{memory, bell, driver};
   pdlb_domain *domain = nullptr;
   pdlb_error error{};
   check(pdlb_domain_join(handle->device, &shared, member, &domain, &error), error);
@@ -84,7 +92,7 @@ py::tuple share(const Domain &domain) {
   pdlb_shared shared{};
   pdlb_error error{};
   check(pdlb_domain_share(domain.pin()->domain, &shared, &error), error);
-  return py::make_tuple(shared.memory_fd, shared.bell_fd);
+  return py::make_tuple(shared.memory_fd, shared.bell_fd, shared.device_fd);
 }
 
 int create_ldb_queue(const Domain &domain, uint32_t sequence_numbers, uint32_t inflights, uint32_t atomic_inflights,
@@ -187,7 +195,7 @@ void register_device(py::module_ &module) {
       .def("create_domain", &create_domain, "ldb_queues"_a, "ldb_ports"_a, "dir_ports"_a, "credits"_a,
            "history_entries"_a, "atomic_inflights"_a, "sequence_slots"_a, "shared"_a = false,
            "class_ports"_a = std::array<uint32_t, 4>{})
-      .def("join_domain", &join_domain, "memory"_a, "bell"_a, "member"_a)
+      .def("join_domain", &join_domain, "memory"_a, "bell"_a, "driver"_a, "member"_a)
       .def("close", &give_up<Device>);
 
   py::class_<Domain, std::shared_ptr<Domain>>(module, "Domain", py::is_final())
@@ -210,5 +218,6 @@ void register_device(py::module_ &module) {
 
   module.def("open_software", &open_software, "large"_a);
   module.def("open_device", &open_device, "path"_a);
+  module.def("join_device", &join_device, "memory"_a);
   module.def("status_name", [](uint32_t status) { return pdlb_status_name(status); }, "status"_a);
 }

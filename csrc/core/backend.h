@@ -54,6 +54,7 @@ struct pdlb_domain_ops {
   int (*port_join)(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
                    struct pdlb_error *error);                                         /* NULL: cannot */
   int (*bury)(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error); /* NULL: cannot */
+  uint32_t (*standing)(struct pdlb_domain *domain, uint64_t patience_ns);             /* NULL: nothing stands */
 };
 
 struct pdlb_port_ops {

@@ -46,7 +46,7 @@ int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_conf
     return pdlb_fail(error, EOPNOTSUPP, "create domain", "classes of service are hardware's: this backend has none");
   if (config->shared && !device->ops->domain_join)
     return pdlb_fail(error, EOPNOTSUPP, "create domain",
-                     "domains of this backend stay with the process that makes them; only software ones can be shared");
+                     "domains of this backend stay with the process that makes them");
   return device->ops->domain_create(device, config, domain, error);
 }
 
@@ -91,6 +91,10 @@ int pdlb_domain_bury(struct pdlb_domain *domain, uint32_t member, struct pdlb_er
   if (!domain->ops->bury)
     return pdlb_fail(error, EOPNOTSUPP, "bury member", "domains of this backend stay with the process that made them");
   return domain->ops->bury(domain, member, error);
+}
+
+uint32_t pdlb_domain_standing(struct pdlb_domain *domain, uint64_t patience_ns) {
+  return domain->ops->standing ? domain->ops->standing(domain, patience_ns) : 0;
 }
 
 int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,

@@ -14,7 +14,8 @@
 static uint64_t last_word(const struct domain *domain) { return (uint64_t)(uintptr_t)domain; }
 
 void domain_gone(struct domain *domain) {
-  if (atomic_exchange_explicit(&domain->gone, true, memory_order_seq_cst)) return;
+  atomic_store_explicit(&domain->state->gone, true, memory_order_seq_cst);
+  if (atomic_exchange_explicit(&domain->told, true, memory_order_seq_cst)) return;
   for (uint32_t index = 0; index < NUM_PORTS; index++) {
     struct port *port = atomic_load_explicit(&domain->ports[index], memory_order_acquire);
     if (port) port_signal(port);
@@ -23,14 +24,16 @@ void domain_gone(struct domain *domain) {
 
 /* An element was sent for which the device had no credit: it is lost. Its credit is not given back, for the device has
  * one less than was believed. */
-static void note_overrun(struct domain *domain) { atomic_fetch_add_explicit(&domain->lost, 1, memory_order_relaxed); }
+static void note_overrun(struct domain *domain) {
+  atomic_fetch_add_explicit(&domain->state->lost, 1, memory_order_relaxed);
+}
 
 static void note_watchdog(struct domain *domain, uint64_t aux) {
   const uint32_t id = (uint32_t)(aux & 0xFF);
   const uint32_t index = aux & PDLB_ALERT_AUX_LDB ? id : PDLB_NUM_LDB_PORTS + id;
   if (index >= NUM_PORTS) return;
   struct port *port = atomic_load_explicit(&domain->ports[index], memory_order_acquire);
-  if (port) atomic_store_explicit(&port->stalled, true, memory_order_relaxed);
+  if (port) atomic_store_explicit(&port->record->stalled, true, memory_order_relaxed);
 }
 
 static void *read_alerts(void *argument) {

@@ -33,7 +33,7 @@ static int device_close(struct pdlb_device *base) {
   const bool busy = device->domains != 0;
   pthread_mutex_unlock(&device->mutex);
   if (busy) return -EBUSY;
-  device->system->close(device->context, device->fd);
+  if (device->fd >= 0) device->system->close(device->context, device->fd);
   pthread_mutex_destroy(&device->mutex);
   free(device);
   return 0;
@@ -91,6 +91,7 @@ static const struct pdlb_device_ops device_ops = {
     .close = device_close,
     .resources = device_resources,
     .domain_create = device_domain_create,
+    .domain_join = device_domain_join,
 };
 
 /* ---- opening ------------------------------------------------------------------------------------------------- */
@@ -155,4 +156,23 @@ int pdlb_device_open_through(const struct pdlb_system *system, void *context, co
 
 int pdlb_device_open(const char *path, struct pdlb_device **device, struct pdlb_error *error) {
   return pdlb_device_open_through(pdlb_system_linux(), NULL, path, device, error);
+}
+
+int pdlb_device_join(const struct pdlb_shared *shared, struct pdlb_device **result, struct pdlb_error *error) {
+  *result = NULL;
+  struct domain_state *state;
+  const int rc = state_join(shared->memory_fd, &state, NULL, error);
+  if (rc < 0) return rc;
+  struct device *device = calloc(1, sizeof *device);
+  if (device) {
+    device->base = (struct pdlb_device){.ops = &device_ops, .backend = PDLB_BACKEND_DEVICE, .version = state->version};
+    device->system = pdlb_system_linux();
+    memcpy(device->path, state->path, sizeof device->path - 1);
+    device->fd = -1;
+    device->stride = state->stride;
+    pthread_mutex_init(&device->mutex, NULL);
+    *result = &device->base;
+  }
+  state_free(state, -1);
+  return device ? 0 : pdlb_fail(error, ENOMEM, "join domain", "no memory for a device");
 }

@@ -6,10 +6,8 @@
 #include <stdatomic.h>
 
 #include "backend.h"
+#include "state.h"
 #include "system.h"
-
-#define NUM_PORTS (PDLB_NUM_LDB_PORTS + PDLB_NUM_DIR_PORTS_V25) /* by index: load-balanced ones first */
-#define NUM_KEYS 1024u                                          /* queue | scheduling type << 8 */
 
 struct device {
   struct pdlb_device base;
@@ -25,7 +23,7 @@ struct device {
 
 /* What is kept of a hardware port. The driver takes none back before its domain ends, so a port that is closed rests
  * here until another of the same shape is wanted. */
-enum port_use { PORT_NONE = 0, PORT_RESTING, PORT_OPEN };
+enum port_use { PORT_NONE = 0, PORT_RESTING, PORT_OPEN, PORT_LOST /* what it owes is not known: never used again */ };
 
 struct counts {
   uint64_t sent, received, released, wakes;
@@ -34,11 +32,11 @@ struct counts {
 struct port {
   struct pdlb_port base;
   struct domain *domain;
+  struct port_record *record;
   struct pdlb_qe line[PDLB_QES_PER_LINE] __attribute__((aligned(64)));
 
   /* Bit 0: somebody uses the port. Above it: releases that wait for whoever does. */
   _Atomic uint32_t state;
-  _Atomic bool disabled;
   void (*store)(void *context, void *producer, const struct pdlb_qe *line);
   void *context;
   void *producer;
@@ -53,14 +51,13 @@ struct port {
   _Atomic uint32_t held; /* load-balanced: received, and not released */
   uint32_t cq_depth;
   uint32_t most; /* that one receive may return */
-  _Atomic uint64_t sent, received, released, wakes;
 
   _Atomic int event_fd; /* -1 until somebody waits */
-  _Atomic bool cancelled, stalled;
 
   /* Under the domain's mutex. */
   enum port_use use;
-  struct counts before; /* at the beginning of this life */
+  struct counts before;   /* at the beginning of this life */
+  uint64_t seen, seen_at; /* how far another process was that uses it, when something stood there for it */
   uint32_t history_entries;
   uint32_t service_class;
   uint32_t queue; /* directed: of the pair, once there is one */
@@ -73,13 +70,12 @@ struct domain {
   struct device *device;
   struct pdlb_domain_config config;
   int fd;
-  _Atomic bool started, gone;
+  struct domain_state *state;
+  int memory_fd;       /* of the state; -1: it is this process's alone */
+  bool joined;         /* another process has made the domain, */
+  uint32_t member;     /* which calls this one so */
+  _Atomic bool told;   /* this process's ports: that it is gone */
   bool device_started; /* under the mutex: the driver was asked */
-  /* Elements that may be sent before one is received; on DLB 2.0, those of them that may be directed. */
-  _Atomic uint32_t credits, directed_credits;
-  bool directed_credits_apart;
-  uint32_t credits_total;
-  _Atomic uint8_t keys[NUM_KEYS]; /* of enum key */
 
   pthread_mutex_t mutex; /* control: guards what follows, and what ports say is under it */
   uint32_t open_ports;
@@ -88,7 +84,7 @@ struct domain {
   bool even[PDLB_NUM_LDB_QUEUES]; /* by queue: a port is given more only when it comes for it */
   struct port *_Atomic ports[NUM_PORTS];
 
-  _Atomic uint64_t refused, lost, alerts;
+  _Atomic uint64_t alerts;
   pthread_t alert_thread;
   bool has_alert_thread;
   struct domain *next; /* in the list of those that a forked child closes */
@@ -103,6 +99,10 @@ static inline struct port *port_of(const struct pdlb_port *base) { return (struc
 
 static inline uint32_t port_index(const struct port *port) {
   return port->base.directed ? PDLB_NUM_LDB_PORTS + port->base.id : port->base.id;
+}
+
+static inline bool domain_is_gone(const struct domain *domain) {
+  return atomic_load_explicit(&domain->state->gone, memory_order_acquire);
 }
 
 /* ---- requests.c ---------------------------------------------------------------------------------------------- */
@@ -131,6 +131,36 @@ void forks_wait(void);
 void forks_go_on(void);
 bool domain_has_queue(const struct domain *domain, uint32_t queue, bool directed);
 
+int domain_close(struct pdlb_domain *domain);
+/* A child that is forked closes the domain's descriptor. While forks wait. */
+void forks_tell(struct domain *domain);
+extern const struct pdlb_domain_ops device_domain_ops;
+
+/* ---- state.c ------------------------------------------------------------------------------------------------- */
+
+int state_create(struct domain *domain, bool shared, struct pdlb_error *error);
+int state_join(int memory_fd, struct domain_state **state, int *own_fd, struct pdlb_error *error);
+void state_free(struct domain_state *state, int memory_fd);
+/* How many of `wanted` credits there were; they are the port's. */
+uint32_t state_take(struct port *port, enum credit credit, uint32_t wanted);
+void state_give_back(struct port *port, enum credit credit, uint32_t count);
+
+/* ---- join.c -------------------------------------------------------------------------------------------------- */
+
+int device_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
+                       struct pdlb_domain **domain, struct pdlb_error *error);
+int device_domain_share(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error);
+int device_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
+                     struct pdlb_error *error);
+int not_ours(struct pdlb_error *error, const char *op);
+
+/* ---- reclaim.c ----------------------------------------------------------------------------------------------- */
+
+int device_domain_bury(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error);
+uint32_t device_domain_standing(struct pdlb_domain *domain, uint64_t patience_ns);
+/* Under the domain's mutex: another process has used the port, and does no more. */
+int port_reclaim(struct port *port, struct pdlb_error *error);
+
 /* ---- alerts.c ------------------------------------------------------------------------------------------------ */
 
 int alerts_start(struct domain *domain, struct pdlb_error *error);
@@ -146,6 +176,10 @@ int device_port_create(struct pdlb_domain *domain, const struct pdlb_port_config
                        struct pdlb_port **port, struct pdlb_error *error);
 /* At the domain's end. */
 void port_discard(struct port *port);
+int port_map(struct port *port, struct pdlb_error *error);
+/* Where its ring begins, and how far it came. */
+void port_find_place(struct port *port);
+int port_set_enabled(struct port *port, bool enabled, const char *op, struct pdlb_error *error);
 
 /* ---- traffic.c ----------------------------------------------------------------------------------------------- */
 
@@ -166,6 +200,8 @@ void port_return_tokens(struct port *port);
 void port_arm(struct port *port);
 /* Elements that the port was given and nobody received go back into their queues. */
 void port_put_back(struct port *port);
+/* Elements that wait in the ring. */
+uint32_t port_unread(const struct port *port);
 
 /* ---- wait.c -------------------------------------------------------------------------------------------------- */
 

@@ -33,8 +33,7 @@ void forks_wait(void) {
 
 void forks_go_on(void) { pthread_mutex_unlock(&list_mutex); }
 
-/* While forks wait. */
-static void list_add(struct domain *domain) {
+void forks_tell(struct domain *domain) {
   domain->next = list;
   list = domain;
 }
@@ -48,20 +47,20 @@ static void list_remove(struct domain *domain) {
 /* ---- queues ---------------------------------------------------------------------------------------------------- */
 
 static void allow(struct domain *domain, uint32_t queue, enum pdlb_sched type, enum key key) {
-  atomic_store_explicit(&domain->keys[queue | (uint32_t)type << 8], (uint8_t)key, memory_order_release);
+  atomic_store_explicit(&domain->state->keys[queue | (uint32_t)type << 8], (uint8_t)key, memory_order_release);
 }
 
 /* Where a queue's depth is coded into its elements: two thirds of what could wait in it. */
 static uint32_t depth_threshold(const struct domain *domain, bool directed) {
-  const bool apart = directed && domain->directed_credits_apart;
-  return (uint32_t)((uint64_t)(apart ? domain->config.dir_credits : domain->credits_total) * 2 / 3);
+  const bool apart = directed && domain->state->directed_credits_apart;
+  return (uint32_t)((uint64_t)(apart ? domain->config.dir_credits : domain->state->credits_total[CREDIT_ANY]) * 2 / 3);
 }
 
 static int create_ldb_queue(struct domain *domain, const struct pdlb_ldb_queue_config *config,
                             struct pdlb_error *error) {
   static const char op[] = "create load-balanced queue";
   const uint32_t numbers = config->sequence_numbers;
-  if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
+  if (atomic_load_explicit(&domain->state->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
   if (numbers && (numbers < PDLB_MIN_SNS_PER_QUEUE || numbers > PDLB_SNS_PER_GROUP || (numbers & (numbers - 1))))
     return pdlb_fail(error, EINVAL, op, "sequence_numbers is %u: it is 0, or a power of two from %u to %u", numbers,
                      PDLB_MIN_SNS_PER_QUEUE, PDLB_SNS_PER_GROUP);
@@ -97,6 +96,7 @@ static int create_ldb_queue(struct domain *domain, const struct pdlb_ldb_queue_c
 static int domain_ldb_queue_create(struct pdlb_domain *base, const struct pdlb_ldb_queue_config *config,
                                    struct pdlb_error *error) {
   struct domain *domain = domain_of(base);
+  if (domain->joined) return not_ours(error, "create load-balanced queue");
   pthread_mutex_lock(&domain->mutex);
   const int rc = create_ldb_queue(domain, config, error);
   pthread_mutex_unlock(&domain->mutex);
@@ -119,12 +119,13 @@ static int create_dir_queue(struct domain *domain, uint32_t port_id, struct pdlb
   if (rc < 0) return rc;
   const uint32_t id = args.response.id;
   if (port) port->queue = id;
-  allow(domain, id, PDLB_SCHED_DIRECTED, domain->directed_credits_apart ? KEY_DIRECTED : KEY_PLAIN);
+  allow(domain, id, PDLB_SCHED_DIRECTED, domain->state->directed_credits_apart ? KEY_DIRECTED : KEY_PLAIN);
   return (int)id;
 }
 
 static int domain_dir_queue_create(struct pdlb_domain *base, uint32_t port, struct pdlb_error *error) {
   struct domain *domain = domain_of(base);
+  if (domain->joined) return not_ours(error, "create directed queue");
   pthread_mutex_lock(&domain->mutex);
   const int rc = create_dir_queue(domain, port, error);
   pthread_mutex_unlock(&domain->mutex);
@@ -136,7 +137,7 @@ bool domain_has_queue(const struct domain *domain, uint32_t queue, bool directed
   const uint32_t first = directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_ATOMIC;
   const uint32_t last = directed ? PDLB_SCHED_DIRECTED : PDLB_SCHED_ORDERED;
   for (uint32_t type = first; type <= last; type++)
-    if (atomic_load_explicit(&domain->keys[queue | type << 8], memory_order_acquire) != KEY_NONE) return true;
+    if (atomic_load_explicit(&domain->state->keys[queue | type << 8], memory_order_acquire) != KEY_NONE) return true;
   return false;
 }
 
@@ -157,24 +158,26 @@ static int domain_depth(struct pdlb_domain *base, uint32_t queue, bool directed,
  * stopped only refuses to send. */
 static int domain_start(struct pdlb_domain *base, struct pdlb_error *error) {
   struct domain *domain = domain_of(base);
+  if (domain->joined) return not_ours(error, "start domain");
   int rc = 0;
   pthread_mutex_lock(&domain->mutex);
-  if (domain->started) rc = pdlb_fail(error, EINVAL, "start domain", "the domain is started already");
+  if (domain->state->started) rc = pdlb_fail(error, EINVAL, "start domain", "the domain is started already");
   if (rc == 0 && !domain->device_started) {
     struct pdlb_start_domain_args args = {0};
     rc = domain_request(domain, (uint32_t)PDLB_IOC_START_DOMAIN, &args, "start domain", error);
     domain->device_started = rc == 0;
   }
-  if (rc == 0) domain->started = true;
+  if (rc == 0) domain->state->started = true;
   pthread_mutex_unlock(&domain->mutex);
   return rc;
 }
 
 static int domain_stop(struct pdlb_domain *base, struct pdlb_error *error) {
   struct domain *domain = domain_of(base);
+  if (domain->joined) return not_ours(error, "stop domain");
   pthread_mutex_lock(&domain->mutex);
-  const int rc = domain->started ? 0 : pdlb_fail(error, EINVAL, "stop domain", "the domain is not started");
-  domain->started = false;
+  const int rc = domain->state->started ? 0 : pdlb_fail(error, EINVAL, "stop domain", "the domain is not started");
+  domain->state->started = false;
   pthread_mutex_unlock(&domain->mutex);
   return rc;
 }
@@ -190,26 +193,31 @@ static uint64_t domain_tick(struct pdlb_domain *base, uint64_t now) {
   return PDLB_FOREVER;
 }
 
+/* A joined one knows ports by their records alone. */
 static int domain_stats(struct pdlb_domain *base, struct pdlb_domain_stats *stats) {
-  struct domain *domain = domain_of(base);
+  struct domain_state *state = domain_of(base)->state;
   *stats = (struct pdlb_domain_stats){0};
   /* What came out is read before what went in, so that nothing is negative. */
+  uint64_t reserved = 0;
   for (uint32_t index = 0; index < NUM_PORTS; index++) {
-    const struct port *port = atomic_load_explicit(&domain->ports[index], memory_order_acquire);
-    if (!port) continue;
-    stats->scheduled += atomic_load_explicit(&port->received, memory_order_acquire);
-    stats->wakes += atomic_load_explicit(&port->wakes, memory_order_relaxed);
+    const struct port_record *record = &state->ports[index];
+    if (!atomic_load_explicit(&record->exists, memory_order_acquire)) continue;
+    stats->scheduled += atomic_load_explicit(&record->received, memory_order_acquire);
+    stats->wakes += atomic_load_explicit(&record->wakes, memory_order_relaxed);
   }
-  stats->lost = atomic_load_explicit(&domain->lost, memory_order_acquire);
+  stats->lost = atomic_load_explicit(&state->lost, memory_order_acquire);
   for (uint32_t index = 0; index < NUM_PORTS; index++) {
-    const struct port *port = atomic_load_explicit(&domain->ports[index], memory_order_acquire);
-    if (port) stats->enqueued += atomic_load_explicit(&port->sent, memory_order_acquire);
+    const struct port_record *record = &state->ports[index];
+    if (!atomic_load_explicit(&record->exists, memory_order_acquire)) continue;
+    stats->enqueued += atomic_load_explicit(&record->sent, memory_order_acquire);
+    reserved += atomic_load_explicit(&record->reserved[CREDIT_ANY], memory_order_relaxed);
   }
-  stats->refused_no_credit = atomic_load_explicit(&domain->refused, memory_order_relaxed);
-  stats->credits_free = atomic_load_explicit(&domain->credits, memory_order_relaxed);
+  stats->refused_no_credit = atomic_load_explicit(&state->refused, memory_order_relaxed);
+  stats->credits_free = state->shared ? (uint32_t)(state->credits_total[CREDIT_ANY] + stats->scheduled - reserved)
+                                      : atomic_load_explicit(&state->credits[CREDIT_ANY], memory_order_relaxed);
   const uint64_t out = stats->scheduled + stats->lost;
   const uint64_t inside = stats->enqueued > out ? stats->enqueued - out : 0;
-  if (atomic_load_explicit(&domain->gone, memory_order_acquire))
+  if (atomic_load_explicit(&state->gone, memory_order_acquire))
     stats->lost += inside;
   else
     stats->queued = (uint32_t)inside;
@@ -226,6 +234,7 @@ static void domain_free(struct domain *domain) {
   /* The last reference: the driver empties the domain in here. */
   device->system->close(device->context, domain->fd);
   forks_go_on();
+  state_free(domain->state, domain->memory_fd);
   pthread_mutex_destroy(&domain->mutex);
   pthread_mutex_lock(&device->mutex);
   device->domains--;
@@ -233,7 +242,7 @@ static void domain_free(struct domain *domain) {
   free(domain);
 }
 
-static int domain_close(struct pdlb_domain *base) {
+int domain_close(struct pdlb_domain *base) {
   struct domain *domain = domain_of(base);
   pthread_mutex_lock(&domain->mutex);
   const bool busy = domain->open_ports != 0;
@@ -243,7 +252,7 @@ static int domain_close(struct pdlb_domain *base) {
   return 0;
 }
 
-static const struct pdlb_domain_ops domain_ops = {
+const struct pdlb_domain_ops device_domain_ops = {
     .close = domain_close,
     .start = domain_start,
     .stop = domain_stop,
@@ -254,6 +263,10 @@ static const struct pdlb_domain_ops domain_ops = {
     .dir_queue_create = domain_dir_queue_create,
     .depth = domain_depth,
     .port_create = device_port_create,
+    .share = device_domain_share,
+    .port_join = device_port_join,
+    .bury = device_domain_bury,
+    .standing = device_domain_standing,
 };
 
 /* ---- creation -------------------------------------------------------------------------------------------------- */
@@ -334,17 +347,32 @@ static int complete_config(struct device *device, struct pdlb_domain_config *con
 }
 
 static void fill(struct domain *domain, struct device *device, const struct pdlb_domain_config *config) {
-  domain->base.ops = &domain_ops;
+  domain->base.ops = &device_domain_ops;
   domain->device = device;
   domain->config = *config;
-  domain->credits_total = config->ldb_credits;
-  domain->directed_credits_apart = device->base.version == PDLB_DEVICE_V20;
-  atomic_init(&domain->credits, config->ldb_credits);
-  atomic_init(&domain->directed_credits, config->dir_credits);
   domain->history_left = config->history_entries;
   domain->atomic_left = config->atomic_inflights;
-  for (uint32_t key = 0; key < NUM_KEYS; key++) atomic_init(&domain->keys[key], (uint8_t)KEY_NONE);
   pthread_mutex_init(&domain->mutex, NULL);
+}
+
+static void fill_state(struct domain *domain) {
+  struct domain_state *state = domain->state;
+  const struct pdlb_domain_config *config = &domain->config;
+  memcpy(state->path, domain->device->path, sizeof state->path);
+  state->version = domain->device->base.version;
+  state->stride = domain->device->stride;
+  state->directed_credits_apart = state->version == PDLB_DEVICE_V20;
+  state->credits_total[CREDIT_ANY] = config->ldb_credits;
+  state->credits_total[CREDIT_DIRECTED] = config->dir_credits;
+  for (uint32_t credit = 0; credit < NUM_CREDITS; credit++)
+    atomic_init(&state->credits[credit], state->credits_total[credit]);
+  for (uint32_t key = 0; key < NUM_KEYS; key++) atomic_init(&state->keys[key], (uint8_t)KEY_NONE);
+}
+
+static void abandon(struct domain *domain) {
+  state_free(domain->state, domain->memory_fd);
+  pthread_mutex_destroy(&domain->mutex);
+  free(domain);
 }
 
 int device_domain_create(struct pdlb_device *base, const struct pdlb_domain_config *wanted, struct pdlb_domain **result,
@@ -356,15 +384,21 @@ int device_domain_create(struct pdlb_device *base, const struct pdlb_domain_conf
   struct domain *domain = calloc(1, sizeof *domain);
   if (!domain) return pdlb_fail(error, ENOMEM, "create domain", "no memory for a domain");
   fill(domain, device, &config);
-  forks_wait();
-  rc = request_domain(domain, error);
-  if (rc == 0) list_add(domain);
-  forks_go_on();
+  rc = state_create(domain, config.shared, error);
   if (rc < 0) {
-    pthread_mutex_destroy(&domain->mutex);
-    free(domain);
+    abandon(domain);
     return rc;
   }
+  fill_state(domain);
+  forks_wait();
+  rc = request_domain(domain, error);
+  if (rc == 0) forks_tell(domain);
+  forks_go_on();
+  if (rc < 0) {
+    abandon(domain);
+    return rc;
+  }
+  domain->state->domain = domain->base.id;
   pthread_mutex_lock(&device->mutex);
   device->domains++;
   pthread_mutex_unlock(&device->mutex);

@@ -44,6 +44,12 @@ static int linux_close_on_exec(void *context, int fd) {
   return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
 }
 
+static int linux_duplicate(void *context, int fd) {
+  (void)context;
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  return own < 0 ? -errno : own;
+}
+
 static int linux_request(void *context, int fd, uint32_t request, void *args) {
   (void)context;
   int result;
@@ -99,6 +105,7 @@ static struct pdlb_system kernel = {
     .open = linux_open,
     .close = linux_close,
     .close_on_exec = linux_close_on_exec,
+    .duplicate = linux_duplicate,
     .request = linux_request,
     .map = linux_map,
     .unmap = linux_unmap,

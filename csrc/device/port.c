@@ -53,13 +53,22 @@ static struct port *make_port(struct domain *domain, const struct pdlb_port_conf
   port->history_entries = config->history_entries;
   port->service_class = config->service_class;
   port->queue = queue;
-  port->generation = PDLB_QE_GEN;
-  const uint32_t slots = config->cq_depth < PDLB_MIN_CQ_RING ? PDLB_MIN_CQ_RING : config->cq_depth;
-  port->end = slots * domain->device->stride;
+  port->record = &domain->state->ports[port_index(port)];
+  port->record->cq_depth = config->cq_depth;
+  port_find_place(port);
   port->use = PORT_RESTING;
+  atomic_store_explicit(&port->record->exists, true, memory_order_release);
   atomic_init(&port->event_fd, -1);
   atomic_store_explicit(&domain->ports[port_index(port)], port, memory_order_release);
   return port;
+}
+
+void port_find_place(struct port *port) {
+  const uint32_t slots = port->cq_depth < PDLB_MIN_CQ_RING ? PDLB_MIN_CQ_RING : port->cq_depth;
+  const uint64_t taken = record_taken(port->record);
+  port->end = slots * port->domain->device->stride;
+  port->at = (uint32_t)(taken % slots) * port->domain->device->stride;
+  port->generation = (uint8_t)(taken / slots % 2 ? 0 : PDLB_QE_GEN);
 }
 
 /* The descriptor is needed for the mapping alone. */
@@ -84,7 +93,7 @@ static int map(struct port *port, uint32_t request, size_t length, bool writable
   return rc;
 }
 
-static int map_port(struct port *port, struct pdlb_error *error) {
+int port_map(struct port *port, struct pdlb_error *error) {
   const bool directed = port->base.directed;
   void *memory;
   if (!port->consumer) {
@@ -103,7 +112,7 @@ static int map_port(struct port *port, struct pdlb_error *error) {
 }
 
 /* Ports are given nothing while they are closed. */
-static int set_enabled(struct port *port, bool enabled, const char *op, struct pdlb_error *error) {
+int port_set_enabled(struct port *port, bool enabled, const char *op, struct pdlb_error *error) {
   const uint32_t id = port->base.id;
   if (enabled && port->base.directed) {
     struct pdlb_enable_dir_port_args args = {.port_id = id};
@@ -147,7 +156,7 @@ static int unmap_queue(struct port *port, uint32_t queue, const char *op, struct
  * would leave the queue without service for good: the driver forgets to give it its limit back. */
 static int check_link_made(const struct port *port, uint32_t queue, const char *op, struct pdlb_error *error) {
   struct domain *domain = port->domain;
-  if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
+  if (atomic_load_explicit(&domain->state->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
   if (!domain->device_started) return 0;
   /* A function that does not know the register leaves the value as it is. */
   struct pdlb_xstats_args args = {
@@ -190,11 +199,13 @@ static int make_link(struct port *port, uint32_t queue, uint32_t priority, struc
   port->links[link] = (uint8_t)queue;
   port->priorities[link] = (uint8_t)priority;
   port->hold_tokens |= port->domain->even[queue];
+  port->record->hold_tokens = port->hold_tokens;
   return 0;
 }
 
 static int port_link(struct pdlb_port *base, uint32_t queue, uint32_t priority, struct pdlb_error *error) {
   struct port *port = port_of(base);
+  if (port->domain->joined) return not_ours(error, "link");
   pthread_mutex_lock(&port->domain->mutex);
   const int rc = make_link(port, queue, priority, error);
   pthread_mutex_unlock(&port->domain->mutex);
@@ -203,6 +214,7 @@ static int port_link(struct pdlb_port *base, uint32_t queue, uint32_t priority, 
 
 static int port_unlink(struct pdlb_port *base, uint32_t queue, struct pdlb_error *error) {
   struct port *port = port_of(base);
+  if (port->domain->joined) return not_ours(error, "unlink");
   pthread_mutex_lock(&port->domain->mutex);
   const int rc = remove_link(port, queue, "unlink", error);
   pthread_mutex_unlock(&port->domain->mutex);
@@ -212,8 +224,8 @@ static int port_unlink(struct pdlb_port *base, uint32_t queue, struct pdlb_error
 static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *error) {
   struct port *port = port_of(base);
   pthread_mutex_lock(&port->domain->mutex);
-  const int rc = set_enabled(port, enabled, enabled ? "enable" : "disable", error);
-  if (rc == 0) atomic_store_explicit(&port->disabled, !enabled, memory_order_relaxed);
+  const int rc = port_set_enabled(port, enabled, enabled ? "enable" : "disable", error);
+  if (rc == 0) atomic_store_explicit(&port->record->disabled, !enabled, memory_order_relaxed);
   pthread_mutex_unlock(&port->domain->mutex);
   return rc;
 }
@@ -221,10 +233,10 @@ static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *
 /* What the port has done in all its lives. */
 static struct counts counts_of(const struct port *port) {
   return (struct counts){
-      .sent = atomic_load_explicit(&port->sent, memory_order_relaxed),
-      .received = atomic_load_explicit(&port->received, memory_order_relaxed),
-      .released = atomic_load_explicit(&port->released, memory_order_relaxed),
-      .wakes = atomic_load_explicit(&port->wakes, memory_order_relaxed),
+      .sent = atomic_load_explicit(&port->record->sent, memory_order_relaxed),
+      .received = atomic_load_explicit(&port->record->received, memory_order_relaxed),
+      .released = atomic_load_explicit(&port->record->released, memory_order_relaxed),
+      .wakes = atomic_load_explicit(&port->record->wakes, memory_order_relaxed),
   };
 }
 
@@ -294,7 +306,7 @@ static int check_config(const struct domain *domain, const struct pdlb_port_conf
 /* Under the domain's mutex. */
 static int open_port(struct domain *domain, const struct pdlb_port_config *config, bool directed, uint32_t queue,
                      struct port **result, struct pdlb_error *error) {
-  if (atomic_load_explicit(&domain->gone, memory_order_acquire))
+  if (atomic_load_explicit(&domain->state->gone, memory_order_acquire))
     return device_gone(error, creating[directed], domain->device);
   struct port *port = find_resting(domain, config, directed, queue);
   if (!port) {
@@ -306,10 +318,10 @@ static int open_port(struct domain *domain, const struct pdlb_port_config *confi
     if (!port) return -why.err;
     domain->history_left -= config->history_entries;
   } else {
-    const int rc = set_enabled(port, true, creating[directed], error);
+    const int rc = port_set_enabled(port, true, creating[directed], error);
     if (rc < 0) return rc;
   }
-  const int rc = map_port(port, error);
+  const int rc = port_map(port, error);
   if (rc < 0) return rc;
   port->release_on_recv = config->release_on_recv;
   port->watch_ns = port->domain->device->system->watch ? config->watch_ns : 0;
@@ -317,12 +329,16 @@ static int open_port(struct domain *domain, const struct pdlb_port_config *confi
   port->most = config->cq_depth;
   if (config->release_on_recv && !directed && config->history_entries < port->most)
     port->most = config->history_entries;
+  struct port_record *record = port->record;
+  record->release_on_recv = port->release_on_recv;
+  record->watch_ns = port->watch_ns;
+  record->most = port->most;
   port->before = counts_of(port);
   port->use = PORT_OPEN;
   domain->open_ports++;
-  atomic_store_explicit(&port->disabled, false, memory_order_relaxed);
-  atomic_store_explicit(&port->stalled, false, memory_order_relaxed);
-  atomic_store_explicit(&port->cancelled, false, memory_order_seq_cst);
+  atomic_store_explicit(&port->record->disabled, false, memory_order_relaxed);
+  atomic_store_explicit(&port->record->stalled, false, memory_order_relaxed);
+  atomic_store_explicit(&port->record->cancelled, false, memory_order_seq_cst);
   *result = port;
   return 0;
 }
@@ -331,6 +347,7 @@ int device_port_create(struct pdlb_domain *base, const struct pdlb_port_config *
                        struct pdlb_port **result, struct pdlb_error *error) {
   struct domain *domain = domain_of(base);
   struct port *port = NULL;
+  if (domain->joined) return not_ours(error, creating[directed]);
   if (config->history_entries > PDLB_NUM_HISTORY_ENTRIES)
     return pdlb_fail(error, ENOSPC, creating[directed], "history_entries is %u: a device has %u",
                      config->history_entries, PDLB_NUM_HISTORY_ENTRIES);
@@ -344,22 +361,38 @@ int device_port_create(struct pdlb_domain *base, const struct pdlb_port_config *
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
+/* Another process has it still: its maker closes it, when that has left. */
+static void leave(struct port *port) {
+  struct domain *domain = port->domain;
+  pthread_mutex_lock(&domain->mutex);
+  atomic_store_explicit(&domain->ports[port_index(port)], NULL, memory_order_release);
+  domain->open_ports--;
+  pthread_mutex_unlock(&domain->mutex);
+  port_discard(port);
+}
+
 /* Nothing may be lost: what is held is released, what waits goes back into its queue, and what the device was just
  * about to give is found by the port's next user. A request that fails here leaves a port that rests linked. */
 static int port_close(struct pdlb_port *base) {
   struct port *port = port_of(base);
   struct domain *domain = port->domain;
+  if (domain->joined) {
+    leave(port);
+    return 0;
+  }
   pthread_mutex_lock(&domain->mutex);
+  if (atomic_load_explicit(&port->record->member, memory_order_acquire)) port_reclaim(port, NULL);
   /* What is put back must not come straight in again. */
-  const bool disabled = set_enabled(port, false, "close", NULL) == 0 || set_enabled(port, false, "close", NULL) == 0;
+  const bool disabled =
+      port_set_enabled(port, false, "close", NULL) == 0 || port_set_enabled(port, false, "close", NULL) == 0;
   port_enter(port);
   port_complete(port, UINT32_MAX);
-  if (!base->directed && disabled) port_put_back(port);
+  if (!base->directed && disabled && port->use != PORT_LOST) port_put_back(port);
   port_return_tokens(port);
   port_leave(port);
   for (uint32_t link = port->num_links; link-- > 0;) remove_link(port, port->links[link], "close", NULL);
   port->hold_tokens = false;
-  port->use = PORT_RESTING;
+  if (port->use != PORT_LOST) port->use = PORT_RESTING;
   domain->open_ports--;
   pthread_mutex_unlock(&domain->mutex);
   return 0;
@@ -377,7 +410,7 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
       .wakes = counts.wakes - port->before.wakes,
       .in_flight = port_in_flight(base),
       .armed = atomic_load_explicit(&port->event_fd, memory_order_relaxed) >= 0,
-      .stalled = atomic_load_explicit(&port->stalled, memory_order_relaxed),
+      .stalled = atomic_load_explicit(&port->record->stalled, memory_order_relaxed),
   };
   return 0;
 }

@@ -55,6 +55,8 @@ static int request_on(struct device *device, int fd, uint32_t request, void *arg
 }
 
 int device_request(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error) {
+  if (device->fd < 0)
+    return pdlb_fail(error, EPERM, op, "this process has joined a domain of %s, and has not opened it", device->path);
   const int rc = request_on(device, device->fd, request, args);
   if (rc >= 0) return rc;
   const struct pdlb_response *response = args;
@@ -63,6 +65,7 @@ int device_request(struct device *device, uint32_t request, void *args, const ch
 }
 
 int device_try(struct device *device, uint32_t request, void *args, const char *op, struct pdlb_error *error) {
+  if (device->fd < 0) return device_request(device, request, args, op, error);
   const int rc = request_on(device, device->fd, request, args);
   if (rc >= 0) return rc;
   struct pdlb_get_num_resources_args probe = {0};
@@ -72,7 +75,7 @@ int device_try(struct device *device, uint32_t request, void *args, const char *
 
 /* All that a domain's requests refuse has a status; without one, the domain is no more. */
 int domain_request(struct domain *domain, uint32_t request, void *args, const char *op, struct pdlb_error *error) {
-  if (atomic_load_explicit(&domain->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
+  if (atomic_load_explicit(&domain->state->gone, memory_order_acquire)) return device_gone(error, op, domain->device);
   const int rc = request_on(domain->device, domain->fd, request, args);
   if (rc >= 0) return rc;
   const struct pdlb_response *response = args;

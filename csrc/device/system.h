@@ -21,6 +21,8 @@ struct pdlb_system {
   int (*close)(void *context, int fd);
   /* The driver does not make its descriptors so. */
   int (*close_on_exec)(void *context, int fd);
+  /* A descriptor of the driver's once more, closed on exec; NULL where nothing can be shared with other processes. */
+  int (*duplicate)(void *context, int fd);
   int (*request)(void *context, int fd, uint32_t request, void *args);
   int (*map)(void *context, int fd, size_t length, bool writable, void **address);
   int (*unmap)(void *context, void *address, size_t length);

@@ -67,25 +67,46 @@ static inline void put(struct port *port, uint32_t slot, const struct pdlb_event
 
 static inline void put_nothing(struct port *port, uint32_t slot) { *(aligned_pair *)&port->line[slot] = (pair){0, 0}; }
 
-static inline void store(struct port *port) { port->store(port->context, port->producer, port->line); }
+static inline void count(_Atomic uint64_t *counter, uint32_t more) {
+  /* One thread at a time counts. */
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_release);
+}
+
+/* Should this process be killed in between, it is known what may not have been counted. Signal fences: whoever looks
+ * then sees the stores of a dead process in their order. */
+static inline void store(struct port *port, uint32_t doing, uint32_t how_many) {
+  struct port_record *record = port->record;
+  atomic_store_explicit(&record->doing, doing | how_many << DOING_SHIFT, memory_order_relaxed);
+  atomic_signal_fence(memory_order_seq_cst);
+  port->store(port->context, port->producer, port->line);
+  atomic_signal_fence(memory_order_seq_cst);
+  if (doing & DOING_SEND) count(&record->sent, how_many);
+  if (doing & DOING_COMPLETE) count(&record->released, how_many);
+  if (doing & DOING_POP) count(&record->popped, how_many);
+  atomic_signal_fence(memory_order_seq_cst);
+  atomic_store_explicit(&record->doing, DOING_NOTHING, memory_order_relaxed);
+}
 
 /* A line with one command. */
-static void store_command(struct port *port, uint8_t command, uint16_t count) {
+static void store_command(struct port *port, uint8_t command, uint16_t field, uint32_t doing, uint32_t how_many) {
   for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) put_nothing(port, slot);
-  port->line[0].flow = count;
+  port->line[0].flow = field;
   port->line[0].command = command;
-  store(port);
+  store(port, doing, how_many);
 }
 
 static inline bool is_gone(const struct port *port) {
-  return atomic_load_explicit(&port->domain->gone, memory_order_acquire);
+  return atomic_load_explicit(&port->domain->state->gone, memory_order_acquire);
 }
 
 /* ---- credits ----------------------------------------------------------------------------------------------------- */
 
 /* The domain's credits are in one place, where no idle port can keep them from others: taken when elements are sent,
  * given back when one that was received shows that the device has its own again. */
-static inline uint32_t take_credits(_Atomic uint32_t *pool, uint32_t wanted) {
+static inline uint32_t take_credits(struct port *port, enum credit credit, uint32_t wanted) {
+  struct domain_state *state = port->domain->state;
+  if (state->shared) return state_take(port, credit, wanted);
+  _Atomic uint32_t *pool = &state->credits[credit];
   uint32_t free = atomic_load_explicit(pool, memory_order_relaxed), taken;
   do {
     taken = free < wanted ? free : wanted;
@@ -95,8 +116,17 @@ static inline uint32_t take_credits(_Atomic uint32_t *pool, uint32_t wanted) {
   return taken;
 }
 
-static inline void give_credits(_Atomic uint32_t *pool, uint32_t count) {
-  atomic_fetch_add_explicit(pool, count, memory_order_release);
+static inline void put_back_credits(struct port *port, enum credit credit, uint32_t count) {
+  struct domain_state *state = port->domain->state;
+  if (state->shared)
+    state_give_back(port, credit, count);
+  else
+    atomic_fetch_add_explicit(&state->credits[credit], count, memory_order_release);
+}
+
+/* In a shared domain, that they were received says so. */
+static inline void give_credits(struct domain_state *state, enum credit credit, uint32_t count) {
+  if (!state->shared) atomic_fetch_add_explicit(&state->credits[credit], count, memory_order_release);
 }
 
 /* ---- sending ----------------------------------------------------------------------------------------------------- */
@@ -105,7 +135,7 @@ static inline void give_credits(_Atomic uint32_t *pool, uint32_t count) {
 static inline uint32_t key_of(const struct domain *domain, const struct pdlb_event *event) {
   uint16_t key;
   memcpy(&key, &event->queue, sizeof key);
-  return atomic_load_explicit(&domain->keys[key & (NUM_KEYS - 1)], memory_order_relaxed);
+  return atomic_load_explicit(&domain->state->keys[key & (NUM_KEYS - 1)], memory_order_relaxed);
 }
 
 /* Up to four elements in a line, by the one. Returns how many were put. */
@@ -114,7 +144,7 @@ static uint32_t put_each(struct port *port, const struct pdlb_event *events, uin
   uint32_t done = 0;
   for (; done < count; done++) {
     const uint32_t key = key_of(domain, &events[done]);
-    if (key == KEY_NONE || (key == KEY_DIRECTED && !take_credits(&domain->directed_credits, 1))) break;
+    if (key == KEY_NONE || (key == KEY_DIRECTED && !take_credits(port, CREDIT_DIRECTED, 1))) break;
     put(port, done, &events[done], command);
   }
   for (uint32_t slot = done; slot < PDLB_QES_PER_LINE; slot++) put_nothing(port, slot);
@@ -123,6 +153,7 @@ static uint32_t put_each(struct port *port, const struct pdlb_event *events, uin
 
 static uint32_t write_lines(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
   const struct domain *domain = port->domain;
+  const uint32_t doing = command == PDLB_QE_FWD ? DOING_SEND | DOING_COMPLETE : DOING_SEND;
   uint32_t done = 0;
   for (; count - done >= PDLB_QES_PER_LINE; done += PDLB_QES_PER_LINE) {
     const struct pdlb_event *four = &events[done];
@@ -132,12 +163,12 @@ static uint32_t write_lines(struct port *port, const struct pdlb_event *events, 
     put(port, 1, &four[1], command);
     put(port, 2, &four[2], command);
     put(port, 3, &four[3], command);
-    store(port);
+    store(port, doing, PDLB_QES_PER_LINE);
   }
   while (done < count) {
     const uint32_t left = count - done, most = left < PDLB_QES_PER_LINE ? left : PDLB_QES_PER_LINE;
     const uint32_t put = put_each(port, &events[done], most, command);
-    if (put) store(port);
+    if (put) store(port, doing, put);
     done += put;
     if (put < most) break;
   }
@@ -153,28 +184,21 @@ static enum pdlb_refusal why_not(const struct port *port, const struct pdlb_even
 
 static inline enum pdlb_refusal why_none(const struct port *port) {
   if (is_gone(port)) return PDLB_GONE;
-  if (!atomic_load_explicit(&port->domain->started, memory_order_relaxed)) return PDLB_NOT_STARTED;
-  return atomic_load_explicit(&port->disabled, memory_order_relaxed) ? PDLB_PORT_DISABLED : PDLB_TAKEN;
-}
-
-static inline void count(_Atomic uint64_t *counter, uint32_t more) {
-  /* One thread at a time counts. */
-  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_release);
+  if (!atomic_load_explicit(&port->domain->state->started, memory_order_relaxed)) return PDLB_NOT_STARTED;
+  return atomic_load_explicit(&port->record->disabled, memory_order_relaxed) ? PDLB_PORT_DISABLED : PDLB_TAKEN;
 }
 
 /* `most`: as many as may be sent; the one after them, if there is one, is not held. */
 static uint32_t enqueue(struct port *port, const struct pdlb_event *events, uint32_t given, uint32_t most,
                         uint8_t command, enum pdlb_refusal *why) {
   struct domain *domain = port->domain;
-  const uint32_t credits = take_credits(&domain->credits, most);
-  /* Before the elements are: who receives one must find it counted. */
+  const uint32_t credits = take_credits(port, CREDIT_ANY, most);
   const uint32_t done = write_lines(port, events, credits, command);
-  if (done) count(&port->sent, done);
-  if (done < credits) give_credits(&domain->credits, credits - done);
+  if (done < credits) put_back_credits(port, CREDIT_ANY, credits - done);
   *why = PDLB_TAKEN;
   if (done < given) {
     *why = done == most ? PDLB_NOT_HELD : why_not(port, &events[done]);
-    if (*why == PDLB_NO_CREDIT) atomic_fetch_add_explicit(&domain->refused, given - done, memory_order_relaxed);
+    if (*why == PDLB_NO_CREDIT) atomic_fetch_add_explicit(&domain->state->refused, given - done, memory_order_relaxed);
   }
   return done;
 }
@@ -197,7 +221,6 @@ uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, u
   const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
   const uint32_t done = enqueue(port, events, given, given < held ? given : held, PDLB_QE_FWD, why);
   atomic_store_explicit(&port->held, held - done, memory_order_relaxed);
-  count(&port->released, done);
   port_leave(port);
   return done;
 }
@@ -208,17 +231,18 @@ void port_complete(struct port *port, uint32_t wanted) {
   const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
   const uint32_t completed = wanted < held ? wanted : held;
   if (completed == 0) return;
-  for (uint32_t left = completed; left && !is_gone(port);) {
+  uint32_t left = completed;
+  while (left && !is_gone(port)) {
+    const uint32_t some = left < PDLB_QES_PER_LINE ? left : PDLB_QES_PER_LINE;
     for (uint32_t slot = 0; slot < PDLB_QES_PER_LINE; slot++) {
       put_nothing(port, slot);
-      if (left == 0) continue;
-      port->line[slot].command = PDLB_QE_REL;
-      left--;
+      if (slot < some) port->line[slot].command = PDLB_QE_REL;
     }
-    store(port);
+    store(port, DOING_COMPLETE, some);
+    left -= some;
   }
+  if (left) count(&port->record->released, left);
   atomic_store_explicit(&port->held, held - completed, memory_order_relaxed);
-  count(&port->released, completed);
 }
 
 uint32_t port_release(struct pdlb_port *base, uint32_t wanted) {
@@ -242,6 +266,11 @@ void port_release_later(struct pdlb_port *base, uint32_t wanted) {
 
 uint32_t port_in_flight(const struct pdlb_port *base) {
   const struct port *port = (const struct port *)base;
+  const struct port_record *record = port->record;
+  if (!port->domain->joined && atomic_load_explicit(&record->member, memory_order_relaxed)) {
+    const uint64_t released = atomic_load_explicit(&record->released, memory_order_acquire);
+    return (uint32_t)(atomic_load_explicit(&record->received, memory_order_relaxed) - released);
+  }
   const uint32_t held = atomic_load_explicit(&port->held, memory_order_relaxed);
   const uint32_t waiting = atomic_load_explicit(&port->state, memory_order_relaxed) / ONE_RELEASE;
   return held > waiting ? held - waiting : 0;
@@ -291,10 +320,10 @@ static uint32_t consume(struct port *port, struct pdlb_event *events, uint32_t m
 
 void port_return_tokens(struct port *port) {
   if (port->tokens == 0 || is_gone(port)) return;
-  store_command(port, PDLB_QE_BAT_T, (uint16_t)(port->tokens - 1));
+  store_command(port, PDLB_QE_BAT_T, (uint16_t)(port->tokens - 1), DOING_POP, port->tokens);
   port->tokens = 0;
-  if (__builtin_expect(atomic_load_explicit(&port->stalled, memory_order_relaxed), 0))
-    atomic_store_explicit(&port->stalled, false, memory_order_relaxed);
+  if (__builtin_expect(atomic_load_explicit(&port->record->stalled, memory_order_relaxed), 0))
+    atomic_store_explicit(&port->record->stalled, false, memory_order_relaxed);
 }
 
 uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max) {
@@ -302,13 +331,13 @@ uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max) {
   if (port->hold_tokens) port_return_tokens(port);
   const uint32_t taken = consume(port, events, max);
   if (taken == 0) return 0;
-  count(&port->received, taken);
-  give_credits(&domain->credits, taken);
+  count(&port->record->received, taken);
+  give_credits(domain->state, CREDIT_ANY, taken);
   if (!port->base.directed) {
     atomic_store_explicit(&port->held, atomic_load_explicit(&port->held, memory_order_relaxed) + taken,
                           memory_order_relaxed);
-  } else if (domain->directed_credits_apart) {
-    give_credits(&domain->directed_credits, taken);
+  } else if (domain->state->directed_credits_apart) {
+    give_credits(domain->state, CREDIT_DIRECTED, taken);
   }
   if (!port->hold_tokens) port_return_tokens(port);
   return taken;
@@ -316,8 +345,22 @@ uint32_t port_take(struct port *port, struct pdlb_event *events, uint32_t max) {
 
 void port_arm(struct port *port) {
   port_return_tokens(port);
-  if (!is_gone(port)) store_command(port, PDLB_QE_ARM, 0);
+  if (!is_gone(port)) store_command(port, PDLB_QE_ARM, 0, DOING_ARM, 0);
   port->armed = true;
+}
+
+uint32_t port_unread(const struct port *port) {
+  const uint32_t stride = port->domain->device->stride;
+  uint32_t at = port->at, unread = 0;
+  uint8_t generation = port->generation;
+  for (; unread < port->end / stride; unread++) {
+    if (((last_half(port->consumer + at) >> COMMAND_SHIFT) ^ generation) & PDLB_QE_GEN) break;
+    at += stride;
+    if (at < port->end) continue;
+    at = 0;
+    generation ^= PDLB_QE_GEN;
+  }
+  return unread;
 }
 
 /* Each takes its own place in the port's history, so nothing else may be held. Their credits stay taken. */
@@ -331,7 +374,8 @@ void port_put_back(struct port *port) {
       else
         put_nothing(port, slot);
     }
-    store(port);
+    count(&port->record->put_back, taken);
+    store(port, DOING_NOTHING, 0);
     port_return_tokens(port);
   }
 }

@@ -25,7 +25,7 @@ void port_signal(struct port *port) {
 
 void port_cancel(struct pdlb_port *base) {
   struct port *port = port_of(base);
-  atomic_store_explicit(&port->cancelled, true, memory_order_seq_cst);
+  atomic_store_explicit(&port->record->cancelled, true, memory_order_seq_cst);
   port_signal(port);
 }
 
@@ -74,14 +74,14 @@ static bool empty_event(struct port *port) {
 
 /* 0, or why there is nothing more to wait for. */
 static int ended(const struct port *port) {
-  if (atomic_load_explicit(&port->cancelled, memory_order_seq_cst)) return -ECANCELED;
-  return atomic_load_explicit(&port->domain->gone, memory_order_seq_cst) ? -ENODEV : 0;
+  if (atomic_load_explicit(&port->record->cancelled, memory_order_seq_cst)) return -ECANCELED;
+  return atomic_load_explicit(&port->domain->state->gone, memory_order_seq_cst) ? -ENODEV : 0;
 }
 
 /* Within a use: see to it that the eventfd tells of all that comes from now on. Returns what came just before. */
 static uint32_t rearm(struct port *port, struct pdlb_event *events, uint32_t max) {
   const bool fired = empty_event(port);
-  if (fired) atomic_fetch_add_explicit(&port->wakes, 1, memory_order_relaxed);
+  if (fired) atomic_fetch_add_explicit(&port->record->wakes, 1, memory_order_relaxed);
   if (fired && ended(port) < 0) port_signal(port); /* that was the end's signal: it stays */
   if (fired || !port->armed) port_arm(port);
 #ifndef PDLB_BREAK_RECHECK

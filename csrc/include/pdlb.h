@@ -85,7 +85,7 @@ struct pdlb_domain_config {
   uint32_t history_entries;
   uint32_t atomic_inflights;
   uint32_t sequence_slots[2];
-  bool shared; /* software only: other processes may join */
+  bool shared; /* other processes may join */
 };
 
 int pdlb_domain_create(struct pdlb_device *device, const struct pdlb_domain_config *config, struct pdlb_domain **domain,
@@ -122,12 +122,17 @@ int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stat
  * are closed by the creator. */
 
 /* Descriptors to pass to a process that is to join; they belong to the domain. `bell_fd` is readable when
- * pdlb_domain_tick should be called, because somebody has to be woken whom only this process can wake. */
+ * pdlb_domain_tick should be called, because somebody has to be woken whom only this process can wake; -1: nobody has.
+ * `device_fd`: the driver's descriptor of the domain, which lives until the last process has closed its own; -1: there
+ * is no driver. */
 struct pdlb_shared {
   int memory_fd;
   int bell_fd;
+  int device_fd;
 };
 int pdlb_domain_share(struct pdlb_domain *domain, struct pdlb_shared *shared, struct pdlb_error *error);
+/* The device of a domain of which one has the descriptors, without opening it: to join it, and for nothing else. */
+int pdlb_device_join(const struct pdlb_shared *shared, struct pdlb_device **device, struct pdlb_error *error);
 /* `member`: a number that no other process has that is joined or was joined when it died, below 2^31. */
 int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *shared, uint32_t member,
                      struct pdlb_domain **domain, struct pdlb_error *error);
@@ -136,8 +141,16 @@ int pdlb_domain_join(struct pdlb_device *device, const struct pdlb_shared *share
  * either still in its queue or counted in the result, which is how many were taken and never returned to it; what it
  * was sending is in the queue or is not. What its ports hold is released when they are closed. Others who wait for one
  * of its locks find its death out by themselves within some 10 ms if the creator calls pdlb_domain_tick when the bell
- * rings. */
+ * rings.
+ *
+ * On a device, what was received counts as returned, and the ports are free for another process: what the dead one held
+ * is released, and what it was given and had not received goes back into its queue. They are left disabled, for
+ * pdlb_port_enable. -EIO: what a port owes the device cannot be known, because the device does not tell of the line
+ * that was being stored; it is not used again. Such a line of elements that were sent counts as sent. */
 int pdlb_domain_bury(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error);
+/* Any thread of the creator. Elements that a device gave to ports of other processes, which did not receive them yet;
+ * without those that stand before one which has not come for longer than `patience_ns`. In software nothing stands. */
+uint32_t pdlb_domain_standing(struct pdlb_domain *domain, uint64_t patience_ns);
 /* Use a port of a joined domain. `doorbell_fd`: what pdlb_port_fd says of it in the process that made it. */
 int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int doorbell_fd, struct pdlb_port **port,
                    struct pdlb_error *error);

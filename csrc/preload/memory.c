@@ -42,6 +42,20 @@ static bool remember(void *address, size_t length, const struct emulate_object *
   return false;
 }
 
+static bool overlaps(uintptr_t start, size_t length, uintptr_t address, size_t size) {
+  return start < address + size && address < start + length;
+}
+
+/* What the kernel has given away anew was free: a mapping that is kept from children (MADV_DONTFORK) is known here, and
+ * gone. */
+static void forget_vanished(void *address, size_t length) {
+  for (unsigned i = 0; i < atomic_load(&used); i++) {
+    uintptr_t start = atomic_load(&mappings[i].address);
+    if (start > RESERVED && overlaps(start, mappings[i].length, (uintptr_t)address, length))
+      atomic_compare_exchange_strong(&mappings[i].address, &start, 0);
+  }
+}
+
 void *door_map(const struct emulate_object *object, void *address, size_t length, int prot, int flags, int fd,
                off_t offset) {
   const size_t wanted = object->kind == EMULATE_PRODUCER ? PDLB_PP_SIZE : PDLB_CQ_SIZE;
@@ -61,16 +75,13 @@ void *door_map(const struct emulate_object *object, void *address, size_t length
     prot |= PROT_READ; /* as on x86, where nothing can be written and not read */
   }
   void *at = sys_mmap(address, length, prot, flags, fd, 0);
+  if (at != MAP_FAILED) forget_vanished(at, rounded);
   if (at != MAP_FAILED && !remember(at, rounded, object)) {
     sys_munmap(at, length);
     errno = ENOMEM;
     return MAP_FAILED;
   }
   return at;
-}
-
-static bool overlaps(uintptr_t start, size_t length, uintptr_t address, size_t size) {
-  return start < address + size && address < start + length;
 }
 
 void door_unmapped(void *address, size_t length) {

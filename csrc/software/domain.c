@@ -159,7 +159,7 @@ static int domain_share(struct pdlb_domain *base, struct pdlb_shared *shared, st
   const struct software_domain *domain = (const struct software_domain *)base;
   if (domain->memory_fd < 0)
     return pdlb_fail(error, EINVAL, "share domain", "the domain is this process's alone; create it as a shared one");
-  *shared = (struct pdlb_shared){.memory_fd = domain->memory_fd, .bell_fd = domain->bell_fd};
+  *shared = (struct pdlb_shared){.memory_fd = domain->memory_fd, .bell_fd = domain->bell_fd, .device_fd = -1};
   return 0;
 }
 

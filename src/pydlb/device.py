@@ -149,7 +149,7 @@ class Device(_Owner):
             history_entries: How many received events its load-balanced ports may hold, all together.
             atomic_inflights: For atomic queues, events; shared out when they are created.
             sequence_slots: For ordered queues, slots of 64 sequence numbers, in two groups.
-            shared: Software only: its ports can be used by other processes, see :class:`pydlb.Sharing`.
+            shared: Its ports can be used by other processes, see :class:`pydlb.SharedPort`.
             class_ports: Devices only: further load-balanced ports, of the classes of service 0 to 3.
 
         Raises:

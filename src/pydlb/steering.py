@@ -137,6 +137,8 @@ class Steering:
             except BaseException:
                 del self._weights[worker]
                 raise
+            if worker.station.stays and not self._engine.prelinks:
+                worker.port.enable()  # another process may have had it, and died
             self._workers[worker.number] = worker
             self._acceptor.set_weight(worker.number, _WEIGHT)
             self._acceptor.pause_worker(worker.number, False)  # a process may have died, and another one come

@@ -45,6 +45,8 @@ class Station:
         queue: The directed queue that feeds the port; None for a load-balanced port.
         sender: The port to send by what the worker accepts itself; None where it does not accept.
         holds: Whether what the queue gives stands before the worker, and may have to be taken back.
+        stays: Whether its port outlives the process that used it, and the next one has it: a device makes no others,
+            and changes links only while nothing is out of the queue.
         history: How many connections the port can hold, where that is fewer than a worker may have open: when it is
             used up, the oldest is released on receive. None where it suffices.
     """
@@ -54,6 +56,7 @@ class Station:
     history: int | None = None
     sender: DirPort | None = None
     holds: bool = False
+    stays: bool = False
 
     def close(self) -> None:
         """Close its ports."""

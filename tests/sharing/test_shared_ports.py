@@ -196,6 +196,6 @@ def test_descriptors_that_are_something_else_are_refused() -> None:
         port = domain.create_ldb_port()
         shared = pydlb.SharedPort(port)
         with Path("/dev/null").open("rb") as other:
-            shared._descriptors = (other.fileno(),) * 3
+            shared._descriptors = (other.fileno(),) * 4
             with pytest.raises(pydlb.ConfigError, match="not the memory of a shared domain"):
                 shared.open()

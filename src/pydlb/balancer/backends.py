@@ -101,7 +101,7 @@ def _open(backend: Backend, needs: Needs, build: Callable[[Device], Engine]) -> 
             raise ConfigError(f"backend is {backend!r}: it is a name as of pydlb.open, or has an open()")
         device = backend.open()
         try:
-            return Begun(build(device), None, _from_source(backend), fell_back=False)
+            return Begun(build(device), None, None if needs.shared else _from_source(backend), fell_back=False)
         except BaseException:
             device.close()
             raise
@@ -109,7 +109,7 @@ def _open(backend: Backend, needs: Needs, build: Callable[[Device], Engine]) -> 
     device, reason = open_with(backend, lambda device: engines.append(build(device)))
     if device.is_software:
         return Begun(engines[-1], reason, _probe(backend, needs) if reason else None, fell_back=reason is not None)
-    return Begun(engines[-1], reason, reopens(engines[-1]), fell_back=False)
+    return Begun(engines[-1], reason, None if needs.shared else reopens(engines[-1]), fell_back=False)
 
 
 # ---- a device, later -------------------------------------------------------------------------------------------------

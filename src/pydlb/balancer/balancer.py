@@ -105,7 +105,8 @@ class Balancer:
         max_workers: How many workers there may be at a time; each may have 2**20 / `max_workers` connections open. None
             for twice `workers`, at least 16.
         worker_class: What a worker is, also those of :meth:`add`: ``"thread"``; ``"process"``, started by
-            :mod:`multiprocessing` and replaced when it dies; ``"auto"``: a thread where there is no interpreter lock,
+            :mod:`multiprocessing` and replaced when it dies (on a device: which is not left when it fails later, and
+            a policy that picks workers stays one that does); ``"auto"``: a thread where there is no interpreter lock,
             else a process.
         start_method: How processes are started, as by :func:`multiprocessing.get_context`; None for ``"forkserver"``.
             All but ``"fork"`` get the handler by pickle, and import the program's main module.

@@ -274,7 +274,9 @@ class Crew:
         self._steering.unregister(worker)
         lost = worker.bury()
         self._steering.forget(worker)
-        worker.station = self._engines.take_station()
+        if worker.port.closed:
+            worker.station = self._engines.take_station()
+            worker.port_is_lost = False
         return lost
 
     def back(self, worker: ProcessWorker) -> None:

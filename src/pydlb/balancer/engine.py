@@ -100,9 +100,6 @@ class Engine:
         if device.backend == "libdlb":
             reason = "the balancer's accepting thread is native, and drives devices itself"
             raise BackendUnavailable(f"{reason}: use 'device' in place of 'libdlb'", {"libdlb": reason})
-        if needs.shared and not device.is_software:
-            reason = "worker processes share a domain's memory, and one process keeps a device's credits and ports"
-            raise BackendUnavailable(f"{reason}: use 'software', or threads", {device.backend: reason})
         self.device: Final = device
         self.directed: Final = not device.is_software and needs.picks
         self.prelinks: Final = not device.is_software and not needs.picks
@@ -113,6 +110,7 @@ class Engine:
         self._spare: list[Station] = []
         self._free: list[DirQueue] = []
         self._lanes = needs.lanes
+        self._stays = needs.shared and not device.is_software
         self._directed_depth = needs.queue_depth or _DIRECTED_DEPTH
         self._senders: list[DirPort] = []
         self._shape: PortShape = {"cq_depth": _SOFTWARE_DEPTH, "history_entries": 1, "release": "explicit"}
@@ -143,6 +141,7 @@ class Engine:
                 history_entries=0 if self.directed else ports * self._shape["history_entries"],
                 atomic_inflights=0,
                 sequence_slots=(0, 0),
+                shared=needs.shared,
             )
             self.queues = None if self.directed else Queues.on_device(self.domain, needs.grace)
             self.sender = self.domain.create_dir_port()
@@ -215,17 +214,21 @@ class Engine:
                 assert self.queues is not None
                 shared.link(self.queues.shared)
                 shared.disable()
-            return Station(shared, history=self._history, holds=self.prelinks)
+            return Station(shared, history=self._history, holds=self.prelinks, stays=self._stays)
         if self._free:
             # The port that was closed rests with its queue. What it did not take is known to be stale.
             queue = self._free.pop()
-            return Station(self.domain.create_dir_port(queue, cq_depth=self._directed_depth), queue)
+            return Station(self.domain.create_dir_port(queue, cq_depth=self._directed_depth), queue, stays=self._stays)
         port = self.domain.create_dir_port(cq_depth=self._directed_depth)
-        return Station(port, self.domain.create_dir_queue(port))
+        return Station(port, self.domain.create_dir_queue(port), stays=self._stays)
 
     def give_back(self, station: Station) -> None:
-        """The worker has left, and its port is closed. What it sent by goes to the next one."""
+        """The worker has left, and its port is closed, or stays. What it sent by goes to the next one."""
         with self._lock:
+            if station.stays and not station.port.closed:
+                if station.port.domain is self.domain:
+                    self._spare.append(station)
+                return
             if station.queue is not None and station.queue.domain is self.domain:
                 self._free.append(station.queue)
             if station.sender is not None and station.sender.domain is self.domain:

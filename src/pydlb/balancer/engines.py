@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from pydlb.errors import DLBError
+from pydlb.errors import ConfigError, DLBError
 from pydlb.limits import Limits
 
 from .backends import fallback_policy, open_software, reopens
@@ -175,6 +175,12 @@ class Engines:
 
     def _refit(self, picks: bool, policy: Policy, *, must: bool) -> None:
         """Move to another engine on the same device; where that is not needed but only better, as far as it can."""
+        if self._needs.shared:
+            raise ConfigError(
+                "on a device, worker processes keep their ports, which are fed by one queue for all, or by one for "
+                "each: say by what workers are picked (policy, weights, limits per worker) when the balancer is made, "
+                "or use threads"
+            )
         assert self._reopen is not None
         needs = dataclasses.replace(self._needs, picks=picks, workers=len(self._workers()))
         try:

@@ -44,6 +44,7 @@ class Assignment:
     Attributes:
         name: The worker's name.
         port: Its port of the domain.
+        history: How many connections that can hold, as of :class:`pydlb.workers.Station`.
         board: The board on which it counts.
         bell: By which it calls the balancer.
         seat: Its seat on the board.
@@ -57,6 +58,7 @@ class Assignment:
 
     name: str
     port: SharedPort
+    history: int | None
     board: Descriptor
     bell: Descriptor
     seat: int

@@ -110,7 +110,7 @@ class _Child:
         port = assignment.port.open()
         self._worker = Worker(
             assignment.name,
-            Station(port),
+            Station(port, history=assignment.history),
             self._receiver,
             assignment.seat,
             blocking=assignment.blocking,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import os
 import signal
 import threading
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .worker import ProcessWorker
 
 __all__ = ["ProcessRunner", "State"]
+
+logger = logging.getLogger("pydlb")
 
 # How long an application may take to stop once its connections have ended, as of those in threads; in seconds.
 _APPLICATION_END: Final = 10.0
@@ -120,11 +123,13 @@ class ProcessRunner:
     ) -> tuple[Channel, int]:
         """Start a process, for the pool. Returns the channel to it, and a descriptor that is readable when it ends."""
         ours, theirs = Channel.pair()
+        shared: SharedPort | None = None
         try:
             shared = SharedPort(self.worker.port)
             assignment = Assignment(
                 name=self.worker.name,
                 port=shared,
+                history=self.worker.station.history,
                 board=Descriptor(board.fileno()),
                 bell=Descriptor(board.bell_fileno()),
                 seat=self.worker.seat,
@@ -145,6 +150,8 @@ class ProcessRunner:
             raise
         finally:
             theirs.close()
+            if shared is not None:
+                shared.close()
         self._process, self._channel, self._shared, self.state = process, ours, shared, State.STARTING
         self.worker.pid = process.pid
         numbers = [(number, proxy) for number, (_, proxy) in listeners.items()]
@@ -180,8 +187,13 @@ class ProcessRunner:
         process.close()
         channel.close()
         if self._shared is not None:
-            with contextlib.suppress(DLBError):  # the domain is closed: nobody is left to wait
+            try:
                 self._shared.bury()
+            except ClosedError:  # the domain is closed: nobody is left to wait
+                pass
+            except DLBError as error:
+                self.worker.port_is_lost = True
+                logger.warning("%s: %s", self.worker.name, error)
         self._process = self._channel = self._shared = None
         if not self._decided.is_set() and self._failure is None:
             self._failure = WorkerDied(f"{self.worker.name} {how} before it was ready")

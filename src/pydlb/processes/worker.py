@@ -33,6 +33,7 @@ class ProcessWorker(Worker):
         pid: The number of its process; None while it has none.
         was_paused: Whether it was to be given nothing when its last process died.
         had_weight: The weight that it had then.
+        port_is_lost: Whether its port cannot be another process's, though it stays where it is.
 
     **Synchronization**: any thread.
     """
@@ -49,6 +50,7 @@ class ProcessWorker(Worker):
         self.pid: int | None = None
         self.was_paused = False
         self.had_weight = 1.0
+        self.port_is_lost = False
         self._seats = seats
         self._end_lock = threading.Lock()
         self._last: WorkerStats | None = None
@@ -118,7 +120,8 @@ class ProcessWorker(Worker):
         self.pid = None
         self._acceptor.bury_worker(self.number)
         lost = self._seats.board.bury(self.seat)
-        self.port.close()
+        if not self.station.stays or self.port_is_lost:
+            self.port.close()
         return lost
 
     def close(self) -> None:
