@@ -104,13 +104,24 @@ class Connection:
     **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out.
     """
 
-    __slots__ = ("_ticket", "listener", "proxied", "socket")
+    __slots__ = ("_make", "_socket", "_taken", "_ticket", "listener", "proxied")
 
-    def __init__(self, sock: socket.socket, listener: int, ticket: Ticket, proxied: Proxied | None = None) -> None:
-        self.socket: Final = sock
-        self.listener: Final = listener
+    def __init__(
+        self, taken: Taken, make: Callable[[Taken], socket.socket], ticket: Ticket, proxied: Proxied | None = None
+    ) -> None:
+        self.listener: Final = taken[1]
         self.proxied: Final = proxied
+        self._taken = taken
+        self._make = make
+        self._socket: socket.socket | None = None
         self._ticket: Ticket | None = ticket
+
+    @property
+    def socket(self) -> socket.socket:
+        """The client's socket."""
+        if self._socket is None:
+            self._socket = self._make(self._taken)
+        return self._socket
 
     @property
     def client_address(self) -> Address:
@@ -123,10 +134,21 @@ class Connection:
 
     def detach(self) -> tuple[socket.socket, Ticket]:
         """Give up the connection: its socket, and the ticket to release when the socket is closed."""
+        return self.socket, self._give_up()
+
+    def detach_descriptor(self) -> tuple[int, int, Ticket]:
+        """The same for who needs no socket object: its descriptor, its family, and the ticket."""
+        if self._socket is not None:
+            return self._socket.detach(), self._socket.family, self._give_up()
+        ticket = self._give_up()
+        self._make = _detached
+        return self._taken[0], self._taken[2], ticket
+
+    def _give_up(self) -> Ticket:
         if self._ticket is None:
             raise ClosedError("this connection is closed, or was detached")
         ticket, self._ticket = self._ticket, None
-        return self.socket, ticket
+        return ticket
 
     def close(self, *, aborted: bool = False) -> None:
         """Close the socket, and count the connection as closed. May be called twice."""
@@ -145,6 +167,10 @@ class Connection:
     ) -> None:
         """Close it; one that ends by an exception is counted as aborted."""
         self.close(aborted=kind is not None)
+
+
+def _detached(_: Taken) -> socket.socket:
+    raise ClosedError("this connection's descriptor was detached")
 
 
 class Source(Protocol):
@@ -222,6 +248,7 @@ class Worker:
         self.number: Final = number
         self._source = source
         self._blocking = blocking  # what the source makes of descriptors
+        self._kind: Final = int(socket.SOCK_STREAM if blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._socket_class: type[socket.socket] = socket.socket
         self._lock = threading.Lock()
         self._has_moved = threading.Condition(self._lock)
@@ -379,14 +406,18 @@ class Worker:
         return self._connection(taken, port, blocking=True)
 
     def _connection(self, taken: Taken, port: Port | None, *, blocking: bool) -> Connection:
-        descriptor, listener, family, protocol, proxied = taken
-        # To say what the descriptor is costs nothing; to ask the kernel would.
-        kind = socket.SOCK_STREAM if self._blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-        sock = self._socket_class(family, kind, protocol, descriptor)
-        if blocking != self._blocking:
-            sock.setblocking(blocking)
+        """As it is to be received; its socket is made when somebody asks for it."""
+        proxied = taken[4]
         named = None if proxied is None else Proxied.read(proxied)
-        return Connection(sock, listener, Ticket(self, listener, port), named)
+        connection = Connection(taken, self._make_socket, Ticket(self, taken[1], port), named)
+        if blocking != self._blocking:
+            connection.socket.setblocking(blocking)
+        return connection
+
+    def _make_socket(self, taken: Taken) -> socket.socket:
+        descriptor, _, family, protocol, _ = taken
+        # To say what the descriptor is costs nothing; to ask the kernel would.
+        return self._socket_class(family, self._kind, protocol, descriptor)
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.

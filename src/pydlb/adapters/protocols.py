@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import operator
 from typing import TYPE_CHECKING, Any, Final
 
 from pydlb.eventloop import WorkerLoop
 
+from .descriptors import connect_descriptor, takes_descriptors
 from .proxied import ProxiedTransport
 
 if TYPE_CHECKING:
@@ -36,9 +38,12 @@ class Link:
 
     Attributes:
         failed: It counts as aborted when it ends.
+        task: What connects it, until it is connected.
+        connecting: What is kept as long as it is open, if anything.
+        transport: Its transport, once there is one.
     """
 
-    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "failed", "task", "transport")
+    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "connecting", "failed", "task", "transport")
 
     def __init__(self, adapter: ProtocolAdapter, ticket: Ticket, proxied: Proxied | None) -> None:
         self._adapter = adapter
@@ -46,6 +51,7 @@ class Link:
         self._proxied = proxied
         self.failed = False
         self.task: asyncio.Task[None] | None = None
+        self.connecting: Coroutine[Any, Any, Any] | None = None
         self._end: Callable[[Any], object] | None = None
         self.transport: Any = None
 
@@ -62,6 +68,9 @@ class Link:
         """The socket is closed."""
         self._ticket.release(aborted=self.failed)
         self._adapter.forget(self)
+        if self.connecting is not None:
+            self.connecting.close()
+            self.connecting = None
 
     def close(self) -> None:
         """Close it once what was written to it is sent."""
@@ -137,6 +146,7 @@ class ProtocolAdapter:
         self.by_transport: dict[Any, Link] = {}
         self._empty = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
+        self._by_descriptor = False
 
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """The protocol for one connection: it calls the link's `opened` and `ended`."""
@@ -145,57 +155,49 @@ class ProtocolAdapter:
     async def start(self) -> None:
         """Start the application, if there is one."""
         self._loop = asyncio.get_running_loop()
+        self._by_descriptor = takes_descriptors(self._loop) and self._options["ssl"] is None
 
     def submit(self, connection: Connection) -> None:
         """Serve one more connection."""
+        if self._by_descriptor:
+            self._submit_descriptor(connection)
+            return
         sock, ticket = connection.detach()
         link = Link(self, ticket, connection.proxied)
         self._links.add(link)
-        if self._options["ssl"] is not None:
+        if not isinstance(self._loop, WorkerLoop) or self._options["ssl"] is not None:
             link.task = self._loop.create_task(self._connect(sock, link))
             return
         try:
-            if isinstance(self._loop, WorkerLoop):
-                self._loop.serve_accepted(sock, self.make_protocol(link))
-            else:
-                protocol = self.make_protocol(link)
-                self._go_on(self._loop.connect_accepted_socket(lambda: protocol, sock), sock, link)
+            self._loop.serve_accepted(sock, self.make_protocol(link))
         except Exception as error:
-            self._give_up(sock, link, error)
+            sock.close()
+            self._give_up(link, error)
 
-    def _go_on(self, connecting: Coroutine[Any, Any, Any], sock: socket.socket, link: Link) -> None:
-        """Take a coroutine that connects the socket as far as it goes, and again when what it waits for is there.
-
-        As a task would, but from this turn of the loop on, and without its cost: that is as much as all else that is
-        done here.
-        """
+    def _submit_descriptor(self, connection: Connection) -> None:
+        descriptor, family, ticket = connection.detach_descriptor()
+        link = Link(self, ticket, connection.proxied)
+        self._links.add(link)
         try:
-            awaited = connecting.send(None)
-        except StopIteration:
-            return  # what it returns the protocol was told
-        except (Exception, asyncio.CancelledError) as error:
-            self._give_up(sock, link, error)
-            return
-        if awaited is None:  # it waits for the next turn
-            self._loop.call_soon(self._go_on, connecting, sock, link)
-            return
-        awaited._asyncio_future_blocking = False  # a future asks for this of who takes it from a coroutine
-        awaited.add_done_callback(lambda _: self._go_on(connecting, sock, link))
+            make = functools.partial(self.make_protocol, link)
+            link.connecting = connect_descriptor(self._loop, make, descriptor, family)
+        except Exception as error:
+            self._give_up(link, error)
 
     async def _connect(self, sock: socket.socket, link: Link) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: self.make_protocol(link), sock, **self._options)
         except (Exception, asyncio.CancelledError) as error:
-            self._give_up(sock, link, error)
+            sock.close()
+            self._give_up(link, error)
         else:
             link.task = None
 
-    def _give_up(self, sock: socket.socket, link: Link, error: BaseException) -> None:
+    def _give_up(self, link: Link, error: BaseException) -> None:
         if isinstance(error, OSError):  # most of all what goes wrong in a TLS handshake
             logger.debug("a connection failed before it was served: %s", error)
         elif not isinstance(error, asyncio.CancelledError):
             logger.error("a connection failed before it was served", exc_info=error)
-        sock.close()
         link.failed = True
         link.ended()
 

@@ -1,0 +1,64 @@
+"""How uvloop is given a connection: as a descriptor, without a socket object and without a task."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+__all__ = ["connect_descriptor", "takes_descriptors"]
+
+
+class _Descriptor:
+    """What uvloop asks of a socket: the descriptor is the transport's from then on, which closes it."""
+
+    __slots__ = ("_number", "family")
+    type: Final = socket.SOCK_STREAM.value
+
+    def __init__(self, number: int, family: int) -> None:
+        self._number = number
+        self.family = family
+
+    def fileno(self) -> int:
+        return self._number
+
+    def close(self) -> None:
+        """The transport has closed it."""
+
+
+def takes_descriptors(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop is uvloop's, whose transports need no socket object."""
+    return any(kind.__module__ == "uvloop.loop" for kind in type(loop).__mro__)
+
+
+def connect_descriptor(
+    loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], asyncio.BaseProtocol], descriptor: int, family: int
+) -> Coroutine[Any, Any, Any]:
+    """Connect an accepted connection to its protocol.
+
+    Nobody waits for `connection_made` to have been called, so what would is never taken further: a task, or a callback
+    of the future that it waits for, costs as much as all else that is done here.
+
+    Args:
+        loop: For which `takes_descriptors` is true.
+        make_protocol: Makes the protocol, whose `connection_made` is called in the next turn.
+        descriptor: The transport's from now on, also if this fails.
+        family: Of its addresses.
+
+    Returns:
+        What is to be kept while the connection is open, and then closed: if it ended before, so would the transport.
+
+    Raises:
+        Exception: What `make_protocol` raised.
+    """
+    connecting = loop.connect_accepted_socket(make_protocol, _Descriptor(descriptor, family))  # type: ignore[arg-type]
+    try:
+        connecting.send(None)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return connecting
