@@ -117,13 +117,6 @@ class Connection:
         self._ticket: Ticket | None = ticket
 
     @property
-    def socket(self) -> socket.socket:
-        """The client's socket."""
-        if self._socket is None:
-            self._socket = self._make(self._taken)
-        return self._socket
-
-    @property
     def client_address(self) -> Address:
         """The client's address: that of which the proxy told, if there is one, else the socket's.
 
@@ -167,6 +160,13 @@ class Connection:
     ) -> None:
         """Close it; one that ends by an exception is counted as aborted."""
         self.close(aborted=kind is not None)
+
+    @property
+    def socket(self) -> socket.socket:
+        """The client's socket."""
+        if self._socket is None:
+            self._socket = self._make(self._taken)
+        return self._socket
 
 
 def _detached(_: Taken) -> socket.socket:

@@ -34,6 +34,36 @@ def serving(app: Any = applications.asgi, workers: int = 3, **options: Any) -> A
     return pydlb.serve(make, "127.0.0.1", 0, workers=workers, loop_factory=config.get_loop_factory())
 
 
+async def tell_addresses(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        return
+    body = repr((scope["client"], scope["server"], scope["scheme"])).encode()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_applications_are_told_the_addresses(run: Callable[..., Any], host: str, http: str, loop: str) -> None:
+    for compiled in {http, loop} & {"httptools", "uvloop"}:
+        pytest.importorskip(compiled, reason=f"{compiled} has no wheel for this interpreter")
+    config = uvicorn.Config(tell_addresses, loop=loop, log_config=None)
+    make = functools.partial(UvicornAdapter, tell_addresses, http=http, lifespan="off")
+
+    async def main() -> None:
+        async with await pydlb.serve(make, host, 0, workers=1, loop_factory=config.get_loop_factory()) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            body = (await reader.read()).partition(b"\r\n\r\n")[2].decode()
+            here, there = (writer.get_extra_info(name)[:2] for name in ("sockname", "peername"))
+            assert body == repr((here, there, "http"))
+            writer.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_spreads_held_connections(run: Callable[..., Any], client: Any, http: str, loop: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Iterator
 
 __all__ = ["connect_descriptor", "takes_descriptors"]
 
@@ -37,7 +37,7 @@ def takes_descriptors(loop: asyncio.AbstractEventLoop) -> bool:
 
 def connect_descriptor(
     loop: asyncio.AbstractEventLoop, make_protocol: Callable[[], asyncio.BaseProtocol], descriptor: int, family: int
-) -> Coroutine[Any, Any, Any]:
+) -> Iterator[object]:
     """Connect an accepted connection to its protocol.
 
     Nobody waits for `connection_made` to have been called, so what would is never taken further: a task, or a callback
@@ -50,14 +50,16 @@ def connect_descriptor(
         family: Of its addresses.
 
     Returns:
-        What is to be kept while the connection is open, and then closed: if it ended before, so would the transport.
+        What is to be kept while the connection is open, else it would end; and then to be taken one step further, to
+        its end: what is thrown away instead is told so by an exception, which costs uvloop 20 microseconds.
 
     Raises:
         Exception: What `make_protocol` raised.
     """
-    connecting = loop.connect_accepted_socket(make_protocol, _Descriptor(descriptor, family))  # type: ignore[arg-type]
+    accepted = _Descriptor(descriptor, family)
+    connecting = loop.connect_accepted_socket(make_protocol, accepted).__await__()  # type: ignore[arg-type]
     try:
-        connecting.send(None)
+        next(connecting)
     except BaseException:
         os.close(descriptor)
         raise

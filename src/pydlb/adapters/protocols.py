@@ -15,7 +15,7 @@ from .proxied import ProxiedTransport
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Coroutine
+    from collections.abc import Callable, Collection, Iterator
 
     from pydlb.proxied import Proxied
     from pydlb.workers import Connection, Ticket
@@ -39,7 +39,7 @@ class Link:
     Attributes:
         failed: It counts as aborted when it ends.
         task: What connects it, until it is connected.
-        connecting: What is kept as long as it is open, if anything.
+        connecting: What is kept as long as it is open and then taken to its end, if anything.
         transport: Its transport, once there is one.
     """
 
@@ -51,7 +51,7 @@ class Link:
         self._proxied = proxied
         self.failed = False
         self.task: asyncio.Task[None] | None = None
-        self.connecting: Coroutine[Any, Any, Any] | None = None
+        self.connecting: Iterator[object] | None = None
         self._end: Callable[[Any], object] | None = None
         self.transport: Any = None
 
@@ -62,14 +62,14 @@ class Link:
             transport.max_size = _READ_SIZE
         if self._end is not None:  # it was to end before it had begun
             self._end(transport)
-        return transport if self._proxied is None else ProxiedTransport(transport, self._proxied)
+        return self._adapter.shown(transport if self._proxied is None else ProxiedTransport(transport, self._proxied))
 
     def ended(self) -> None:
         """The socket is closed."""
         self._ticket.release(aborted=self.failed)
         self._adapter.forget(self)
         if self.connecting is not None:
-            self.connecting.close()
+            next(self.connecting, None)
             self.connecting = None
 
     def close(self) -> None:
@@ -100,18 +100,20 @@ def counted(protocol_class: type[Any], links: dict[Any, Link]) -> type[Any]:
     """
 
     class Counted(protocol_class):  # type: ignore[misc]
-        pydlb_link: Link | None = None
+        # Slots, for an object that has too many attributes for those that its kind share costs twice as much to make.
+        __slots__ = ("pydlb_link", "pydlb_transport")
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            if self.pydlb_link is not None:
-                transport = self.pydlb_link.opened(transport)
-                links[transport] = self.pydlb_link
+            link = getattr(self, "pydlb_link", None)
+            if link is not None:
+                transport = link.opened(transport)
+                links[transport] = link
             self.pydlb_transport = transport
-            super().connection_made(transport)
+            protocol_class.connection_made(self, transport)
 
         def connection_lost(self, error: Exception | None) -> None:
             try:
-                super().connection_lost(error)
+                protocol_class.connection_lost(self, error)
             finally:
                 link = links.pop(self.pydlb_transport, None)
                 if link is not None:
@@ -151,6 +153,10 @@ class ProtocolAdapter:
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """The protocol for one connection: it calls the link's `opened` and `ended`."""
         raise NotImplementedError
+
+    def shown(self, transport: Any) -> Any:
+        """What a protocol is to see of a transport."""
+        return transport
 
     async def start(self) -> None:
         """Start the application, if there is one."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from .gathering import GatheringTransport, introduced
 from .protocols import Link, ProtocolAdapter, counted
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class UvicornAdapter(ProtocolAdapter):
         config.load()
         super().__init__(ssl=config.ssl)
         self._config = config
-        self._http = counted(config.http_protocol_class, self.by_transport)
+        http_class = config.http_protocol_class
+        self._http = counted(introduced(http_class) if _is_uvicorns(http_class) else http_class, self.by_transport)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = counted(config.ws_protocol_class, self.by_transport)
         self._server = uvicorn.Server(config)
@@ -77,6 +79,10 @@ class UvicornAdapter(ProtocolAdapter):
         )
         protocol.pydlb_link = link
         return protocol  # type: ignore[no-any-return]
+
+    def shown(self, transport: Any) -> Any:
+        """A transport that sends header and body together."""
+        return GatheringTransport(transport, self._loop.call_soon)
 
     @property
     def requests(self) -> int:
@@ -127,3 +133,7 @@ class UvicornAdapter(ProtocolAdapter):
         if tasks:
             logger.error("Cancel %s running task(s), timeout graceful shutdown exceeded", len(tasks))
             await asyncio.wait(tasks, timeout=_CANCELLED)
+
+
+def _is_uvicorns(protocol_class: type[Any]) -> bool:
+    return protocol_class.__module__.startswith("uvicorn.protocols.http.")
