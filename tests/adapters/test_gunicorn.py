@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -27,7 +28,13 @@ APPLICATIONS = """
 
     VERSION = 1
 
+    BEGUN = os.open("begun", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def begin(path):
+        os.write(BEGUN, f"{path} {os.getpid()}\\n".encode())
+
     def wsgi(environ, start_response):
+        begin(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/slow":
             print("slow request", flush=True)
             time.sleep(0.5)
@@ -50,6 +57,7 @@ APPLICATIONS = """
             while (message := await receive())["type"] == "websocket.receive":
                 await send({"type": "websocket.send", "text": f"{os.getpid()} {message['text']}"})
             return
+        begin(scope["path"])
         if scope["path"] == "/slow":
             print("slow request", flush=True)
             await asyncio.sleep(0.5)
@@ -193,6 +201,88 @@ def test_a_killed_worker_is_replaced_and_evened_out(gunicorn: Callable[..., Guni
         assert not set(pids) & {pid_of(served.ask(connection)) for connection in more}
         survivors = [connection for connection, pid in zip(held, pids, strict=True) if pid != pids[0]]
         assert {pid_of(served.ask(connection)) for connection in survivors} == set(pids) - {pids[0]}
+
+
+class Crowd:
+    """Clients that come one after the other, each with a request of its own."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.answered: dict[str, str] = {}  # by path: which process did
+        self.lost: set[str] = set()
+        self.failures: list[str] = []
+        self._address = address
+        self._enough = threading.Condition()
+        self._over = False
+        self._threads = [threading.Thread(target=self._come, args=(number,)) for number in range(6)]
+        for thread in self._threads:
+            thread.start()
+
+    def _come(self, number: int) -> None:
+        for nth in itertools.count():
+            if self._over:
+                return
+            path = f"/{number}.{nth}"
+            try:
+                client = socket.create_connection(self._address, timeout=20)
+            except OSError as error:
+                self.failures.append(f"{path}: {error!r}")
+                return
+            with client:
+                self._ask(client, path)
+
+    def _ask(self, client: socket.socket, path: str) -> None:
+        words: list[str] = []
+        try:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            words = response.read().decode().split()
+        except TimeoutError:
+            self.failures.append(f"{path}: no answer")
+        except (OSError, http.client.HTTPException):
+            pass
+        with self._enough:
+            if words:
+                self.answered[path] = pid_of(words)
+            else:
+                self.lost.add(path)
+            self._enough.notify()
+
+    def go_on(self, answers: int) -> None:
+        """Until there are so many more."""
+        with self._enough:
+            until = len(self.answered) + answers
+            assert self._enough.wait_for(lambda: len(self.answered) >= until or self.failures, 60)
+
+    def stop(self) -> None:
+        self._over = True
+        for thread in self._threads:
+            thread.join()
+
+
+def test_workers_killed_under_load_lose_what_they_had(
+    gunicorn: Callable[..., Gunicorn], folder: Path, kind: str
+) -> None:
+    """And nothing else: nobody is refused, nobody waits for ever, and who was with another worker is answered."""
+    served = gunicorn(kind, 3)
+    crowd = Crowd(served.address)
+    killed: set[str] = set()
+    try:
+        for nth in range(6):
+            crowd.go_on(40)
+            victim = next(pid for pid in reversed(list(crowd.answered.values())) if pid not in killed)
+            os.kill(int(victim), signal.SIGKILL)
+            killed.add(victim)
+            served.wait_for("worker is ready", 4 + nth)
+        crowd.go_on(40)
+    finally:
+        crowd.stop()
+    begun: dict[str, str] = dict(line.split() for line in (folder / "begun").read_text().splitlines())  # type: ignore[misc]
+    assert crowd.failures == []
+    assert {begun[path] for path in crowd.lost if path in begun} <= killed
+    # Who is lost before its request was begun had been accepted by one that was killed: no more than there are clients.
+    assert len(crowd.lost) <= 6 * len(killed)
+    assert all(begun[path] == pid for path, pid in crowd.answered.items())
 
 
 def test_a_stuck_worker_is_killed_by_its_arbiter(gunicorn: Callable[..., Gunicorn]) -> None:

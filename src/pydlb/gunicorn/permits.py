@@ -122,11 +122,19 @@ class Permits:
     def __init__(self, port: LDBPort, listeners: dict[int, Any]) -> None:
         self._listeners = listeners
         self._shared = SharedPort(port)
+        self._maker = os.getpid()
+        self._of_maker = port
         self.port: Port
 
     def join(self) -> None:
         """Use them: in the worker's process."""
         self.port = self._shared.open()
+
+    def end(self) -> None:
+        """The worker has ended, perhaps in the middle of taking one: in the arbiter. Does nothing in its forks."""
+        if os.getpid() == self._maker and not self._of_maker.closed:
+            self._shared.bury()
+            self._of_maker.close()
 
     def accept(self) -> tuple[socket.socket, Any, Any] | None:
         """Take a permit if there is one, and accept a connection by it.
@@ -188,7 +196,7 @@ class BalancedWorker(GunicornWorker):  # type: ignore[misc]
         listeners = issuer.listen(sockets)
         port = issuer.admit(cfg.worker_connections)
         self.permits = Permits(port, listeners)
-        self.tmp = _Tmp(self.tmp, port.close)  # does nothing in a forked child
+        self.tmp = _Tmp(self.tmp, self.permits.end)
 
     def init_process(self) -> None:
         """Join the others, and run."""
