@@ -91,6 +91,10 @@ class Ticket:
         """
         self._worker.close_ticket(self, aborted)
 
+    def forget(self) -> None:
+        """Its connection was thrown away; in the middle of whatever its thread does."""
+        self._worker.forget_ticket(self)
+
 
 class Connection:
     """A connection that a worker was given.
@@ -101,7 +105,8 @@ class Connection:
         proxied: What a proxy said of it by the PROXY protocol: the client's address and the one that it connected to,
             with their family; None if none did.
 
-    **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out.
+    **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out. One that
+    is forgotten counts as aborted, and its socket warns.
     """
 
     __slots__ = ("_make", "_socket", "_taken", "_ticket", "listener", "proxied")
@@ -160,6 +165,12 @@ class Connection:
     ) -> None:
         """Close it; one that ends by an exception is counted as aborted."""
         self.close(aborted=kind is not None)
+
+    def __del__(self) -> None:
+        if self._ticket is None:
+            return
+        _ = self.socket  # which warns of itself, and closes the descriptor
+        self._ticket.forget()
 
     @property
     def socket(self) -> socket.socket:
@@ -257,6 +268,7 @@ class Worker:
         self._released_early = 0
         self._counts: dict[int, list[int]] = {}  # by listener: how many it was given, and how many of those are closed
         self._aborted = 0
+        self._forgotten: list[Ticket] = []
         self._closed = False
         self._wake: Callable[[], object] | None = None
         self._accepting = accepting
@@ -598,6 +610,18 @@ class Worker:
                 return
         self._release(port)
 
+    def forget_ticket(self, ticket: Ticket) -> None:
+        """The same for one whose connection was thrown away: by any thread, perhaps by one that counts just now."""
+        self._forgotten.append(ticket)
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            self._close_forgotten()
+
+    def _close_forgotten(self) -> None:
+        while self._forgotten:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self.close_ticket(self._forgotten.pop(), aborted=True)
+
     def _release(self, port: Port | None) -> None:
         if port is None or port.releases_on_recv:
             return
@@ -613,6 +637,7 @@ class Worker:
 
     def stats(self) -> WorkerStats:
         """What the worker has done until now."""
+        self._close_forgotten()
         with self._lock:
             accepted, ended = self._given_and_closed()
             aborted, closed = self._aborted, self._closed

@@ -180,6 +180,19 @@ def test_accept_blocking_keeps_its_timeout_and_closing_ends_it() -> None:
         assert ended
 
 
+def test_a_forgotten_connection_warns_and_is_closed(clients: Clients) -> None:
+    with pydlb.Balancer(0) as balancer:
+        worker = balancer.worker()
+        (client,) = clients.connect(balancer.address(balancer.listen()))
+        connection = worker.accept_blocking(30)
+        assert connection is not None
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del connection
+        assert client.recv(1) == b""
+        (stats,) = balancer.stats().workers
+        assert (stats.accepted, stats.open, stats.aborted) == (1, 0, 1)
+
+
 def test_connections_are_blocking_where_threads_take_them(clients: Clients) -> None:
     with pydlb.Balancer(0) as balancer:
         worker = balancer.worker()
