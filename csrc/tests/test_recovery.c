@@ -7,6 +7,7 @@
  *
  *   PDLB_KILLS         kills for each operation, at instructions drawn by lot (default 8), or "all": at each of them
  *   PDLB_KILL_FROM, PDLB_KILL_TO   only these operations, from 1: a part of a long run
+ *   PDLB_KILL_STRIDE   with "all": at each so manieth of them
  *   PDLB_KILL_EVENTS   events that the survivors move after each (default 300)
  */
 #include <poll.h>
@@ -150,16 +151,23 @@ static void before_line(struct world *world) { send(world, 12, world->line, PDLB
 static void before_directed(struct world *world) { send(world, 12, world->direct, PDLB_SCHED_DIRECTED, 1); }
 
 /* Some flows are in flight with the survivor. */
-static void before_owned(struct world *world) {
+static void let_survivor_own(struct world *world) {
   struct pdlb_event events[4];
   send(world, 4, world->work, PDLB_SCHED_ATOMIC, 4);
   CHECK_EQ(rig_poll(world->survivor, events, 4), 4);
+}
+
+static void before_owned(struct world *world) {
+  let_survivor_own(world);
   send(world, 12, world->work, PDLB_SCHED_ATOMIC, 8);
 }
 
+/* What comes after an element of another type goes into rings. No more than it takes: to be killed at each instruction
+ * of parking a hundred is the work of hours. */
 static void before_owned_in_rings(struct world *world) {
-  before_owned(world);
-  send(world, 100, world->work, PDLB_SCHED_ATOMIC, 8);
+  let_survivor_own(world);
+  send(world, 1, world->work, PDLB_SCHED_UNORDERED, 8);
+  send(world, 12, world->work, PDLB_SCHED_ATOMIC, 8);
 }
 
 /* ... and others wait for them, parked by this very port, and are free by now. */
@@ -461,13 +469,16 @@ static void killed_at_any_instruction(void) {
   make_stage();
   const uint32_t first = (uint32_t)check_setting("PDLB_KILL_FROM", 1);
   const uint32_t last = (uint32_t)check_setting("PDLB_KILL_TO", OPERATIONS);
+  const uint32_t stride = (uint32_t)check_setting("PDLB_KILL_STRIDE", 1);
   for (uint32_t i = first - 1; i < last && i < OPERATIONS; i++) {
     const uint32_t length = kill_at(&operations[i], UINT32_MAX);
-    for (uint32_t n = 0; n < (all ? length : kills); n++) {
+    for (uint32_t n = 0; n < (all ? length : kills); n += all ? stride : 1) {
       kill_at(&operations[i], all ? n : check_below(&randomness, length));
       check_still_alive();
     }
-    if (all) printf("    %s: killed at each of %" PRIu32 " instructions\n", operations[i].name, length);
+    if (all)
+      printf("    %s: killed at each %" PRIu32 ". of %" PRIu32 " instructions\n", operations[i].name, stride, length);
+    fflush(stdout);
   }
   check_explain_with(NULL);
 }
