@@ -112,8 +112,9 @@ sweep: $(VENV)/.test ## fail every system call of the device backend in turn, wi
 kill-sweep: $(VENV)/.made ## kill a process at every instruction of every operation on shared memory (long)
 	PDLB_KILLS=all PDLB_KILL_EVENTS=100000 PDLB_TEST_TIMEOUT=36000 $(MAKE) core-test CTEST_ARGS="-R test_recovery -V"
 
-instructions: core-programs ## count the engine's instructions per event, and hold them against their budget
+instructions: core-programs ## count the engine's and the device's instructions per event, and hold them to their budget
 	bash benchmarks/instructions.sh $(CORE)/plain/tests/bench_engine --check benchmarks/instructions.txt
+	$(PYTHON) benchmarks/device_instructions.py --check
 
 # ---- quality ----------------------------------------------------------------------------------------------------------------
 

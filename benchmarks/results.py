@@ -136,11 +136,12 @@ def program(description: str, measure: Callable[[int], Iterator[Result]], *, rou
     """A program's `main`: its options, the measurement, the table, the file.
 
     Returns:
-        0, also where a figure is short of its bar: such figures are for people to judge.
+        0, also where a figure is short of its bar: such figures are for people to judge, unless asked with --check.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"of ours and the peer's in turn ({rounds})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--check", action="store_true", help="fail where a figure is short of its bar")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
@@ -149,4 +150,4 @@ def program(description: str, measure: Callable[[int], Iterator[Result]], *, rou
     collect(parser.prog, measure(options.rounds), results, left_out)
     if options.json:
         write(results, left_out, options.json)
-    return 0
+    return int(options.check and not all(result.met for result in results))

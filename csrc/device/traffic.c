@@ -72,17 +72,23 @@ static inline void count(_Atomic uint64_t *counter, uint32_t more) {
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_release);
 }
 
+static inline void give_line(struct port *port) { port->store(port->context, port->producer, port->line); }
+
+static inline void count_all(struct port_record *record, uint32_t doing, uint32_t how_many) {
+  if (doing & DOING_SEND) count(&record->sent, how_many);
+  if (doing & DOING_COMPLETE) count(&record->released, how_many);
+  if (doing & DOING_POP) count(&record->popped, how_many);
+}
+
 /* Should this process be killed in between, it is known what may not have been counted. Signal fences: whoever looks
  * then sees the stores of a dead process in their order. */
 static inline void store(struct port *port, uint32_t doing, uint32_t how_many) {
   struct port_record *record = port->record;
   atomic_store_explicit(&record->doing, doing | how_many << DOING_SHIFT, memory_order_relaxed);
   atomic_signal_fence(memory_order_seq_cst);
-  port->store(port->context, port->producer, port->line);
+  give_line(port);
   atomic_signal_fence(memory_order_seq_cst);
-  if (doing & DOING_SEND) count(&record->sent, how_many);
-  if (doing & DOING_COMPLETE) count(&record->released, how_many);
-  if (doing & DOING_POP) count(&record->popped, how_many);
+  count_all(record, doing, how_many);
   atomic_signal_fence(memory_order_seq_cst);
   atomic_store_explicit(&record->doing, DOING_NOTHING, memory_order_relaxed);
 }
@@ -132,18 +138,17 @@ static inline void give_credits(struct domain_state *state, enum credit credit, 
 /* ---- sending ----------------------------------------------------------------------------------------------------- */
 
 /* Queue and type of an element lie side by side. */
-static inline uint32_t key_of(const struct domain *domain, const struct pdlb_event *event) {
+static inline uint32_t key_of(const struct domain_state *state, const struct pdlb_event *event) {
   uint16_t key;
   memcpy(&key, &event->queue, sizeof key);
-  return atomic_load_explicit(&domain->state->keys[key & (NUM_KEYS - 1)], memory_order_relaxed);
+  return atomic_load_explicit(&state->keys[key & (NUM_KEYS - 1)], memory_order_relaxed);
 }
 
 /* Up to four elements in a line, by the one. Returns how many were put. */
 static uint32_t put_each(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
-  struct domain *domain = port->domain;
   uint32_t done = 0;
   for (; done < count; done++) {
-    const uint32_t key = key_of(domain, &events[done]);
+    const uint32_t key = key_of(port->domain->state, &events[done]);
     if (key == KEY_NONE || (key == KEY_DIRECTED && !take_credits(port, CREDIT_DIRECTED, 1))) break;
     put(port, done, &events[done], command);
   }
@@ -151,20 +156,31 @@ static uint32_t put_each(struct port *port, const struct pdlb_event *events, uin
   return done;
 }
 
-static uint32_t write_lines(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
-  const struct domain *domain = port->domain;
-  const uint32_t doing = command == PDLB_QE_FWD ? DOING_SEND | DOING_COMPLETE : DOING_SEND;
+/* Full lines, as far as their elements need no more than a credit. `told`: others may have to know how far it came. */
+static inline uint32_t write_full_lines(struct port *port, const struct pdlb_event *events, uint32_t count,
+                                        uint8_t command, uint32_t doing, bool told) {
+  const struct domain_state *state = port->domain->state;
   uint32_t done = 0;
   for (; count - done >= PDLB_QES_PER_LINE; done += PDLB_QES_PER_LINE) {
     const struct pdlb_event *four = &events[done];
-    if (key_of(domain, &four[0]) | key_of(domain, &four[1]) | key_of(domain, &four[2]) | key_of(domain, &four[3]))
-      break;
+    if (key_of(state, &four[0]) | key_of(state, &four[1]) | key_of(state, &four[2]) | key_of(state, &four[3])) break;
     put(port, 0, &four[0], command);
     put(port, 1, &four[1], command);
     put(port, 2, &four[2], command);
     put(port, 3, &four[3], command);
-    store(port, doing, PDLB_QES_PER_LINE);
+    if (told)
+      store(port, doing, PDLB_QES_PER_LINE);
+    else
+      give_line(port);
   }
+  if (!told && done) count_all(port->record, doing, done);
+  return done;
+}
+
+static uint32_t write_lines(struct port *port, const struct pdlb_event *events, uint32_t count, uint8_t command) {
+  const uint32_t doing = command == PDLB_QE_FWD ? DOING_SEND | DOING_COMPLETE : DOING_SEND;
+  uint32_t done = port->domain->state->shared ? write_full_lines(port, events, count, command, doing, true)
+                                              : write_full_lines(port, events, count, command, doing, false);
   while (done < count) {
     const uint32_t left = count - done, most = left < PDLB_QES_PER_LINE ? left : PDLB_QES_PER_LINE;
     const uint32_t put = put_each(port, &events[done], most, command);
@@ -178,7 +194,7 @@ static uint32_t write_lines(struct port *port, const struct pdlb_event *events, 
 static enum pdlb_refusal why_not(const struct port *port, const struct pdlb_event *event) {
   const unsigned type = pdlb_event_type(event);
   if (!domain_has_queue(port->domain, event->queue, type == PDLB_SCHED_DIRECTED)) return PDLB_BAD_QUEUE;
-  if (key_of(port->domain, event) == KEY_NONE) return PDLB_BAD_SCHED;
+  if (key_of(port->domain->state, event) == KEY_NONE) return PDLB_BAD_SCHED;
   return PDLB_NO_CREDIT;
 }
 
