@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """pydlb's servers beside others, in C and Python, under the same load.
 
-    python benchmarks/against_c.py spread|slow|short|light [--rounds 5] [--json FILE]
+    python benchmarks/against_c.py spread|slow|floor|short|light [--rounds 5] [--json FILE]
 
 spread: connections that are held, opened in three ways. slow: one worker of four blocks in each of its connections.
+floor: what one asyncio or uvloop loop has under the load of slow, where nothing blocks.
 short: as many connections as can be served, 64 at a time. light: 500 connections a second.
 
 Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate, and ratios are taken round
@@ -13,6 +14,7 @@ by round; the median is shown. Runs on 127.0.0.1 only, a minute or two for five 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import socket
 import statistics
@@ -119,35 +121,56 @@ def spread(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def slow(rounds: int) -> list[dict[str, Any]]:
-    """One of four workers blocks 50 ms in each connection: tails beside a shared queue in C."""
-    rows = []
-    for rate, total, contenders in (
-        (4000, 12000, {"pydlb threads": pydlb_server("threads")}),
-        (2000, 6000, {"pydlb asyncio": pydlb_server("asyncio"), "pydlb uvloop": pydlb_server("uvloop")}),
-    ):
-        load = ["-r", str(rate), "-n", str(total), "-t", "12"]
-        servers = {**contenders, "C shared queue": c_server("pull", BLOCK_MS)}
+@dataclasses.dataclass(frozen=True)
+class SlowCase:
+    """An open load on servers one of whose workers blocks; the peer is the C server whose idle workers take."""
+
+    rate: int
+    total: int
+    blocked: dict[str, list[str]]
+    unblocked: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def rows(self, rounds: int) -> list[dict[str, Any]]:
+        """Tails of all, alternating, beside the peer's."""
+        peer_name = "C shared queue"
+        load = ["-r", str(self.rate), "-n", str(self.total), "-t", "12"]
+        servers = {**self.unblocked, **self.blocked, peer_name: c_server("pull", BLOCK_MS)}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
         for _ in range(rounds):
             for name, server in servers.items():
-                runs[name].append(measure(server, BLOCK_MS, load))
-        peer = runs["C shared queue"]
-        for name, all_figures in runs.items():
-            ratios = [ours["p98"] / theirs["p98"] for ours, theirs in zip(all_figures, peer, strict=True)]
-            rows.append(
-                {
-                    "load": f"{rate}/s",
-                    "server": name,
-                    "unanswered": sum(figures["unanswered"] for figures in all_figures),
-                    "p50 ms": statistics.median(figures["p50"] for figures in all_figures) / 1000,
-                    "p98 ms": statistics.median(figures["p98"] for figures in all_figures) / 1000,
-                    "p98 x peer": statistics.median(ratios),
-                    "p99.9 ms": statistics.median(figures["p999"] for figures in all_figures) / 1000,
-                    "by the slow one": statistics.median(figures["per"].get("0", 0) for figures in all_figures),
-                }
-            )
-    return rows
+                runs[name].append(measure(server, 0 if name in self.unblocked else BLOCK_MS, load))
+        return [self._row(name, figures, runs[peer_name]) for name, figures in runs.items()]
+
+    def _row(self, name: str, runs: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, Any]:
+        ratios = [ours["p98"] / theirs["p98"] for ours, theirs in zip(runs, peer, strict=True)]
+        return {
+            "load": f"{self.rate}/s",
+            "server": name,
+            "unanswered": sum(figures["unanswered"] for figures in runs),
+            "p50 ms": statistics.median(figures["p50"] for figures in runs) / 1000,
+            "p98 ms": statistics.median(figures["p98"] for figures in runs) / 1000,
+            "p98 x peer": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+            "p99.9 ms": statistics.median(figures["p999"] for figures in runs) / 1000,
+            "by the slow one": 0
+            if name in self.unblocked
+            else statistics.median(figures["per"].get("0", 0) for figures in runs),
+        }
+
+
+def slow(rounds: int) -> list[dict[str, Any]]:
+    """One of four workers blocks 50 ms in each connection: tails beside a shared queue in C."""
+    loops = {"pydlb asyncio": pydlb_server("asyncio"), "pydlb uvloop": pydlb_server("uvloop")}
+    threads = SlowCase(4000, 12000, {"pydlb threads": pydlb_server("threads")})
+    return threads.rows(rounds) + SlowCase(2000, 6000, loops).rows(rounds)
+
+
+def floor(rounds: int) -> list[dict[str, Any]]:
+    """The load of `slow` on one loop that accepts for itself, with nothing that blocks: what Python itself takes."""
+    ours = {"pydlb asyncio": pydlb_server("asyncio"), "pydlb uvloop": pydlb_server("uvloop")}
+    one = {"asyncio, one loop": python_server("asyncio"), "uvloop, one loop": python_server("uvloop")}
+    return SlowCase(2000, 6000, ours, one).rows(rounds)
 
 
 def beside(load: list[str], rounds: int, contenders: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
@@ -213,7 +236,7 @@ def light(rounds: int) -> list[dict[str, Any]]:
     return compared(beside(["-r", "500", "-n", "1000", "-w", "50", "-t", "10"], rounds, everybody()), "p50")
 
 
-WHAT = {"spread": spread, "slow": slow, "short": short, "light": light}
+WHAT = {"spread": spread, "slow": slow, "floor": floor, "short": short, "light": light}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
