@@ -1,6 +1,7 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "pdlb.h"
@@ -20,14 +21,25 @@ namespace {
 // Long beside a switch of threads, short beside what a client notices.
 constexpr uint64_t kTurn = 500'000;
 
-// Nobody waits longer for somebody else's turn to begin.
-constexpr timespec kPatience{0, 1'000'000};
+// Nobody waits longer for each turn of somebody else to begin.
+constexpr uint64_t kPatience = 1'000'000;
 
 thread_local uint64_t began;
 std::atomic<uint32_t> turns{0};  // counts beginnings
 std::atomic<uint32_t> giving_way{0};
 
-void wait_for_another(uint32_t turn) { syscall(SYS_futex, &turns, FUTEX_WAIT_PRIVATE, turn, &kPatience, nullptr, 0); }
+// Until so many have begun since that turn: all who asked then, or one who has just had his turn would often be the
+// next but one again, and others would serve less.
+void wait_for_others(uint32_t turn, uint32_t count) {
+  const uint64_t until = pdlb_now() + count * kPatience;
+  for (;;) {
+    const uint32_t reached = turns.load(std::memory_order_seq_cst);
+    const uint64_t now = pdlb_now();
+    if (reached - turn >= count || now >= until) return;
+    const timespec left{0, static_cast<long>(std::min(until - now, kPatience))};
+    syscall(SYS_futex, &turns, FUTEX_WAIT_PRIVATE, reached, &left, nullptr, 0);
+  }
+}
 
 }  // namespace
 
@@ -40,11 +52,12 @@ void Turns::begin() {
 }
 
 void Turns::give_way() {
-  if (asking.load(std::memory_order_relaxed) == 0 || pdlb_now() - began < kTurn) return;
+  const uint32_t others = asking.load(std::memory_order_relaxed);
+  if (others == 0 || pdlb_now() - began < kTurn) return;
   const uint32_t turn = turns.load(std::memory_order_seq_cst);
   const Unlocked lock;
   giving_way.fetch_add(1, std::memory_order_seq_cst);
-  wait_for_another(turn);
+  wait_for_others(turn, others);
   giving_way.fetch_sub(1, std::memory_order_relaxed);
 }
 
