@@ -26,11 +26,18 @@ constexpr Py_ssize_t kShort = 1 << 16;
 // For whoever is asked to leave the call to socket.socket.
 constexpr Py_ssize_t kLeave = -2;
 
-// The methods of socket.socket that are overridden. They live as long as the interpreter.
+// The methods of socket.socket that are overridden, and `detach` of what that extends. They live as long as the
+// interpreter.
 struct Inherited {
-  PyObject *recv, *recv_into, *send, *real_close, *detach, *getsockname, *getpeername;
+  PyObject *init, *recv, *recv_into, *send, *close, *real_close, *detach, *getsockname, *getpeername;
 };
 Inherited inherited;
+
+// What socket.socket extends.
+PyTypeObject *core;
+
+// What socket.socket remembers: how many files were made of it, and whether it was closed.
+PyObject *io_refs, *closed, *no_refs, *real_close_name;
 
 struct Call {
   PyObject *self;
@@ -122,6 +129,30 @@ PyObject *socket_send(const Call &call) {
                   [](int fd, const Buffer &buffer) { return send(fd, buffer.data(), buffer.size(), MSG_DONTWAIT); });
 }
 
+// socket(family, type, proto, fileno): as socket.socket does it in Python.
+int socket_init(PyObject *self, PyObject *arguments, PyObject *names) {
+  if (PyTuple_GET_SIZE(arguments) == 4 && !names && PyTuple_GET_ITEM(arguments, 3) != Py_None) {
+    const bool made = core->tp_init(self, arguments, nullptr) == 0 && PyObject_SetAttr(self, io_refs, no_refs) == 0 &&
+                      PyObject_SetAttr(self, closed, Py_False) == 0;
+    return made ? 0 : -1;
+  }
+  const py::tuple bound = py::make_tuple(py::handle(self));
+  const auto all = py::reinterpret_steal<py::object>(PySequence_Concat(bound.ptr(), arguments));
+  const auto none = py::reinterpret_steal<py::object>(all ? PyObject_Call(inherited.init, all.ptr(), names) : nullptr);
+  return none ? 0 : -1;
+}
+
+// close(): for good, unless files that were made of it are open still.
+PyObject *socket_close(const Call &call) {
+  PyObject *const refs = call.count || call.names ? nullptr : PyObject_GetAttr(call.self, io_refs);
+  if (!refs) PyErr_Clear();
+  const bool last = refs == no_refs;
+  Py_XDECREF(refs);
+  if (!last) return leave_to(inherited.close, call);
+  if (PyObject_SetAttr(call.self, closed, Py_True) < 0) return nullptr;
+  return PyObject_CallMethodNoArgs(call.self, real_close_name);
+}
+
 // To close takes long only where SO_LINGER says so.
 bool lingers(int fd) {
   linger value{};
@@ -179,6 +210,7 @@ PyMethodDef methods[] = {
     method<socket_recv>("recv", "Receive up to so many bytes, as socket.socket does."),
     method<socket_recv_into>("recv_into", "Receive into a buffer, as socket.socket does."),
     method<socket_send>("send", "Send bytes, as socket.socket does; returns how many."),
+    method<socket_close>("close", "Close it, as socket.socket does."),
     method<socket_real_close>("_real_close", nullptr),
     method<socket_getsockname>("getsockname", "The address of this end."),
     method<socket_getpeername>("getpeername", "The address of the other end."),
@@ -194,11 +226,20 @@ PyObject *inherit(const py::object &base, const char *name) { return py::object(
 }  // namespace
 
 void register_socket(py::module_ &module) {
-  const py::object base = py::module_::import("socket").attr("socket");
-  inherited = {inherit(base, "recv"),        inherit(base, "recv_into"), inherit(base, "send"),
-               inherit(base, "_real_close"), inherit(base, "detach"),    inherit(base, "getsockname"),
-               inherit(base, "getpeername")};
-  PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_doc, const_cast<char *>(kText)}, {0, nullptr}};
+  const py::object base = py::module_::import("socket").attr("socket"),
+                   extended = py::module_::import("_socket").attr("socket");
+  inherited = {inherit(base, "__init__"),   inherit(base, "recv"),        inherit(base, "recv_into"),
+               inherit(base, "send"),       inherit(base, "close"),       inherit(base, "_real_close"),
+               inherit(extended, "detach"), inherit(base, "getsockname"), inherit(base, "getpeername")};
+  core = reinterpret_cast<PyTypeObject *>(py::object(extended).release().ptr());
+  io_refs = PyUnicode_InternFromString("_io_refs");
+  closed = PyUnicode_InternFromString("_closed");
+  real_close_name = PyUnicode_InternFromString("_real_close");
+  no_refs = PyLong_FromLong(0);
+  PyType_Slot slots[] = {{Py_tp_init, reinterpret_cast<void *>(socket_init)},
+                         {Py_tp_methods, methods},
+                         {Py_tp_doc, const_cast<char *>(kText)},
+                         {0, nullptr}};
   PyType_Spec spec{"pydlb._native.Socket", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
   const py::tuple bases = py::make_tuple(base);
   PyObject *const type = PyType_FromSpecWithBases(&spec, bases.ptr());

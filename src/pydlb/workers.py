@@ -132,21 +132,19 @@ class Connection:
 
     def detach(self) -> tuple[socket.socket, Ticket]:
         """Give up the connection: its socket, and the ticket to release when the socket is closed."""
-        return self.socket, self._give_up()
-
-    def detach_descriptor(self) -> tuple[int, int, Ticket]:
-        """The same for who needs no socket object: its descriptor, its family, and the ticket."""
-        if self._socket is not None:
-            return self._socket.detach(), self._socket.family, self._give_up()
-        ticket = self._give_up()
-        self._make = _detached
-        return self._taken[0], self._taken[2], ticket
-
-    def _give_up(self) -> Ticket:
         if self._ticket is None:
             raise ClosedError("this connection is closed, or was detached")
         ticket, self._ticket = self._ticket, None
-        return ticket
+        return self.socket, ticket
+
+    def detach_descriptor(self) -> tuple[int, int, Ticket]:
+        """The same for who needs no socket object: its descriptor, its family, and the ticket."""
+        if self._socket is not None or self._ticket is None:
+            sock, ticket = self.detach()
+            return sock.detach(), sock.family, ticket
+        ticket, self._ticket = self._ticket, None
+        self._make = _detached
+        return self._taken[0], self._taken[2], ticket
 
     def close(self, *, aborted: bool = False) -> None:
         """Close the socket, and count the connection as closed. May be called twice."""
@@ -380,8 +378,12 @@ class Worker:
 
     def _note(self, taken: list[Taken]) -> None:
         """Under the lock."""
+        counts = self._counts
         for one in taken:
-            self._counts_of(one[1])[0] += 1
+            listener = one[1]
+            if listener not in counts:
+                counts[listener] = [0, 0]
+            counts[listener][0] += 1
 
     def _counts_of(self, listener: int) -> list[int]:
         """Under the lock: to be counted up."""
@@ -594,7 +596,7 @@ class Worker:
 
     def close_ticket(self, ticket: Ticket, aborted: bool) -> None:
         """Count a connection as closed, once: called by its ticket."""
-        port, listener = ticket.port, ticket.listener
+        listener = ticket.listener
         with self._lock:
             if not ticket.counts:
                 return
@@ -605,10 +607,17 @@ class Worker:
             if aborted:
                 self._aborted += 1
             self._counts[listener][1] += 1
+            port = ticket.port
+            if port is None:
+                return
             if self._early and port is self.port:
                 self._early -= 1
                 return
-        self._release(port)
+        if not port.releases_on_recv:
+            try:
+                port.release_later()
+            except ClosedError:
+                return  # what the port held was released when it was closed
 
     def forget_ticket(self, ticket: Ticket) -> None:
         """The same for one whose connection was thrown away: by any thread, perhaps by one that counts just now."""

@@ -58,7 +58,7 @@ class Link:
     def opened(self, transport: asyncio.BaseTransport) -> Any:
         """The transport is there, after the TLS handshake if there is one. Returns what the protocol is to see."""
         self.transport = transport
-        if hasattr(transport, "max_size"):
+        if self.connecting is None and hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
         if self._end is not None:  # it was to end before it had begun
             self._end(transport)
@@ -165,9 +165,19 @@ class ProtocolAdapter:
 
     def submit(self, connection: Connection) -> None:
         """Serve one more connection."""
-        if self._by_descriptor:
-            self._submit_descriptor(connection)
+        if not self._by_descriptor:
+            self._submit_socket(connection)
             return
+        descriptor, family, ticket = connection.detach_descriptor()
+        link = Link(self, ticket, connection.proxied)
+        self._links.add(link)
+        try:
+            make = functools.partial(self.make_protocol, link)
+            link.connecting = connect_descriptor(self._loop, make, descriptor, family)
+        except Exception as error:
+            self._give_up(link, error)
+
+    def _submit_socket(self, connection: Connection) -> None:
         sock, ticket = connection.detach()
         link = Link(self, ticket, connection.proxied)
         self._links.add(link)
@@ -178,16 +188,6 @@ class ProtocolAdapter:
             self._loop.serve_accepted(sock, self.make_protocol(link))
         except Exception as error:
             sock.close()
-            self._give_up(link, error)
-
-    def _submit_descriptor(self, connection: Connection) -> None:
-        descriptor, family, ticket = connection.detach_descriptor()
-        link = Link(self, ticket, connection.proxied)
-        self._links.add(link)
-        try:
-            make = functools.partial(self.make_protocol, link)
-            link.connecting = connect_descriptor(self._loop, make, descriptor, family)
-        except Exception as error:
             self._give_up(link, error)
 
     async def _connect(self, sock: socket.socket, link: Link) -> None:
