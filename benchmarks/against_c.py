@@ -52,9 +52,11 @@ def python_server(mode: str) -> list[str]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used until now, all its threads together."""
+    """What a process and those that it has started have used until now, all their threads together."""
     clock = ~pid << 3 | 2  # as clock_getcpuclockid makes it; /proc/PID/stat counts in hundredths only
-    return time.clock_gettime(clock)
+    own = time.clock_gettime(clock)
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 
 
 def free_port() -> int:

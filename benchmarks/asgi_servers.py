@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from against_c import free_port
+from against_c import cpu_seconds, free_port
 from results import LeftOut, Result, program, ratio
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Server(NamedTuple):
 
     name: str
     port: int
+    pid: int
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ def running(name: str, workers: int, stall: str | None = None) -> Iterator[Serve
                 raise LeftOut(f"{name} does not start")
             time.sleep(0.1)
         time.sleep(0.5)  # the other workers
-        yield Server(name, port)
+        yield Server(name, port, process.pid)
     finally:
         process.terminate()
         try:
@@ -124,10 +125,11 @@ def answers(port: int) -> bool:
 
 
 class Rate(NamedTuple):
-    """Requests a second, the 99th percentile in milliseconds, and how many failed."""
+    """Requests a second, the 99th percentile in milliseconds, and requests for each CPU second of the server."""
 
     rate: float
     p99: float
+    per_cpu: float
 
 
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
@@ -142,14 +144,17 @@ def wrk(server: Server, *, close: bool) -> Rate:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS:g}s", "--latency", f"http://127.0.0.1:{server.port}/"]
     if close:
         command += ["-H", "Connection: close"]
+    before = cpu_seconds(server.pid)
     told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    used = cpu_seconds(server.pid) - before
+    count = re.search(r"(\d+) requests in", told)
     rate, p99 = re.search(r"Requests/sec:\s+([\d.]+)", told), re.search(r"99%\s+([\d.]+)(us|ms|s|m)\b", told)
-    if rate is None or p99 is None:
+    if rate is None or p99 is None or count is None:
         raise LeftOut(f"wrk says nothing of {server.name}: {told[:200]}")
     failed = re.search(r"(Non-2xx.*|Socket errors.*)", told)
     if failed is not None and not re.search(r"connect 0, read 0, write 0, timeout 0", told):
         print(f"      {server.name}: {failed[1]}", flush=True)
-    return Rate(float(rate[1]), float(p99[1]) * UNITS[p99[2]])
+    return Rate(float(rate[1]), float(p99[1]) * UNITS[p99[2]], int(count[1]) / used)
 
 
 BARS = {False: 0.98, True: 1.1}
@@ -173,6 +178,8 @@ def rates(servers: Sequence[Server], rounds: int) -> Iterator[Result]:
             mine = found[OURS]
             pairs = [[one.rate for one in mine], [one.rate for one in theirs]]
             yield ratio("18", f"requests/s, {kind}, beside {name}", *pairs, bar=bar, better="more", unit="/s")
+            pairs = [[one.per_cpu for one in mine], [one.per_cpu for one in theirs]]
+            yield ratio("18", f"requests/CPU s, {kind}, beside {name}", *pairs, bar=None, better="more", unit="/s")
             bar = P99_BAR if close and name == "uvicorn" else None
             pairs = [[one.p99 for one in mine], [one.p99 for one in theirs]]
             yield ratio("18", f"p99, {kind}, beside {name}", *pairs, bar=bar, better="less", unit="ms")

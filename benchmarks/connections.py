@@ -44,6 +44,7 @@ def measure(rounds: int) -> Iterator[Result]:
     servers = {
         "threads": pydlb_server("threads"),
         **{f"{loop} workers": pydlb_server(loop) for loop in loops},
+        **{f"{loop} processes": pydlb_server(f"{loop}-processes") for loop in loops},
         "C acceptor + shared queue": c_server("pull", 0),
         "acceptor + SimpleQueue": python_server("queue"),
         **{f"one {loop} loop": python_server(loop) for loop in loops},
@@ -53,8 +54,10 @@ def measure(rounds: int) -> Iterator[Result]:
     yield compared("11", what, runs, "threads", "C acceptor + shared queue", "per_cpu", 0.8)
     yield compared("11", what, runs, "threads", "acceptor + SimpleQueue", "per_cpu", 1.15)
     for loop in loops:
-        yield compared("12", what, runs, f"{loop} workers", f"one {loop} loop", "per_cpu", 0.95)
-    runs = beside(LIGHT, rounds, {name: server for name, server in servers.items() if "uvloop" not in name})
+        for kind in ("workers", "processes"):
+            yield compared("12", what, runs, f"{loop} {kind}", f"one {loop} loop", "per_cpu", 0.95)
+    light = {name: server for name, server in servers.items() if "uvloop" not in name and "processes" not in name}
+    runs = beside(LIGHT, rounds, light)
     what = "p50 at 500 a second"
     yield compared("13", what, runs, "threads", "C acceptor + shared queue", "p50", 1.25)
     yield compared("13", what, runs, "asyncio workers", "one asyncio loop", "p50", 1.1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """pydlb as a server of the load generator's protocol (peers/connload.c): one byte in, the worker's letter out.
 
-    python benchmarks/echo_server.py threads|asyncio|uvloop PORT [WORKERS] [SLOW_MS]
+    python benchmarks/echo_server.py threads|asyncio|uvloop|asyncio-processes|uvloop-processes PORT [WORKERS] [SLOW_MS]
 
 'S' is answered and closed, 'H' is answered and held until the client goes. With SLOW_MS worker 0 blocks so long in
 every request. Ends on SIGTERM.
@@ -10,6 +10,7 @@ every request. Ends on SIGTERM.
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import sys
 import threading
@@ -29,6 +30,27 @@ def letter() -> bytes:
         return letter()
 
 
+def block(slow: float, answer: bytes) -> None:
+    """Be slow, if it is worker 0 that answers."""
+    if slow and answer == b"A":
+        time.sleep(slow)
+
+
+async def serve(slow: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one connection on an event loop."""
+    try:
+        request = await reader.read(1)
+        if request:
+            answer = letter()
+            block(slow, answer)
+            writer.write(answer)
+            if request == b"H":
+                await reader.read(1)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
 def main() -> int:
     """Serve until SIGTERM."""
     mode, port = sys.argv[1], int(sys.argv[2])
@@ -36,10 +58,6 @@ def main() -> int:
     slow = float(sys.argv[4]) / 1000 if len(sys.argv) > 4 else 0.0
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
-
-    def block(answer: bytes) -> None:
-        if slow and answer == b"A":
-            time.sleep(slow)
 
     if mode == "threads":
 
@@ -49,7 +67,7 @@ def main() -> int:
             if not request:
                 return
             answer = letter()
-            block(answer)
+            block(slow, answer)
             sock.send(answer)
             if request == b"H":
                 sock.recv(1)
@@ -60,26 +78,22 @@ def main() -> int:
             print(balancer.stats(), file=sys.stderr)
         return 0
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            request = await reader.read(1)
-            if request:
-                answer = letter()
-                block(answer)
-                writer.write(answer)
-                if request == b"H":
-                    await reader.read(1)
-        except ConnectionError:
-            pass
-        writer.close()
-
     async def run() -> None:
+        loop, _, kind = mode.partition("-")
         factory = None
-        if mode == "uvloop":
+        if loop == "uvloop":
             import uvloop
 
             factory = uvloop.new_event_loop
-        server = await pydlb.start_server(serve, "127.0.0.1", port, workers=workers, loop_factory=factory, backlog=4096)
+        server = await pydlb.start_server(
+            functools.partial(serve, slow),
+            "127.0.0.1",
+            port,
+            workers=workers,
+            worker_class="process" if kind else "thread",
+            loop_factory=factory,
+            backlog=4096,
+        )
         await asyncio.to_thread(over.wait)
         print(server.balancer.stats(), file=sys.stderr)
         server.close()
