@@ -74,12 +74,25 @@ bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but) {
 
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
+/* Once the rings are in use, at least so many elements go there: to see whether they are empty again takes the line
+ * that those write who schedule. */
+#define RINGS_STAY 64u
+
+/* What comes goes into the rings, if there are credits for it. */
+static inline bool rings_take(const struct engine_queue *queue) {
+  return engine_get(&queue->ring_in) < queue->rings_until;
+}
+
 /* Whether the front takes elements for which there are credits: it was full, or without credits, when last looked at;
  * or the rings are in use; or it has elements of another type. */
 static bool front_can_take(struct engine_queue *queue, uint32_t count, uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail), ring_in = engine_get(&queue->ring_in);
   if (engine_slow(queue) & SLOW_RINGS) {
-    if (ring_in != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) return false;
+    if (ring_in != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) {
+      queue->rings_until = ring_in + RINGS_STAY;
+      return false;
+    }
+    queue->rings_until = 0;
     atomic_fetch_and_explicit(&queue->slow, ~SLOW_RINGS, memory_order_relaxed);
   }
   const uint64_t taken = atomic_load_explicit(&queue->front_taken, memory_order_acquire);
@@ -119,32 +132,37 @@ static inline void store_front_tail(struct engine_queue *queue, uint64_t tail) {
   atomic_store_explicit(&queue->front_tail, tail, memory_order_release);
 }
 
-static void put_one_in_ring(const struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *event) {
-  struct engine_queue *queue = &engine->queues[index];
-  const uint32_t priority = pdlb_event_priority(event);
+static inline void put_one_in_ring(const struct pdlb_engine *engine, struct engine_queue *queue,
+                                   const struct pdlb_event *event) {
+  const uint32_t priority = pdlb_event_priority(event), mask = engine_ring_mask(engine);
   const uint32_t tail = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
-  engine_ring(engine, index, priority)[tail & engine_ring_mask(engine)] = *event;
+  struct pdlb_event *const ring = engine_ring(engine, queue->index, priority);
+  ring[tail & mask] = *event;
+  engine_fetch_to_write(&ring[(tail + RING_AHEAD) & mask]);
   queue->tail_next[priority] = tail + 1;
   engine_add(&queue->ring_in, 1); /* the commit */
   atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
 }
 
-static void put_in_rings(const struct pdlb_engine *engine, uint32_t index, const struct pdlb_event *events,
-                         uint32_t count) {
-  struct engine_queue *queue = &engine->queues[index];
+/* False if not all have the way `way`; nothing of it counts then. */
+static bool put_in_rings(const struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
+                         uint32_t count, uint32_t way) {
   const uint32_t mask = engine_ring_mask(engine), shift = engine->header->ring_shift;
-  struct pdlb_event *const rings = engine_ring(engine, index, 0);
-  uint32_t tail[PDLB_PRIORITIES];
+  struct pdlb_event *const rings = engine_ring(engine, queue->index, 0);
+  uint32_t tail[PDLB_PRIORITIES], other = 0;
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
     tail[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t priority = pdlb_event_priority(&events[i]);
+    other |= engine_event_key(&events[i]) ^ way;
     rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[i];
   }
+  if (UNLIKELY(other)) return false;
   memcpy(queue->tail_next, tail, sizeof tail);
   engine_add(&queue->ring_in, count); /* the commit */
   for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
     atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
+  return true;
 }
 
 static __attribute__((noinline)) void put_otherwise(struct pdlb_engine *engine, struct engine_queue *queue,
@@ -154,9 +172,9 @@ static __attribute__((noinline)) void put_otherwise(struct pdlb_engine *engine, 
     put_in_front(queue, tail, events, count, way);
     store_front_tail(queue, tail + count);
   } else if (count == 1) {
-    put_one_in_ring(engine, queue->index, events);
+    put_one_in_ring(engine, queue, events);
   } else {
-    put_in_rings(engine, queue->index, events, count);
+    put_in_rings(engine, queue, events, count, way);
   }
 }
 
@@ -280,11 +298,24 @@ static __attribute__((noinline)) uint32_t send_wrapped(const struct pdlb_engine_
   return send_runs(user, events, count, why);
 }
 
+/* Under the lock, not into the front: into the rings, or else the general way. */
+static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_user *user,
+                                                      const struct pdlb_event *events, uint32_t count,
+                                                      enum pdlb_refusal *why, struct engine_queue *queue,
+                                                      uint32_t way) {
+  if (LIKELY(engine_slow(queue) & SLOW_RINGS && has_credits(queue, count)) &&
+      LIKELY(put_in_rings(user->engine, queue, events, count, way)))
+    return leave(user, queue, count, why);
+  engine_unlock(&queue->ingress);
+  return send_runs(user, events, count, why);
+}
+
 typedef bool put_function(struct engine_queue *queue, uint32_t slot, const struct pdlb_event *events, uint32_t count,
                           uint32_t way);
 
 static bool room_for(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count, uint32_t way) {
-  return (has_credits(queue, count) || reserve(engine, queue, count) == count) && front_can_take(queue, count, way);
+  return (has_credits(queue, count) || reserve(engine, queue, count) == count) && !rings_take(queue) &&
+         front_can_take(queue, count, way);
 }
 
 static inline __attribute__((always_inline)) uint32_t send_batch_by(const struct pdlb_engine_user *user,
@@ -302,8 +333,7 @@ static inline __attribute__((always_inline)) uint32_t send_batch_by(const struct
       return leave(user, queue, count, why);
     }
   }
-  engine_unlock(&queue->ingress);
-  return send_runs(user, events, count, why);
+  return send_behind(user, events, count, why, queue, way);
 }
 
 #ifdef ENGINE_HAS_WIDE
@@ -322,9 +352,9 @@ static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_us
 }
 
 /* Under the lock: not, or not at first sight, into the front. */
-static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_user *user,
-                                                      const struct pdlb_event *event, enum pdlb_refusal *why,
-                                                      struct engine_queue *queue) {
+static __attribute__((noinline)) uint32_t send_one_otherwise(const struct pdlb_engine_user *user,
+                                                             const struct pdlb_event *event, enum pdlb_refusal *why,
+                                                             struct engine_queue *queue) {
   struct pdlb_engine *engine = user->engine;
   if (UNLIKELY(!has_credits(queue, 1)) && !reserve(engine, queue, 1)) {
     engine_unlock(&queue->ingress);
@@ -332,6 +362,14 @@ static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_u
   }
   put(engine, queue, event, 1);
   return leave(user, queue, 1, why);
+}
+
+static __attribute__((noinline)) uint32_t send_one_behind(const struct pdlb_engine_user *user,
+                                                          const struct pdlb_event *event, enum pdlb_refusal *why,
+                                                          struct engine_queue *queue) {
+  if (UNLIKELY(!rings_take(queue) || !has_credits(queue, 1))) return send_one_otherwise(user, event, why, queue);
+  put_one_in_ring(user->engine, queue, event);
+  return leave(user, queue, engine_one(), why);
 }
 
 /* On the way that is hoped for nothing is called but to end with it, so that no register need be saved. What is not as
@@ -350,7 +388,7 @@ uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb
 
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return send_runs(user, events, 1, why);
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return send_behind(user, events, why, queue);
+  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return send_one_behind(user, events, why, queue);
   put_one_in_front(queue, tail, events);
   store_front_tail(queue, tail + 1);
   return leave(user, queue, engine_one(), why);

@@ -232,6 +232,7 @@ void engine_mend_ingress(struct engine_queue *queue) {
       queue->tail_next[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
   /* Credits and places are looked at again. */
   queue->front_until = tail;
+  queue->rings_until = 0;
   queue->credit_until = engine_enqueued(queue);
 }
 

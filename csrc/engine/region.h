@@ -135,6 +135,7 @@ struct engine_queue {
   _Atomic uint32_t reserved;   /* credits: for what waits, and for what may come */
   uint64_t credit_until;       /* so many elements may ever come before credits are looked at again */
   _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
+  uint64_t rings_until;        /* until so many have, what comes goes there without a look at whether they are empty */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
   uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown; else they are the same */
 
@@ -143,13 +144,13 @@ struct engine_queue {
   _Atomic uint32_t slow;
   _Atomic uint64_t front_taken; /* all before it are gone */
   _Atomic uint64_t scheduled;   /* elements that were ever given to ports */
-  uint64_t front_looked;        /* up to here the front is sorted into `left`; or it is below `front_taken` */
   _Atomic uint64_t ring_out;    /* the sum of the rings' heads */
   _Atomic uint32_t head[PDLB_PRIORITIES];
-  _Atomic uint32_t front_gone; /* of those from `front_taken` on */
-  _Atomic uint32_t parked;
 
   alignas(CACHE_LINE) uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
+  uint64_t front_looked;       /* up to here the front is sorted into `left`; or it is below `front_taken` */
+  _Atomic uint32_t front_gone; /* of those from `front_taken` on */
+  _Atomic uint32_t parked;
   uint32_t picks;       /* elements scheduled since a lower priority was last served first, while others waited */
   uint32_t starve_turn; /* the priority that was then served */
 

@@ -81,9 +81,90 @@ static inline void take_hold(struct engine_port *port, struct engine_queue *queu
   engine_unlock(&queue->egress);
 }
 
+/* The history tells of elements of one type, copied out, as the port's next ones, if it may have them all. */
+static inline __attribute__((always_inline)) bool hold_all(const struct pdlb_engine_user *user,
+                                                           struct engine_queue *queue, const struct pdlb_event *events,
+                                                           uint32_t count, uint32_t type, uint32_t *history_tail) {
+  const struct engine_port *port = user->port;
+  uint32_t first = 0;
+  if (type == PDLB_SCHED_ATOMIC) {
+    if (UNLIKELY(!hold_atomic(user, queue, events, count, *history_tail))) return false;
+    *history_tail += count;
+  } else if (type != PDLB_SCHED_DIRECTED) {
+    if (type == PDLB_SCHED_ORDERED && !take_places(queue, count, &first)) return false;
+    atomic_store_explicit(&user->history[*history_tail & port->history_mask],
+                          ENTRY_MAKE(first, count, queue->index, type), memory_order_relaxed);
+    ++*history_tail;
+  }
+  return true;
+}
+
+/* How many of the front's `count` oldest elements, from the first on, are as urgent as that one; or more than `count`.
+ * Where sixteen keys are loaded at once, those behind the last one do not count; somebody may be writing them, and the
+ * thread sanitizer says so. */
+static inline uint32_t front_alike(const struct engine_queue *queue, uint32_t turn, uint32_t count) {
+  const uint8_t key = queue->front_key[turn];
+#if defined(__SSE2__) && !defined(__SANITIZE_THREAD__)
+  (void)count;
+  const __m128i wanted = _mm_set1_epi8((char)key);
+  uint64_t alike = 0; /* by slot */
+  for (uint32_t slot = 0; slot < FRONT; slot += 16) {
+    const __m128i sixteen = _mm_loadu_si128((const __m128i *)(queue->front_key + slot));
+    alike |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(sixteen, wanted)) << slot;
+  }
+  const uint64_t others = ~(turn ? alike >> turn | alike << (FRONT - turn) : alike); /* the oldest one lowest */
+  return others ? (uint32_t)__builtin_ctzll(others) : FRONT;
+#else
+  uint32_t run = 1;
+  while (run < count && queue->front_key[(turn + run) & FRONT_MASK] == key) run++;
+  return run;
+#endif
+}
+
+/* Whether the `most` oldest of the front's `count` elements are the next ones: as urgent as each other, where none can
+ * be more urgent. */
+static bool front_begins_alike(struct engine_queue *queue, uint64_t taken, uint32_t count, uint32_t most) {
+  const uint32_t turn = (uint32_t)taken & FRONT_MASK;
+  const uint8_t key = queue->front_key[turn];
+  const uint32_t run = front_alike(queue, turn, count);
+  const uint32_t slow = engine_slow(queue);
+  if (run >= count && !slow) return true;
+  /* Others wait that are less urgent: they are not to starve. */
+  if (key || (slow & ~SLOW_RINGS) || run < most || queue->picks + most >= STARVATION_PERIOD) return false;
+  queue->picks += most;
+  return true;
+}
+
+/* Under the lock, which is given up: the front has more elements than the `most` that the port may have. */
+static __attribute__((noinline)) uint32_t take_part_of_front(const struct pdlb_engine_user *user,
+                                                             struct engine_queue *queue, const _Atomic uint32_t *link,
+                                                             uint32_t linked, struct pdlb_event *events,
+                                                             uint32_t most) {
+  struct engine_port *port = user->port;
+  const uint64_t taken = engine_get(&queue->front_taken);
+  const uint32_t count = (uint32_t)(atomic_load_explicit(&queue->front_tail, memory_order_acquire) - taken);
+  const uint32_t type = engine_key_type(atomic_load_explicit(&queue->front_way, memory_order_relaxed));
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  if (most > port->room) most = port->room;
+  const uint32_t slot = (uint32_t)taken & FRONT_MASK, straight = most < FRONT - slot ? most : FRONT - slot;
+  if (UNLIKELY(!most || atomic_load_explicit(link, memory_order_relaxed) != linked ||
+               !front_begins_alike(queue, taken, count, most)))
+    goto otherwise;
+  memcpy(events, queue->front + slot, straight * sizeof *events);
+  if (most > straight) memcpy(events + straight, queue->front, (most - straight) * sizeof *events);
+  if (UNLIKELY(!hold_all(user, queue, events, most, type, &history_tail))) goto otherwise;
+  atomic_store_explicit(&queue->front_taken, taken + most, memory_order_release); /* the commit */
+  take_hold(port, queue, most, history_tail, type);
+  return most;
+
+otherwise:
+  engine_unlock(&queue->egress);
+  return 0;
+}
+
 typedef void sort_function(const struct engine_queue *queue, uint64_t first, uint32_t count, struct pdlb_event *events);
 
-/* All elements that wait in the queue's front, `most` or fewer, if nothing else waits; else none. */
+/* All elements that wait in the queue's front, if nothing else waits, or the next `most` of them; else none. */
 static inline __attribute__((always_inline)) uint32_t take_front(const struct pdlb_engine_user *user,
                                                                  struct engine_queue *queue,
                                                                  const _Atomic uint32_t *link, uint32_t linked,
@@ -95,19 +176,76 @@ static inline __attribute__((always_inline)) uint32_t take_front(const struct pd
   const uint64_t taken = engine_get(&queue->front_taken);
   const uint32_t count = (uint32_t)(tail - taken);
   const uint32_t type = engine_key_type(atomic_load_explicit(&queue->front_way, memory_order_relaxed));
-  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed), first = 0;
-  if (UNLIKELY(count - 1 >= most || !front_is_all(queue, link, linked) || count > port->room)) goto otherwise;
-  sort_out(queue, taken, count, events);
-  if (type == PDLB_SCHED_ATOMIC) {
-    if (UNLIKELY(!hold_atomic(user, queue, events, count, history_tail))) goto otherwise;
-    history_tail += count;
-  } else if (type != PDLB_SCHED_DIRECTED) {
-    if (type == PDLB_SCHED_ORDERED && !take_places(queue, count, &first)) goto otherwise;
-    atomic_store_explicit(&user->history[history_tail & port->history_mask],
-                          ENTRY_MAKE(first, count, queue->index, type), memory_order_relaxed);
-    history_tail++;
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  if (UNLIKELY(count - 1 >= most)) {
+    if ((int32_t)count > 0) return take_part_of_front(user, queue, link, linked, events, most);
+    goto otherwise; /* what there was is gone */
   }
+  if (UNLIKELY(!front_is_all(queue, link, linked) || count > port->room)) goto otherwise;
+  sort_out(queue, taken, count, events);
+  if (UNLIKELY(!hold_all(user, queue, events, count, type, &history_tail))) goto otherwise;
   atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
+  take_hold(port, queue, count, history_tail, type);
+  return count;
+
+otherwise:
+  engine_unlock(&queue->egress);
+  return 0;
+}
+
+/* ---- out of one ring -----------------------------------------------------------------------------------------------
+ */
+
+/* The ring that has elements; NIL if none has, or more than one. */
+static inline uint32_t only_ring(const struct engine_queue *queue, uint32_t *depth) {
+  uint32_t only = NIL;
+  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++) {
+    const uint32_t waiting = atomic_load_explicit(&queue->tail[priority], memory_order_acquire) -
+                             atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+    if (!waiting) continue;
+    if (only != NIL) return NIL;
+    only = priority;
+    *depth = waiting;
+  }
+  return only;
+}
+
+static inline bool copy_alike(struct pdlb_event *to, const struct pdlb_event *from, uint32_t count, uint32_t way) {
+  uint32_t other = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    other |= engine_event_key(&from[i]) ^ way;
+    to[i] = from[i];
+  }
+  return !other;
+}
+
+/* The next elements, `most` or all, of one ring, if nothing waits elsewhere and they are of one type; else none. */
+static __attribute__((noinline)) uint32_t take_ring(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                                                    const _Atomic uint32_t *link, uint32_t linked,
+                                                    struct pdlb_event *events, uint32_t most) {
+  struct engine_port *port = user->port;
+  if (!engine_try_lock_as(user->owner, &queue->egress)) return 0;
+  uint32_t count = 0;
+  const uint32_t priority = only_ring(queue, &count); /* before the front is looked at: what lies there is older */
+  if (UNLIKELY(priority == NIL || engine_slow(queue) != SLOW_RINGS ||
+               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire) ||
+               atomic_load_explicit(link, memory_order_relaxed) != linked))
+    goto otherwise;
+  const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
+  const uint32_t at = head & engine_ring_mask(user->engine), to_end = engine_ring_mask(user->engine) + 1 - at;
+  if (count > most) count = most;
+  if (count > port->room) count = port->room;
+  const uint32_t straight = count < to_end ? count : to_end;
+  const struct pdlb_event *ring = engine_ring(user->engine, queue->index, priority);
+  const uint32_t way = engine_event_key(&ring[at]), type = engine_key_type(way);
+  uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
+  if (UNLIKELY(!count || !copy_alike(events, ring + at, straight, way) ||
+               !copy_alike(events + straight, ring, count - straight, way) ||
+               !hold_all(user, queue, events, count, type, &history_tail)))
+    goto otherwise;
+  queue->picks = (queue->picks + count) % STARVATION_PERIOD;
+  atomic_store_explicit(&queue->head[priority], head + count, memory_order_release); /* the commit */
+  engine_add(&queue->ring_out, count);
   take_hold(port, queue, count, history_tail, type);
   return count;
 
@@ -182,7 +320,10 @@ static __attribute__((noinline)) bool take_from_rings(const struct pdlb_engine_u
                atomic_load_explicit(&port->only_link, memory_order_relaxed) != linked))
     goto otherwise;
   const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
-  *event = engine_ring(user->engine, queue->index, priority)[head & engine_ring_mask(user->engine)];
+  const uint32_t mask = engine_ring_mask(user->engine);
+  const struct pdlb_event *ring = engine_ring(user->engine, queue->index, priority);
+  *event = ring[head & mask];
+  __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
   if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) goto otherwise;
@@ -247,9 +388,10 @@ WIDE static
 static inline uint32_t take_linked(const struct pdlb_engine_user *user, struct engine_queue *queue,
                                    const _Atomic uint32_t *link, uint32_t linked, struct pdlb_event *events,
                                    uint32_t most) {
+  const uint64_t waiting = engine_get(&queue->front_tail) - engine_get(&queue->front_taken);
+  if (!waiting && engine_slow(queue) == SLOW_RINGS) return take_ring(user, queue, link, linked, events, most);
 #ifdef ENGINE_HAS_WIDE
-  if (user->wide && engine_get(&queue->front_tail) - engine_get(&queue->front_taken) >= WIDE_PAYS)
-    return take_linked_wide(user, queue, link, linked, events, most);
+  if (user->wide && waiting >= WIDE_PAYS) return take_linked_wide(user, queue, link, linked, events, most);
 #endif
   return take_front(user, queue, link, linked, events, most, front_sort_out);
 }
@@ -314,8 +456,13 @@ static __attribute__((noinline)) uint32_t schedule_only(const struct pdlb_engine
 static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engine_user *user, struct pdlb_event *events,
                                                          uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
                                                          uint32_t only) {
-  if (max == 1 && engine_slow(queue) == SLOW_RINGS && take_from_rings(user, queue, only, events)) return 1;
-  return schedule_links(user, events, max, retry_at);
+  struct engine_port *port = user->port;
+  const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
+  uint32_t taken = 0;
+  if (engine_slow(queue) == SLOW_RINGS)
+    taken = max == 1 ? take_from_rings(user, queue, only, events)
+                     : take_ring(user, queue, &port->only_link, only, events, most);
+  return LIKELY(taken) ? taken : schedule_links(user, events, max, retry_at);
 }
 
 static inline __attribute__((always_inline)) uint32_t schedule_queue(const struct pdlb_engine_user *user,
