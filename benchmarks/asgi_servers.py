@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Rows 18 to 20: `pydlb serve` beside uvicorn, granian, pyvoy and gunicorn, with a hello-world ASGI application.
+"""Rows 18 to 21: `pydlb serve` beside uvicorn, granian, pyvoy and gunicorn, with a hello-world ASGI application.
 
     python benchmarks/asgi_servers.py [--rounds 3] [--json FILE]
+    PDLB_ROWS=21 python3.13t benchmarks/asgi_servers.py --rounds 5
 
 Row 18: two worker processes each, requests over 64 connections that are kept, and over one connection each, by `wrk`
 (Debian: wrk). Row 19: 16, 64 and 200 held connections over four workers, opened one by one and at once. Row 20: one of
@@ -39,6 +40,7 @@ SECONDS = float(os.environ.get("PDLB_SECONDS", "3"))
 CONNECTIONS = 64
 HELD = (16, 64, 200)
 OURS = "pydlb serve"
+THREADS = "pydlb serve, threads"
 APP = "hello_asgi:app"
 REQUEST = b"GET / HTTP/1.1\r\nHost: hello\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n"
@@ -64,7 +66,12 @@ COMMANDS = {
         ["--reuse-port", "-k", "asgi", "--workers={workers}", "--bind=127.0.0.1:{port}", APP],
     ),
 }
-QUIET = {OURS: ["--no-access-log", "--log-level=warning"], "uvicorn": ["--log-level=warning"]}
+COMMANDS[THREADS] = ("pydlb", [*COMMANDS[OURS][1][:-1], "--worker-class=thread"])
+QUIET = {
+    THREADS: ["--no-access-log", "--log-level=warning"],
+    OURS: ["--no-access-log", "--log-level=warning"],
+    "uvicorn": ["--log-level=warning"],
+}
 
 
 class Server(NamedTuple):
@@ -354,9 +361,33 @@ def start_all(stack: contextlib.ExitStack, names: Sequence[str], workers: int) -
     return servers
 
 
+# ---- row 21: threads where there is no lock --------------------------------------------------------------------------
+
+
+def has_lock() -> bool:
+    """Whether this interpreter has a lock."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def threads_beside_processes(rounds: int) -> Iterator[Result]:
+    """The same server on the same interpreter, each kind alone on the machine and in turn."""
+    if has_lock():
+        raise LeftOut("row 21 needs an interpreter without a lock: make free-threaded builds one")
+    with contextlib.ExitStack() as stack:
+        servers = start_all(stack, [THREADS, OURS], 2)
+        for close in (False, True):
+            found: dict[str, list[float]] = collections.defaultdict(list)
+            for turn in range(rounds):
+                for server in servers if turn % 2 == 0 else servers[::-1]:
+                    found[server.name].append(wrk(server, close=close).rate)
+            kind = "a connection each" if close else f"{CONNECTIONS} connections kept"
+            what = f"requests/s of 2 threads beside 2 processes, {kind}"
+            yield ratio("21", what, found[THREADS], found[OURS], bar=0.9, better="more", unit="/s")
+
+
 def measure(rounds: int) -> Iterator[Result]:
     """The rows that this program fills."""
-    only = os.environ.get("PDLB_ROWS", "18,19,20").split(",")
+    only = os.environ.get("PDLB_ROWS", "18,19,20,21").split(",")
     if "18" in only:
         with contextlib.ExitStack() as stack:
             yield from rates(start_all(stack, [OURS, "uvicorn", "granian", "pyvoy"], 2), rounds)
@@ -365,6 +396,8 @@ def measure(rounds: int) -> Iterator[Result]:
             yield from spread(start_all(stack, [OURS, "uvicorn", "granian"], 4), 4, rounds)
     if "20" in only:
         yield from stalls(rounds)
+    if "21" in only and ("PDLB_ROWS" in os.environ or not has_lock()):
+        yield from threads_beside_processes(rounds)
 
 
 if __name__ == "__main__":
