@@ -144,13 +144,15 @@ class SlowCase:
         return [self._row(name, figures, runs[peer_name]) for name, figures in runs.items()]
 
     def _row(self, name: str, runs: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, Any]:
-        ratios = [ours["p98"] / theirs["p98"] for ours, theirs in zip(runs, peer, strict=True)]
+        # One in a hundred is blocked where a worker is: what is p98 there is p99 of those that are not.
+        tail = "p99" if name in self.unblocked else "p98"
+        ratios = [ours[tail] / theirs["p98"] for ours, theirs in zip(runs, peer, strict=True)]
         return {
             "load": f"{self.rate}/s",
             "server": name,
             "unanswered": sum(figures["unanswered"] for figures in runs),
             "p50 ms": statistics.median(figures["p50"] for figures in runs) / 1000,
-            "p98 ms": statistics.median(figures["p98"] for figures in runs) / 1000,
+            "p98 ms": statistics.median(figures[tail] for figures in runs) / 1000,
             "p98 x peer": statistics.median(ratios),
             "least": min(ratios),
             "most": max(ratios),
@@ -169,7 +171,10 @@ def slow(rounds: int) -> list[dict[str, Any]]:
 
 
 def floor(rounds: int) -> list[dict[str, Any]]:
-    """The load of `slow` on one loop that accepts for itself, with nothing that blocks: what Python itself takes."""
+    """The load of `slow` on one loop that accepts for itself, with nothing that blocks: what Python itself takes.
+
+    Its p99 stands in the column of the others' p98, of which one in a hundred is blocked.
+    """
     ours = {"pydlb asyncio": pydlb_server("asyncio"), "pydlb uvloop": pydlb_server("uvloop")}
     one = {"asyncio, one loop": python_server("asyncio"), "uvloop, one loop": python_server("uvloop")}
     return SlowCase(2000, 6000, ours, one).rows(rounds)
