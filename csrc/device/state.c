@@ -11,8 +11,8 @@
 
 #include "device.h"
 
-#define MAGIC 0x3162646c6470ull /* "pdldb1": to be counted up when anything in the state changes its place or meaning \
-                                 */
+/* "pdldb1": to be counted up when anything in the state changes its place or meaning. */
+#define MAGIC 0x3162646c6470ull
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 static int make_file(struct pdlb_error *error) {
