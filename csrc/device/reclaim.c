@@ -89,6 +89,7 @@ int port_reclaim(struct port *port, struct pdlb_error *error) {
   atomic_store_explicit(&record->disabled, true, memory_order_relaxed);
   port_find_place(port);
   port_enter(port);
+  settle_credits(port); /* before anything is stored for the port: that is told in the same record */
   if (domain_is_gone(port->domain) || settle(port, port_unread(port))) {
     port_complete(port, UINT32_MAX);
     if (!port->base.directed) port_put_back(port);
@@ -101,7 +102,6 @@ int port_reclaim(struct port *port, struct pdlb_error *error) {
                    port->domain->device->path, port->base.id);
   }
   port_leave(port);
-  settle_credits(port);
   port->armed = false;
   atomic_store_explicit(&record->doing, DOING_NOTHING, memory_order_relaxed);
   atomic_store_explicit(&record->stalled, false, memory_order_relaxed);
