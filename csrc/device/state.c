@@ -66,7 +66,11 @@ int state_join(int memory_fd, struct domain_state **result, int *own_fd, struct 
                      "same one",
                      memory_fd);
   }
-  if (own_fd) *own_fd = fcntl(memory_fd, F_DUPFD_CLOEXEC, 3);
+  if (own_fd && (*own_fd = fcntl(memory_fd, F_DUPFD_CLOEXEC, 3)) < 0) {
+    const int err = errno;
+    state_free(state, -1);
+    return pdlb_fail(error, err, "join domain", "no descriptor for the domain's memory: %s", strerror(err));
+  }
   *result = state;
   return 0;
 }

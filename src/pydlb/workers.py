@@ -167,8 +167,10 @@ class Connection:
     def __del__(self) -> None:
         if self._ticket is None:
             return
-        _ = self.socket  # which warns of itself, and closes the descriptor
-        self._ticket.forget()
+        try:
+            _ = self.socket  # which warns of itself, and closes the descriptor
+        finally:
+            self._ticket.forget()
 
     @property
     def socket(self) -> socket.socket:

@@ -31,7 +31,9 @@ def backend(kind: str) -> Any:
 
 
 def loop_factory(kind: str) -> Any:
-    return pytest.importorskip("uvloop").new_event_loop if kind == "uvloop" else None
+    if kind != "uvloop":
+        return None
+    return pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter").new_event_loop
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.emulated import run_emulated
 
 import pydlb
-from pydlb import _native
 from pydlb.testing import EmulatedDevice
 
 from . import handlers
@@ -34,17 +32,7 @@ SEED = random.SystemRandom().randrange(1 << 32)
     ],
 )
 def test_on_a_device(look: str, version: str, policy: str, method: str) -> None:
-    emulate = Path(_native.__file__).with_name("pdlb-emulate")
-    done = subprocess.run(
-        [emulate, "--version", version, "--", sys.executable, str(PROGRAM), look, policy, method, str(SEED)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"seed {SEED}: {done.stdout}"
-    assert "emulated device" not in done.stdout, f"seed {SEED}: it was misused: {done.stdout}"
+    run_emulated(version, PROGRAM, look, policy, method, SEED)
 
 
 def test_a_device_of_this_process_alone_says_what_to_do() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.emulated import run_emulated
 
 import pydlb
 from pydlb import _native
@@ -22,17 +21,7 @@ SEED = random.SystemRandom().randrange(1 << 32)
 def test_who_is_killed_leaves_its_port_as_it_should_be(version: str, method: str) -> None:
     """Whatever it was doing: all that was before it is received once, and the device has nothing to complain of."""
     kills = 12 if method == "fork" else 4
-    emulate = Path(_native.__file__).with_name("pdlb-emulate")
-    done = subprocess.run(
-        [emulate, "--version", version, "--", sys.executable, str(PROGRAM), method, str(SEED), str(kills)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"seed {SEED}: {done.stdout}"
-    assert "emulated device" not in done.stdout, f"seed {SEED}: it was misused: {done.stdout}"
+    run_emulated(version, PROGRAM, method, SEED, kills)
 
 
 def test_a_device_of_this_process_alone_is_not_shared() -> None:

@@ -133,8 +133,10 @@ class Permits:
     def end(self) -> None:
         """The worker has ended, perhaps in the middle of taking one: in the arbiter. Does nothing in its forks."""
         if os.getpid() == self._maker and not self._of_maker.closed:
-            self._shared.bury()
-            self._of_maker.close()
+            try:
+                self._shared.bury()
+            finally:
+                self._of_maker.close()
 
     def accept(self) -> tuple[socket.socket, Any, Any] | None:
         """Take a permit if there is one, and accept a connection by it.
