@@ -165,6 +165,7 @@ def test_behind_a_proxy(serve: Callable[..., Any], folder: Path, kind: str) -> N
         (["site_app:app", "--backend", "/dev/dlb7"], "/dev/dlb7", 3),
         (["site_app:app", "--workers", "0"], "--workers", 2),
         (["broken:app"], "no database", 3),
+        (["killed:app"], "was killed by SIGKILL before it was ready", 3),
         (["site_app:app", "--factory"], "Error loading ASGI app factory", 3),
         (["site_app:app", "--uds", "/nowhere/x.sock"], "cannot listen on '/nowhere/x.sock'", 3),
         (["site_app:app", "--fd", "77"], "cannot listen on descriptor 77", 3),
@@ -181,6 +182,7 @@ def test_mistakes_are_told(
         "    await receive()\n"
         "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
     )
+    (folder / "killed.py").write_text("import os; os.kill(os.getpid(), 9)\n")
     served = serve(*arguments, ready=False)
     assert words in served.end(status)
 
@@ -242,6 +244,26 @@ def test_what_is_killed_is_replaced(serve: Callable[..., Any]) -> None:
         # Until it is dead it may accept, and what it accepts is lost with it.
         served.wait_for(rf"(Process \[{pid}\]|worker_0 \(process {pid}\)) was killed by SIGKILL")
         assert int(served.get()[1]) != pid
+    served.stop()
+
+
+@pytest.mark.parametrize("worker_class", ["thread"], indirect=True)  # where the application is in that process
+def test_what_is_killed_when_it_says_that_it_serves_is_replaced(serve: Callable[..., Any], folder: Path) -> None:
+    (folder / "dying.py").write_text(
+        "import logging, os, pathlib\n"
+        "from site_app import app\n"
+        "def die_once(record):\n"
+        "    died = pathlib.Path('died')\n"
+        "    if record.msg.startswith('Serving with') and not died.exists():\n"
+        "        died.touch()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return True\n"
+        "logging.getLogger('uvicorn.error').addFilter(die_once)\n"
+    )
+    served = serve("dying:app", ready=False)
+    served.wait_for("was killed by SIGKILL; starting another")
+    served.wait_for("Serving with")
+    assert served.get()[0] == "1"
     served.stop()
 
 

@@ -79,8 +79,9 @@ class ServingProcess:
             f" ({self._balancer.fallback_reason})" if self._balancer.fallback_reason else ""
         )
         kind = "processes" if are_processes(options.worker_class) else "threads"
-        logger.info("Serving with %d worker %s, policy %s, backend %s", options.workers, kind, options.policy, backend)
+        # Who reads that it serves may kill it at once: the supervisor has to know by then that it had started.
         self._channel.send({"is": "ready"})
+        logger.info("Serving with %d worker %s, policy %s, backend %s", options.workers, kind, options.policy, backend)
         self._drain(*self._serve())
         return 0
 

@@ -217,7 +217,11 @@ class Supervisor:
             logger.error("Process [%d] %s before it was ready; trying again", child.pid, child.ending())
             self._start_later(child)
         else:
-            self._status = child.status if child.status is not None and child.status > 0 else STARTUP_FAILURE
+            status = child.status
+            if status is None or status <= 0:  # it said nothing itself
+                logger.error("Process [%d] %s before it was ready", child.pid, child.ending())
+                status = STARTUP_FAILURE
+            self._status = status
             self._ending = True
 
     def _start_later(self, child: Child) -> None:
