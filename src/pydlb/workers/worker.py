@@ -1,229 +1,34 @@
-"""Workers: those who receive connections, each through a port of its own."""
+"""Who receives connections, through a port of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final
 
-from . import _native
-from .bell import Bell
-from .errors import ClosedError, ConfigError, DeviceGone, DLBError
-from .proxied import Proxied
-from .stats import WorkerStats
-from .watch import Watch
+from pydlb import _native
+from pydlb.bell import Bell
+from pydlb.errors import ClosedError, ConfigError, DeviceGone, DLBError
+from pydlb.proxied import Proxied
+from pydlb.stats import WorkerStats
+from pydlb.watch import Watch
+
+from .connection import Connection, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
-    from ._backend import BackendPort, Taken
-    from .port import DirPort, DirQueue, Port
-    from .proxied import Address
+    from pydlb._backend import Taken
+    from pydlb.port import Port
 
-__all__ = ["Connection", "Station", "Ticket", "Worker"]
+    from .station import Accepting, Source, Station
+
+__all__ = ["Worker"]
 
 logger = logging.getLogger("pydlb")
-
-# No queue.
-NOBODY: Final = 0xFFFFFFFF
-
-# As enum pdlb_refusal has them.
-GONE: Final = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Station:
-    """What an engine has for one worker.
-
-    Attributes:
-        port: To receive from.
-        queue: The directed queue that feeds the port; None for a load-balanced port.
-        sender: The port to send by what the worker accepts itself; None where it does not accept.
-        holds: Whether what the queue gives stands before the worker, and may have to be taken back.
-        stays: Whether its port outlives the process that used it, and the next one has it: a device makes no others,
-            and changes links only while nothing is out of the queue.
-        history: How many connections the port can hold, where that is fewer than a worker may have open: when it is
-            used up, the oldest is released on receive. None where it suffices.
-    """
-
-    port: Port
-    queue: DirQueue | None = None
-    history: int | None = None
-    sender: DirPort | None = None
-    holds: bool = False
-    stays: bool = False
-
-    def close(self) -> None:
-        """Close its ports."""
-        self.port.close()
-        if self.sender is not None:
-            self.sender.close()
-
-
-class Ticket:
-    """Stands for one open connection in the balancer's count, until it is given back.
-
-    Attributes:
-        listener: The number of its listener.
-        port: Which holds it; None for one that came through no port.
-
-    **Synchronization**: any thread.
-    """
-
-    __slots__ = ("_worker", "counts", "listener", "port")
-
-    def __init__(self, worker: Worker, listener: int, port: Port | None) -> None:
-        self._worker: Final = worker
-        self.listener: Final = listener
-        self.port: Final = port
-        self.counts = True  # for the worker, under its lock
-
-    def release(self, *, aborted: bool = False) -> None:
-        """The connection is closed. May be called twice; the first call counts.
-
-        Args:
-            aborted: It did not end in the ordinary way.
-        """
-        self._worker.close_ticket(self, aborted)
-
-    def forget(self) -> None:
-        """Its connection was thrown away; in the middle of whatever its thread does."""
-        self._worker.forget_ticket(self)
-
-
-class Connection:
-    """A connection that a worker was given.
-
-    Attributes:
-        socket: The client's socket, blocking unless the worker's event loop took it.
-        listener: The number of the listener that it came through, as :meth:`Balancer.listen` returned it.
-        proxied: What a proxy said of it by the PROXY protocol: the client's address and the one that it connected to,
-            with their family; None if none did.
-
-    **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out. One that
-    is forgotten counts as aborted, and its socket warns.
-    """
-
-    __slots__ = ("_make", "_socket", "_taken", "_ticket", "listener", "proxied")
-
-    def __init__(
-        self, taken: Taken, make: Callable[[Taken], socket.socket], ticket: Ticket, proxied: Proxied | None = None
-    ) -> None:
-        self.listener: Final = taken[1]
-        self.proxied: Final = proxied
-        self._taken = taken
-        self._make = make
-        self._socket: socket.socket | None = None
-        self._ticket: Ticket | None = ticket
-
-    @property
-    def client_address(self) -> Address:
-        """The client's address: that of which the proxy told, if there is one, else the socket's.
-
-        Raises:
-            OSError: The client has left.
-        """
-        return self.socket.getpeername() if self.proxied is None else self.proxied.client
-
-    def detach(self) -> tuple[socket.socket, Ticket]:
-        """Give up the connection: its socket, and the ticket to release when the socket is closed."""
-        if self._ticket is None:
-            raise ClosedError("this connection is closed, or was detached")
-        ticket, self._ticket = self._ticket, None
-        return self.socket, ticket
-
-    def detach_descriptor(self) -> tuple[int, int, Ticket]:
-        """The same for who needs no socket object: its descriptor, its family, and the ticket."""
-        if self._socket is not None or self._ticket is None:
-            sock, ticket = self.detach()
-            return sock.detach(), sock.family, ticket
-        ticket, self._ticket = self._ticket, None
-        self._make = _detached
-        return self._taken[0], self._taken[2], ticket
-
-    def close(self, *, aborted: bool = False) -> None:
-        """Close the socket, and count the connection as closed. May be called twice."""
-        if self._ticket is None:
-            return
-        ticket, self._ticket = self._ticket, None
-        self.socket.close()
-        ticket.release(aborted=aborted)
-
-    def __enter__(self) -> Self:
-        """The connection itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it; one that ends by an exception is counted as aborted."""
-        self.close(aborted=kind is not None)
-
-    def __del__(self) -> None:
-        if self._ticket is None:
-            return
-        try:
-            _ = self.socket  # which warns of itself, and closes the descriptor
-        finally:
-            self._ticket.forget()
-
-    @property
-    def socket(self) -> socket.socket:
-        """The client's socket."""
-        if self._socket is None:
-            self._socket = self._make(self._taken)
-        return self._socket
-
-
-def _detached(_: Taken) -> socket.socket:
-    raise ClosedError("this connection's descriptor was detached")
-
-
-class Source(Protocol):
-    """Where a worker gets its connections: the acceptor, or in another process a receiver."""
-
-    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[Taken], bool]:
-        """Take what the port is given now: descriptors, listeners, families and protocols; and if there is more."""
-
-    def take(self, worker: int, token: int) -> Taken | None:
-        """Take the connection for which the port was given a token; None if there is none any more."""
-
-    def closed(self, worker: int, listener: int, aborted: bool) -> None:
-        """A connection that was taken is closed."""
-
-    def worker_stats(self, worker: int) -> tuple[int, int, bool]:
-        """Connections that it has, those of them that it did not take yet, and whether it stalls."""
-
-    def remove_worker(self, worker: int) -> None:
-        """It takes no more."""
-
-
-class Door(Protocol):
-    """Where a worker accepts by itself: the acceptor."""
-
-    def door(self) -> int:
-        """A descriptor that is readable while there may be something to accept."""
-
-    def accept(self, port: BackendPort, worker: int, max: int, retries: int) -> list[Taken]:
-        """Accept, and send what is for others; returns what stays."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Accepting:
-    """How a worker accepts by itself, as Envoy's do.
-
-    Attributes:
-        door: Where.
-        retries: How often what the engine has no credit for is sent again at once; then it stays.
-    """
-
-    door: Door
-    retries: int = 0
 
 
 class Worker:
@@ -702,70 +507,3 @@ class Worker:
 def _left(deadline: float | None) -> float | None:
     """Seconds until then, at least 0; None for ever."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-class ThreadWorker:
-    """A thread that calls a function for each connection, one at a time."""
-
-    def __init__(self, worker: Worker, handler: Callable[[Connection], object]) -> None:
-        self.worker: Final = worker
-        worker.keep_lock()
-        self._handler = handler
-        self._lock = threading.Lock()
-        self._served: socket.socket | None = None
-        self._cut = False
-        self._thread = threading.Thread(target=self.run, name=worker.name, daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def wait_started(self) -> None:
-        """There is nothing to wait for."""
-
-    def run(self) -> None:
-        """Serve in the calling thread until `stop`."""
-        for connection in self.worker:
-            self._served = connection.socket
-            try:
-                self._handler(connection)
-            except (Exception, SystemExit):
-                logger.exception("%s: the handler failed; its connection is closed", self.worker.name)
-                self._close(connection, aborted=True)
-            else:
-                self._close(connection, aborted=False)
-            _native.give_way()
-
-    def _close(self, connection: Connection, *, aborted: bool) -> None:
-        with self._lock:
-            self._served = None
-            aborted |= self._cut
-            self._cut = False
-        connection.close(aborted=aborted)
-
-    def begin_drain(self, timeout: float | None) -> None:
-        """A function that serves one connection at a time is not asked to hurry."""
-
-    def close_connections(self) -> None:
-        """Let the handler see the end of its client's data."""
-        self._shut(socket.SHUT_RD)
-
-    def abort(self) -> None:
-        """End the connection that is being served, so that a handler that waits for its client returns."""
-        self._shut(socket.SHUT_RDWR, cut=True)
-
-    def _shut(self, how: int, *, cut: bool = False) -> None:
-        with self._lock:
-            if self._served is not None:
-                self._cut |= cut
-                with contextlib.suppress(OSError):
-                    self._served.shutdown(how)
-
-    def stop(self) -> None:
-        """Tell the thread to end: it gets no more connections."""
-        self.worker.close()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread's end; False if it is still in a handler."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
