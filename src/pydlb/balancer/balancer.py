@@ -1,33 +1,26 @@
-"""The face of the balancer: it is put together here, and does nothing by itself."""
+"""The face of the balancer: it does nothing by itself."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import logging
-import sys
 import threading
 import time
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pydlb import _native
-from pydlb.errors import ClosedError, ConfigError
-from pydlb.limits import Limits
+from pydlb.errors import ClosedError
 from pydlb.policies import make_policy
 from pydlb.proxied import proxy_mode
-from pydlb.steering import Steering
-from pydlb.workers import NOBODY, Accepting, Connection, ThreadWorker, Worker
+from pydlb.workers import Connection, ThreadWorker, Worker
 
-from .account import Account
-from .backends import begin, check_fallback, fallback_policy
-from .checks import check_range
-from .crew import Crew
+from .backends import check_fallback
+from .checks import accept_by_workers, are_processes, check_handler, check_limits, check_queue, check_range
 from .engine import Needs
-from .engines import Engines
-from .guard import Guard
-from .listeners import Listeners, listening_socket, make_listening
+from .listeners import listening_socket, make_listening
+from .parts import Wishes, put_together
 from .waiting import LAST_LOOK, wait_for
 
 if TYPE_CHECKING:
@@ -37,16 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from pydlb.limits import Limits
     from pydlb.metrics import MetricsServer
     from pydlb.policies import Policy, PolicyLike
-    from pydlb.processes.methods import StartMethod
-    from pydlb.processes.pool import ProcessPool
     from pydlb.proxied import ProxyProtocol
     from pydlb.stats import BalancerStats
 
-    from .backends import Backend, Begun, Fallback
+    from .backends import Backend, Fallback
     from .crew import Runner
-    from .engine import Engine
     from .listeners import Address
 
 __all__ = ["Balancer"]
@@ -156,79 +147,52 @@ class Balancer:
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
     ) -> None:
-        steered = make_policy(policy)
         check_range(workers=(workers, 0, _MOST_WORKERS), batch=(batch, 1, 64), max_waiting=(max_waiting, 1, 1 << 16))
         if max_workers is None:
             max_workers = min(_MOST_WORKERS, max(_FEW_WORKERS, 2 * workers))
         check_range(max_workers=(max_workers, max(1, workers), _MOST_WORKERS))
-        if workers and handler is None:
-            raise ConfigError(f"{workers} workers need a handler to call; workers=0 starts none")
-        if handler is not None and not callable(handler):
-            raise ConfigError(f"handler is {handler!r}: it is a function of one connection")
+        check_handler(handler, workers)
+        check_fallback(fallback)
+        check_limits(limits)
+        check_queue(release, queue_depth, receive_batch)
         self._loops: weakref.WeakKeyDictionary[AbstractEventLoop, Worker] = weakref.WeakKeyDictionary()
         self._closing = False
         self._paused = False
         self._metrics: MetricsServer | None = None
         self._closed = True  # there is nothing to close yet
         self._end_lock = threading.Lock()
-        blocking = workers > 0  # plain functions want blocking sockets
+        wishes = Wishes(
+            policy=make_policy(policy),
+            backend=backend,
+            fallback=fallback,
+            limits=limits,
+            batch=batch,
+            max_retries=max_retries,
+            receive_batch=receive_batch,
+            start_method=start_method,
+            patience=patience,
+            name=name,
+            blocking=workers > 0,  # plain functions want blocking sockets
+        )
         processes = are_processes(worker_class)
-        grace = _GRACE if grace is None else grace
-        check_fallback(fallback)
-        _check_limits(limits)
-        by_workers = _accept_by_workers(accept, max_retries, processes=processes)
-        _check_queue(release, queue_depth, receive_batch)
-        limited = limits is not None and limits.per_worker is not None
         needs = Needs(
             workers=workers,
             max_workers=max_workers,
             max_waiting=max_waiting,
-            grace=grace,
-            picks=steered.picks or limited,
+            grace=_GRACE if grace is None else grace,
+            picks=wishes.picks,
             shared=processes,
             queue_depth=queue_depth,
             release=release,
-            lanes=by_workers,
+            lanes=accept_by_workers(accept, max_retries, processes=processes),
         )
-        begun = begin(backend, needs, fallback)
-        wanted = steered
-        if begun.fell_back:
-            steered = fallback_policy(fallback, steered)
-            _tell_fallback(begun, steered)
-        try:
-            self._pool = _make_pool(max_workers, start_method, blocking=blocking) if processes else None
-            board = None if self._pool is None else self._pool.seats.board
-            self._acceptor = _accept_by(
-                begun.engine, slots=max_waiting, batch=batch, blocking=blocking, board=board, by_workers=by_workers
-            )
-            self._steering = Steering(self._acceptor, begun.engine, grace, steered, local=by_workers)
-        except BaseException:
-            begun.engine.close()
-            raise
-        pool = self._pool
-        self._engines = Engines(
-            begun, needs, fallback, self._acceptor, self._steering, None if steered is wanted else wanted
-        )
-        self._crew = Crew(
-            self._acceptor,
-            self._engines,
-            self._steering,
-            blocking=blocking,
-            prefix=name,
-            pool=pool,
-            patience=patience,
-            accepting=Accepting(self._acceptor, max_retries) if by_workers else None,
-            batch=receive_batch,
-        )
-        self._engines.serve(self._crew)
+        parts = put_together(wishes, needs)
+        self._acceptor, self._steering, self._engines = parts.acceptor, parts.steering, parts.engines
+        self._crew, self._listeners, self._account = parts.crew, parts.listeners, parts.account
+        self._pool, self._guard = parts.pool, parts.guard
+        if self._pool is not None:
+            _close_all_before_multiprocessing()
         self._limits = limits
-        if limits is not None:
-            self._engines.set_limits(limits)
-        self._listeners = Listeners(self._acceptor, pool)
-        self._account = Account(self._acceptor, self._crew, self._listeners, self._engines, pool)
-        if pool is not None:
-            pool.begin(self._crew)
-        self._guard = Guard(self._engines, self._acceptor) if self._engines.movable else None
         self._closed = False
         _open_balancers.add(self)
         try:
@@ -276,7 +240,7 @@ class Balancer:
 
     @limits.setter
     def limits(self, limits: Limits | None) -> None:
-        _check_limits(limits)
+        check_limits(limits)
         self._engines.set_limits(limits)
         self._limits = limits
 
@@ -669,11 +633,6 @@ class Balancer:
         return f"<pydlb.Balancer {'closed' if self._closed else f'{len(self._crew.workers)} workers'}>"
 
 
-def _tell_fallback(begun: Begun, policy: Policy) -> None:
-    if begun.reopen is not None:
-        logger.info("%s; connections go through the software engine, by policy %s, until then", begun.reason, policy)
-
-
 _open_balancers: weakref.WeakSet[Balancer] = weakref.WeakSet()
 
 
@@ -684,70 +643,10 @@ def _close_all() -> None:
         balancer.close(timeout=0)
 
 
-def are_processes(worker_class: str) -> bool:
-    """Whether workers of a class are processes.
-
-    Raises:
-        ConfigError: There is no such class.
-    """
-    if worker_class not in {"thread", "process", "auto"}:
-        raise ConfigError(f"worker_class is {worker_class!r}: it is 'thread', 'process' or 'auto'")
-    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return worker_class == "process" or (worker_class == "auto" and has_lock)
-
-
-def _accept_by_workers(accept: str, max_retries: int, *, processes: bool) -> bool:
-    if accept not in {"native", "workers"}:
-        raise ConfigError(f"accept is {accept!r}: it is 'native' or 'workers'")
-    check_range(max_retries=(max_retries, 0, 2**32 - 1))
-    if accept == "native" and max_retries:
-        raise ConfigError(f"max_retries is {max_retries}: it goes with accept='workers'; otherwise nobody need retry")
-    if accept == "workers" and processes:
-        raise ConfigError("accept is 'workers': worker processes accept by themselves anyway, by permit")
-    return accept == "workers"
-
-
-def _check_queue(release: str, queue_depth: int | None, receive_batch: int | None) -> None:
-    if release not in {"close", "receive"}:
-        raise ConfigError(f"release is {release!r}: it is 'close' or 'receive'")
-    if receive_batch is not None:
-        check_range(receive_batch=(receive_batch, 1, 64))
-    if queue_depth is not None:
-        check_range(queue_depth=(queue_depth, 1, 1024))
-        if queue_depth & (queue_depth - 1):
-            raise ConfigError(f"queue_depth is {queue_depth}: it is a power of two")
-
-
-def _check_limits(limits: object) -> None:
-    if limits is not None and not isinstance(limits, Limits):
-        raise ConfigError(f"limits is {limits!r}: it is a pydlb.Limits, or None")
-
-
-def _make_pool(seats: int, method: StartMethod | None, *, blocking: bool) -> ProcessPool:
-    """Processes are loaded where they are wanted."""
-    from pydlb.processes.pool import ProcessPool
-
-    # Once more, after multiprocessing's own: what is registered last is called first, and its own waits for processes.
+def _close_all_before_multiprocessing() -> None:
+    """What is registered last is called first, and multiprocessing's own waits for processes."""
     atexit.unregister(_close_all)
     atexit.register(_close_all)
-    return ProcessPool(seats, method, blocking=blocking)
-
-
-def _accept_by(
-    engine: Engine, *, slots: int, batch: int, blocking: bool, board: _native.Board | None, by_workers: bool
-) -> _native.Acceptor:
-    return _native.Acceptor(
-        engine.domain._native,
-        engine.sender._native,
-        queue=NOBODY if engine.shared_queue is None else engine.shared_queue,
-        slots=slots,
-        batch=batch,
-        blocking=blocking,
-        board=board,
-        directed=engine.directed,
-        holds=engine.prelinks,
-        by_workers=by_workers,
-    )
 
 
 def _start_metrics(balancer: Balancer, host: str, port: int) -> MetricsServer:
