@@ -1,47 +1,16 @@
 /* The acceptor: every connection is somebody's, exactly once, while listeners come and go. */
 #include "pdlb_acceptor.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/un.h>
 
+#include "clients.h"
 #include "rig.h"
 
 enum { MILLISECOND = 1000000, WORKERS = 4, CLIENTS = 4 };
 
 static const uint64_t patience = 60ull * 1000 * MILLISECOND;
-
-/* ---- sockets ------------------------------------------------------------------------------------------------ */
-
-static int listen_on(struct sockaddr_in *address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof *address;
-  CHECK_EQ(bind(fd, (struct sockaddr *)address, size), 0);
-  CHECK_EQ(listen(fd, 128), 0);
-  CHECK_EQ(getsockname(fd, (struct sockaddr *)address, &size), 0);
-  return fd;
-}
-
-/* -1 if it is refused. */
-static int connect_to(const struct sockaddr_in *address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK(fd >= 0);
-  if (connect(fd, (const struct sockaddr *)address, sizeof *address) == 0) return fd;
-  CHECK_EQ(errno, ECONNREFUSED);
-  close(fd);
-  return -1;
-}
-
-/* A client that is closed leaves nothing behind: thousands of them would use up the ports. */
-static void close_at_once(int fd) {
-  const struct linger linger = {.l_onoff = 1};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-  close(fd);
-}
 
 /* ---- a domain with an acceptor ------------------------------------------------------------------------------ */
 

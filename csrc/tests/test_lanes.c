@@ -1,9 +1,7 @@
 /* Workers that accept by themselves and send through ports of their own, while everything changes. */
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <sys/socket.h>
 
+#include "clients.h"
 #include "pdlb_acceptor.h"
 #include "rig.h"
 
@@ -48,12 +46,7 @@ static void open_place(struct place *place, uint32_t slots) {
     CHECK_OK(pdlb_acceptor_worker_add(place->acceptor, own[i], &place->lane[i].worker, &error), error);
   }
   set_policy(place, PDLB_POLICY_QUEUE, PDLB_TIE_ROTATE);
-  place->listener_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  place->address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof place->address;
-  CHECK_EQ(bind(place->listener_fd, (struct sockaddr *)&place->address, size), 0);
-  CHECK_EQ(listen(place->listener_fd, 256), 0);
-  CHECK_EQ(getsockname(place->listener_fd, (struct sockaddr *)&place->address, &size), 0);
+  place->listener_fd = listen_on(&place->address);
   place->listener = pdlb_acceptor_add(place->acceptor, place->listener_fd, &error);
   CHECK_OK(place->listener, error);
 }
@@ -68,18 +61,6 @@ static void close_place(struct place *place) {
     rig_close_port(place->lane[i].port);
   }
   rig_close(&place->rig);
-}
-
-static int connect_to(const struct place *place) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK_EQ(connect(fd, (const struct sockaddr *)&place->address, sizeof place->address), 0);
-  return fd;
-}
-
-static void close_at_once(int fd) {
-  const struct linger linger = {.l_onoff = 1};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-  close(fd);
 }
 
 static bool is_open(const struct place *place, int timeout) {
@@ -128,7 +109,7 @@ static void what_one_accepts_another_takes(void) {
   struct place place;
   open_place(&place, 64);
   CHECK(!is_open(&place, 0));
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   CHECK(is_open(&place, -1));
   CHECK_EQ(accept_some(&place, 0, 1), 0u);
   CHECK_EQ(receive(&place, 1, 1), 1);
@@ -150,7 +131,7 @@ static void who_accepts_may_keep_it(void) {
   for (int way = 0; way < 2; way++) {
     set_policy(&place, ways[way].policy, ways[way].tie);
     for (int worker = WORKERS; worker-- > 0;) {
-      const int client = connect_to(&place);
+      const int client = connect_to(&place.address);
       CHECK(is_open(&place, -1));
       CHECK_EQ(accept_some(&place, worker, 4), 1u);
       close_at_once(client);
@@ -162,7 +143,7 @@ static void who_accepts_may_keep_it(void) {
   /* One that is to be given nothing hands on what it accepts. */
   set_policy(&place, PDLB_POLICY_LOCAL, PDLB_TIE_ROTATE);
   pdlb_acceptor_worker_pause(place.acceptor, place.lane[0].worker, true);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   CHECK(is_open(&place, -1));
   CHECK_EQ(accept_some(&place, 0, 4), 0u);
   CHECK_EQ(receive(&place, 2, 4), 1);
@@ -178,7 +159,7 @@ static void what_cannot_be_sent_stays(void) {
   while (pdlb_port_send(place.sender, &event, 1, &why) == 1) continue;
   CHECK_EQ(why, PDLB_NO_CREDIT);
   place.lane[0].retries = 3;
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   CHECK(is_open(&place, -1));
   CHECK_EQ(accept_some(&place, 0, 4), 1u);
   CHECK_EQ(stats_of(&place).kept, 1u);
@@ -191,7 +172,7 @@ static void without_a_slot_the_door_is_closed(void) {
   struct place place;
   open_place(&place, 2);
   int clients[4];
-  for (int i = 0; i < 4; i++) clients[i] = connect_to(&place);
+  for (int i = 0; i < 4; i++) clients[i] = connect_to(&place.address);
   while (stats_of(&place).accepted < 2) accept_some(&place, 0, 4);
   accept_some(&place, 0, 4);
   while (is_open(&place, 0)) check_still_alive();
@@ -209,12 +190,12 @@ static void the_thread_does_what_workers_do_not(void) {
   open_place(&place, 64);
   const struct pdlb_connection_limits limits = {.total = 1, .when_full = PDLB_FULL_RESET};
   CHECK_OK(pdlb_acceptor_set_limits(place.acceptor, &limits, &error), error);
-  const int first = connect_to(&place);
+  const int first = connect_to(&place.address);
   while (stats_of(&place).accepted == 0) accept_some(&place, 0, 4);
-  const int second = connect_to(&place);
+  const int second = connect_to(&place.address);
   while (stats_of(&place).refused == 0) accept_some(&place, 0, 4); /* which sees the limit, and leaves it */
   CHECK_EQ(receive(&place, 1, 4), 1);
-  const int third = connect_to(&place);
+  const int third = connect_to(&place.address);
   CHECK_OK(pdlb_acceptor_remove(place.acceptor, (uint32_t)place.listener, true, &error), error);
   while (pdlb_acceptor_listens(place.acceptor, (uint32_t)place.listener)) sched_yield();
   CHECK_EQ(receive(&place, 1, 4), 1);
@@ -269,17 +250,7 @@ static void nothing_is_lost_while_everything_changes(void) {
     CHECK_EQ(pthread_create(&threads[i], NULL, serve, &serving[i]), 0);
   }
   CHECK_EQ(pthread_create(&changing, NULL, change, &place), 0);
-  uint64_t asked = 0;
-  for (; asked < connections; asked += BURST) {
-    int clients[BURST];
-    for (int i = 0; i < BURST; i++) clients[i] = connect_to(&place);
-    for (int i = 0; i < BURST; i++) {
-      char answer = 0;
-      CHECK_EQ(recv(clients[i], &answer, 1, 0), 1);
-      close_at_once(clients[i]);
-    }
-    check_still_alive();
-  }
+  const uint64_t asked = ask_all(&place.address, connections);
   atomic_store(&place.over, true);
   pthread_join(changing, NULL);
   for (int i = 0; i < WORKERS; i++) pthread_join(threads[i], NULL);

@@ -1,8 +1,6 @@
 /* From one domain to another and back, while connections come, wait and are served. */
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 
+#include "clients.h"
 #include "pdlb_acceptor.h"
 #include "rig.h"
 
@@ -63,12 +61,7 @@ static void open_place(struct place *place) {
   for (int i = 0; i < WORKERS; i++)
     CHECK_OK(pdlb_acceptor_worker_add(place->acceptor, first->own[i], &place->worker[i], &error), error);
   set_policy(place, first, PDLB_POLICY_EXACT);
-  place->listener_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  place->address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof place->address;
-  CHECK_EQ(bind(place->listener_fd, (struct sockaddr *)&place->address, size), 0);
-  CHECK_EQ(listen(place->listener_fd, 256), 0);
-  CHECK_EQ(getsockname(place->listener_fd, (struct sockaddr *)&place->address, &size), 0);
+  place->listener_fd = listen_on(&place->address);
   CHECK_OK(pdlb_acceptor_add(place->acceptor, place->listener_fd, &error), error);
 }
 
@@ -77,12 +70,6 @@ static void close_place(struct place *place) {
   pdlb_acceptor_free(place->acceptor);
   close(place->listener_fd);
   for (int i = 0; i < SIDES; i++) close_side(&place->sides[i]);
-}
-
-static int connect_to(const struct place *place) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK_EQ(connect(fd, (const struct sockaddr *)&place->address, sizeof place->address), 0);
-  return fd;
 }
 
 static void move_to(struct place *place, const struct side *side) {
@@ -128,7 +115,7 @@ static void what_waits_is_sent_again_and_once(void) {
   struct pdlb_policy_config patient = {
       .policy = PDLB_POLICY_EXACT, .queue = place.sides[0].shared, .grace_ns = 1ull << 60};
   CHECK_EQ(pdlb_acceptor_set_policy(place.acceptor, &patient, NULL), 0);
-  for (int i = 0; i < WORKERS; i++) clients[i] = connect_to(&place);
+  for (int i = 0; i < WORKERS; i++) clients[i] = connect_to(&place.address);
   while (waiting(&place) < WORKERS) sched_yield();
   move_to(&place, &place.sides[1]);
   for (int i = 0; i < WORKERS; i++) take_and_close(&place, &place.sides[1], i, true);
@@ -148,7 +135,7 @@ static void without_a_queue_for_all_it_waits_for_a_worker(void) {
   open_place(&place);
   for (int i = 0; i < WORKERS; i++) pdlb_acceptor_worker_pause(place.acceptor, place.worker[i], true);
   move_to(&place, &place.sides[1]);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   while (waiting(&place) < 1) sched_yield();
   pdlb_acceptor_worker_pause(place.acceptor, place.worker[2], false);
   take_and_close(&place, &place.sides[1], 2, true);
@@ -161,7 +148,7 @@ static void trouble_is_told(void) {
   open_place(&place);
   CHECK_EQ(pdlb_acceptor_trouble(place.acceptor, 0), PDLB_TAKEN);
   CHECK_EQ(pdlb_port_disable(place.sides[0].sender, NULL), 0);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   CHECK_EQ(pdlb_acceptor_trouble(place.acceptor, pdlb_now() + 60ull * 1000 * MILLISECOND), PDLB_PORT_DISABLED);
   move_to(&place, &place.sides[1]);
   CHECK_EQ(pdlb_acceptor_trouble(place.acceptor, 0), PDLB_TAKEN);
@@ -226,17 +213,7 @@ static void nothing_is_lost_on_the_way(void) {
     CHECK_EQ(pthread_create(&threads[i], NULL, serve, &serving[i]), 0);
   }
   CHECK_EQ(pthread_create(&changing, NULL, change, &place), 0);
-  for (uint64_t done = 0; done < connections; done += 16) {
-    int clients[16];
-    for (int i = 0; i < 16; i++) clients[i] = connect_to(&place);
-    for (int i = 0; i < 16; i++) {
-      char answer = 0;
-      CHECK_EQ(recv(clients[i], &answer, 1, 0), 1);
-      CHECK_EQ(answer, 'x');
-      close(clients[i]);
-    }
-    check_still_alive();
-  }
+  ask_all(&place.address, connections);
   atomic_store(&place.over, true);
   pthread_join(changing, NULL);
   for (int i = 0; i < SIDES * WORKERS; i++) pdlb_port_cancel(place.sides[i % SIDES].port[i / SIDES]);

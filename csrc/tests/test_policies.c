@@ -1,10 +1,7 @@
 /* Whom the acceptor picks, and what it takes back: under threads that take, leave, pause and change the policy. */
 #include "pdlb_acceptor.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-
+#include "clients.h"
 #include "rig.h"
 
 enum { MILLISECOND = 1000000, WORKERS = 4 };
@@ -52,12 +49,7 @@ static void open_place(struct place *place) {
   }
   const struct pdlb_policy_config exact = exactly(place);
   set_policy(place, &exact);
-  place->listener_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  place->address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof place->address;
-  CHECK_EQ(bind(place->listener_fd, (struct sockaddr *)&place->address, size), 0);
-  CHECK_EQ(listen(place->listener_fd, 256), 0);
-  CHECK_EQ(getsockname(place->listener_fd, (struct sockaddr *)&place->address, &size), 0);
+  place->listener_fd = listen_on(&place->address);
   CHECK_OK(pdlb_acceptor_add(place->acceptor, place->listener_fd, &error), error);
 }
 
@@ -68,18 +60,6 @@ static void close_place(struct place *place) {
   rig_close_port(place->sender);
   for (int i = 0; i < WORKERS; i++) rig_close_port(place->port[i]);
   rig_close(&place->rig);
-}
-
-static int connect_to(const struct place *place) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK_EQ(connect(fd, (const struct sockaddr *)&place->address, sizeof place->address), 0);
-  return fd;
-}
-
-static void close_at_once(int fd) {
-  const struct linger linger = {.l_onoff = 1};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-  close(fd);
 }
 
 static struct pdlb_worker_stats stats_of(const struct place *place, int worker) {
@@ -109,7 +89,7 @@ static void exact_counts_what_waits_and_what_is_open(void) {
   patient.grace_ns = PDLB_FOREVER / 2;
   set_policy(&place, &patient);
   int clients[2 * WORKERS];
-  for (int i = 0; i < 2 * WORKERS; i++) clients[i] = connect_to(&place);
+  for (int i = 0; i < 2 * WORKERS; i++) clients[i] = connect_to(&place.address);
   struct pdlb_accepted first = take(&place, 0);
   for (int i = 0; i < WORKERS; i++)
     while (stats_of(&place, i).open < 2) sched_yield();
@@ -120,7 +100,7 @@ static void exact_counts_what_waits_and_what_is_open(void) {
   struct pdlb_accepted second = take(&place, 0);
   close(first.fd);
   pdlb_acceptor_closed(place.acceptor, place.worker[0], first.listener);
-  const int late = connect_to(&place);
+  const int late = connect_to(&place.address);
   struct pdlb_accepted third = take(&place, 0);
   CHECK_EQ(stats_of(&place, 0).open, 2);
   close(second.fd);
@@ -137,7 +117,7 @@ static void what_a_worker_leaves_is_picked_for_again(void) {
   config.tie = PDLB_TIE_FIRST;
   config.grace_ns = PDLB_FOREVER / 2;
   set_policy(&place, &config);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   while (stats_of(&place, 0).waiting == 0) sched_yield();
   pdlb_acceptor_worker_pause(place.acceptor, place.worker[0], true);
   struct pdlb_accepted accepted = take(&place, 1);
@@ -165,7 +145,7 @@ static void what_a_stalled_worker_leaves_goes_to_whoever_comes(void) {
   config.tie = PDLB_TIE_FIRST;
   config.grace_ns = MILLISECOND;
   set_policy(&place, &config);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   struct pdlb_accepted accepted = take(&place, 3);
   CHECK_EQ(accepted.worker, PDLB_NONE);
   CHECK(stats_of(&place, 0).stalled);
@@ -242,17 +222,7 @@ static void nothing_is_lost_while_everything_changes(void) {
     CHECK_EQ(pthread_create(&threads[i], NULL, serve, &serving[i]), 0);
   }
   CHECK_EQ(pthread_create(&changing, NULL, change, &place), 0);
-  for (uint64_t done = 0; done < connections; done += 16) {
-    int clients[16];
-    for (int i = 0; i < 16; i++) clients[i] = connect_to(&place);
-    for (int i = 0; i < 16; i++) {
-      char answer = 0;
-      CHECK_EQ(recv(clients[i], &answer, 1, 0), 1);
-      CHECK_EQ(answer, 'x');
-      close_at_once(clients[i]);
-    }
-    check_still_alive();
-  }
+  ask_all(&place.address, connections);
   atomic_store(&place.over, true);
   pthread_join(changing, NULL);
   for (int i = 0; i < WORKERS; i++) pdlb_port_cancel(place.port[i]);
@@ -290,7 +260,7 @@ static void wrong_arguments_change_nothing(void) {
   pdlb_acceptor_worker_remove(place.acceptor, 12345);
   pdlb_acceptor_worker_pause(place.acceptor, 12345, true);
   pdlb_acceptor_closed(place.acceptor, 12345, 0);
-  const int client = connect_to(&place);
+  const int client = connect_to(&place.address);
   struct pdlb_accepted accepted = take(&place, 0);
   close(accepted.fd);
   close_at_once(client);

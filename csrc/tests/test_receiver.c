@@ -2,13 +2,11 @@
  * one process, each with a receiver of its own: what they share is the board. */
 #include "pdlb_receiver.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
-#include <sys/socket.h>
 
+#include "clients.h"
 #include "rig.h"
 
 enum { MILLISECOND = 1000000, WORKERS = 2 };
@@ -28,22 +26,6 @@ struct place {
   enum pdlb_proxy proxy;
   int shelf_of_first;
 };
-
-static int listen_on(struct sockaddr_in *address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof *address;
-  CHECK_EQ(bind(fd, (struct sockaddr *)address, size), 0);
-  CHECK_EQ(listen(fd, 128), 0);
-  CHECK_EQ(getsockname(fd, (struct sockaddr *)address, &size), 0);
-  return fd;
-}
-
-static int connect_to(const struct sockaddr_in *address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  CHECK_EQ(connect(fd, (const struct sockaddr *)address, sizeof *address), 0);
-  return fd;
-}
 
 static void open_proxied_place(struct place *place, enum pdlb_proxy proxy) {
   memset(place, 0, sizeof *place);
