@@ -75,7 +75,7 @@ $(VENV)/.lint: $(VENV)/.test
 define core
 	@$(BIN)/cmake -S csrc -B $(CORE)/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON $(2) >/dev/null
 	@$(BIN)/cmake --build $(CORE)/$(1)
-	$(BIN)/ctest --test-dir $(CORE)/$(1) --output-on-failure --timeout 600 $(CTEST_ARGS)
+	$(BIN)/ctest --test-dir $(CORE)/$(1) --output-on-failure --timeout 600 $(if $(filter-out 0,$(RUNNERS)),--parallel $(RUNNERS)) $(CTEST_ARGS)
 endef
 
 core-test: $(VENV)/.made ## run the C tests

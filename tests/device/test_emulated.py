@@ -99,13 +99,17 @@ def test_a_balancer_uses_it(version: str) -> None:
             with pydlb.Balancer(workers=3, policy=policy, handler=lambda c: c.socket.sendall(b"hello")) as balancer:
                 assert balancer.backend == "/dev/dlb0"
                 address = balancer.address(balancer.listen())
-                for _ in range(30):
-                    with socket.create_connection(address, timeout=10) as client:
-                        assert client.recv(100) == b"hello"
+                visits, shares = 0, [0]
+                # Where whoever comes first takes it, how soon all have had some is up to the machine.
+                while visits < 30 or min(shares) < 5:
+                    for _ in range(30):
+                        with socket.create_connection(address, timeout=10) as client:
+                            assert client.recv(100) == b"hello"
+                    visits += 30
+                    shares = [worker.accepted for worker in balancer.stats().workers]
                 stats = balancer.close()
-            assert stats.accepted == stats.served == 30
-            shares = [worker.accepted for worker in stats.workers]
-            assert min(shares) >= 5 if policy == "dlb" else shares == [10, 10, 10], (policy, shares)
+            assert stats.accepted == stats.served == visits
+            assert policy == "dlb" or shares == [10, 10, 10], shares
         """,
         "--version",
         version,
