@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """pydlb's servers beside others, in C and Python, under the same load.
 
-    python benchmarks/against_c.py spread|slow|floor|short|light [--rounds 5] [--json FILE]
+    python benchmarks/against_c.py spread|slow|floor|short|light|calls [--rounds 5] [--json FILE]
 
 spread: connections that are held, opened in three ways. slow: one worker of four blocks in each of its connections.
 floor: what one asyncio or uvloop loop has under the load of slow, where nothing blocks.
 short: as many connections as can be served, 64 at a time. light: 500 connections a second.
+calls: of what a connection of short costs: processor time, system calls, switches of threads (needs perf).
 
 Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate, and ratios are taken round
 by round; the median is shown. Runs on 127.0.0.1 only, a minute or two for five rounds.
@@ -14,6 +15,7 @@ by round; the median is shown. Runs on 127.0.0.1 only, a minute or two for five 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import socket
@@ -23,6 +25,9 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from kernel_calls import counted, family
+from results import LeftOut
 
 HERE = Path(__file__).parent
 BUILT = HERE.parent / "build" / "peers"
@@ -53,10 +58,12 @@ def python_server(mode: str) -> list[str]:
 
 def cpu_seconds(pid: int) -> float:
     """What a process and those that it has started have used until now, all their threads together."""
+    return sum(own_cpu_seconds(member) for member in family(pid))
+
+
+def own_cpu_seconds(pid: int) -> float:
     clock = ~pid << 3 | 2  # as clock_getcpuclockid makes it; /proc/PID/stat counts in hundredths only
-    own = time.clock_gettime(clock)
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
+    return time.clock_gettime(clock)
 
 
 def free_port() -> int:
@@ -64,27 +71,29 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def measure(server: list[str], slow: int, load: list[str]) -> dict[str, Any]:
-    """Start the server, put the load on it, stop it."""
+def measure(server: list[str], slow: int, load: list[str], *, count: bool = False) -> dict[str, Any]:
+    """Start the server, put the load on it, stop it; if asked to, count what it has the kernel do, as "calls"."""
     port = free_port()
     is_c = server[0].endswith("csrv")
     command = [*server, str(port)] if is_c else [*server, str(port), str(WORKERS), str(slow)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(port)
-        cpu_before = cpu_seconds(process.pid)
-        result = subprocess.run(
-            [str(BUILT / "connload"), "-p", str(port), "-W", str(WORKERS), *load],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        cpu = cpu_seconds(process.pid) - cpu_before
+        with counted(process.pid) if count else contextlib.nullcontext({}) as calls:
+            cpu_before = cpu_seconds(process.pid)
+            result = subprocess.run(
+                [str(BUILT / "connload"), "-p", str(port), "-W", str(WORKERS), *load],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            cpu = cpu_seconds(process.pid) - cpu_before
     finally:
         process.terminate()
         process.wait()
     figures: dict[str, Any] = json.loads(result.stdout)
     figures["per_cpu"] = figures["conns"] / cpu if cpu else 0.0
+    figures["calls"] = {name: number / figures["conns"] for name, number in calls.items()}
     return figures
 
 
@@ -200,6 +209,9 @@ PEERS = {
 }
 
 
+LOOPS = ("asyncio", "uvloop")
+
+
 def everybody() -> dict[str, list[str]]:
     return {
         "pydlb threads": pydlb_server("threads"),
@@ -238,12 +250,31 @@ def short(rounds: int) -> list[dict[str, Any]]:
     return compared(beside(["-k", "64", "-n", "8000", "-w", "200", "-t", "20"], rounds, everybody()), "per_cpu")
 
 
+def calls(rounds: int) -> list[dict[str, Any]]:
+    """What a connection of `short` costs: microseconds of processor time, and how often the kernel is called for it.
+
+    The time is of runs in which nothing is counted. Loops by themselves (SO_REUSEPORT) are as many as pydlb has, in
+    threads or processes, of which each accepts for itself: what is more there than with one loop is no hand-off's.
+    """
+    servers = {**everybody(), **{f"pydlb {kind} processes": pydlb_server(f"{kind}-processes") for kind in LOOPS}}
+    for kind in LOOPS:
+        for how in ("threads", "processes"):
+            servers[f"{kind}, {WORKERS} {how} by themselves"] = python_server(f"{kind}-{how}")
+    load = ["-k", "64", "-n", "8000", "-w", "200", "-t", "20"]
+    timed = beside(load, rounds, servers)
+    rows = []
+    for name, server in servers.items():
+        of_kernel = measure(server, 0, load, count=True)["calls"]
+        rows.append({"server": name, "us": statistics.median(1e6 / run["per_cpu"] for run in timed[name]), **of_kernel})
+    return rows
+
+
 def light(rounds: int) -> list[dict[str, Any]]:
     """500 connections a second: microseconds until the answer."""
     return compared(beside(["-r", "500", "-n", "1000", "-w", "50", "-t", "10"], rounds, everybody()), "p50")
 
 
-WHAT = {"spread": spread, "slow": slow, "floor": floor, "short": short, "light": light}
+WHAT = {"spread": spread, "slow": slow, "floor": floor, "short": short, "light": light, "calls": calls}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -260,7 +291,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     build()
-    rows = WHAT[options.what](options.rounds)
+    try:
+        rows = WHAT[options.what](options.rounds)
+    except LeftOut as why:
+        raise SystemExit(f"{options.what}: {why}") from None
     show(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

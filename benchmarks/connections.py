@@ -24,6 +24,9 @@ SHORT = ["-k", "64", "-n", "8000", "-w", "200", "-t", "20"]
 LIGHT = ["-r", "500", "-n", "1000", "-w", "50", "-t", "10"]
 EVEN = ["-k", "64", "-n", "4000", "-w", "200", "-t", "20"]
 
+# Four loops in one process, or in one each; as our servers are called, and as those of peers/python_server.py are.
+KINDS = (("workers", "threads"), ("processes", "processes"))
+
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -31,7 +34,7 @@ def figures(runs: Runs, name: str, key: str) -> list[float]:
     return [run[key] for run in runs[name]]
 
 
-def compared(row: str, what: str, runs: Runs, ours: str, peer: str, key: str, bar: float) -> Result:
+def compared(row: str, what: str, runs: Runs, ours: str, peer: str, key: str, bar: float | None) -> Result:
     better, unit = ("less", "us") if key == "p50" else ("more", "/CPU s")
     mine, other = figures(runs, ours, key), figures(runs, peer, key)
     return ratio(row, f"{what}: {ours}, beside {peer}", mine, other, bar=bar, better=better, unit=unit)  # type: ignore[arg-type]
@@ -48,15 +51,21 @@ def measure(rounds: int) -> Iterator[Result]:
         "C acceptor + shared queue": c_server("pull", 0),
         "acceptor + SimpleQueue": python_server("queue"),
         **{f"one {loop} loop": python_server(loop) for loop in loops},
+        **{f"{loop} {kind} by themselves": python_server(f"{loop}-{how}") for loop in loops for kind, how in KINDS},
     }
     runs = beside(SHORT, rounds, servers)
     what = "short connections, 64 at a time"
     yield compared("11", what, runs, "threads", "C acceptor + shared queue", "per_cpu", 0.8)
     yield compared("11", what, runs, "threads", "acceptor + SimpleQueue", "per_cpu", 1.15)
     for loop in loops:
-        for kind in ("workers", "processes"):
-            yield compared("12", what, runs, f"{loop} {kind}", f"one {loop} loop", "per_cpu", 0.95)
-    light = {name: server for name, server in servers.items() if "uvloop" not in name and "processes" not in name}
+        for kind, _ in KINDS:
+            ours, alone = f"{loop} {kind}", f"{loop} {kind} by themselves"
+            yield compared("12", what, runs, ours, f"one {loop} loop", "per_cpu", 0.95)
+            # As many loops, each with a listener of its own: what is lost there no hand-off has cost.
+            yield compared("12", what, runs, ours, alone, "per_cpu", None)
+            yield compared("12", what, runs, alone, f"one {loop} loop", "per_cpu", None)
+    left_out = ("uvloop", "processes", "by themselves")
+    light = {name: server for name, server in servers.items() if not any(word in name for word in left_out)}
     runs = beside(LIGHT, rounds, light)
     what = "p50 at 500 a second"
     yield compared("13", what, runs, "threads", "C acceptor + shared queue", "p50", 1.25)
