@@ -307,8 +307,8 @@ static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
     const uint32_t before = atomic_fetch_add_explicit(&queue->inflight, taken, memory_order_seq_cst);
     if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;
   }
-  if (queue->even && engine_any_queued(queue)) engine_start_waiting(pass->engine, queue);
   engine_add(&queue->scheduled, taken);
+  if (queue->even && engine_any_queued(queue)) engine_start_waiting(pass->engine, queue);
 }
 
 /* Whom the pass found asleep though there is work for them. */
