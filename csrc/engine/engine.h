@@ -102,7 +102,7 @@ uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb
 uint32_t pdlb_engine_forward(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                              enum pdlb_refusal *why);
 /* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
- * the time at which that port will have lost its turn; `retry_at` may be NULL. */
+ * the time at which it is to look again, to have what that port may lose; `retry_at` may be NULL. */
 uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at);
 uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count);
@@ -123,7 +123,8 @@ bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port);
  * is parked. Returns what was known before. */
 enum pdlb_presence { PDLB_UNKNOWN = 0, PDLB_PARKED, PDLB_AWAKE };
 enum pdlb_presence pdlb_engine_presence(struct pdlb_engine *engine, uint32_t port, enum pdlb_presence presence);
-/* Offer what waits to another idle port where the first has let the grace pass. Returns the next time to call. */
+/* Offer what waits to another idle port where the first has let the grace pass; of an even queue, have an idle port
+ * look whether it has. Returns the next time to call. */
 uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);
 /* A clock outside calls pdlb_engine_tick: `wake` then names no late port. */
 void pdlb_engine_external_clock(struct pdlb_engine *engine, bool external);

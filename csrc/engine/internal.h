@@ -128,8 +128,8 @@ void engine_call(struct pdlb_engine *engine, uint32_t port);
 void engine_start_waiting(struct pdlb_engine *engine, struct engine_queue *queue);
 
 /* Even sharing, under the queue's egress lock: how many of `waiting` elements the port may take now. 0 means that
- * others are due first; `*retry_at` is then lowered to the end of their grace, and `*offer` set where one of them has
- * not been told. */
+ * others are due first; `*retry_at` is then lowered to when the port is to look again, and `*offer` set where one of
+ * them has not been told. */
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer);
 

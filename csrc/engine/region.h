@@ -158,6 +158,7 @@ struct engine_queue {
   /* When the element that waits longest began to, as far as known (0: unknown), and how many had been scheduled then.
    */
   _Atomic uint64_t waiting_since, waiting_at;
+  _Atomic uint64_t looked_at; /* even sharing: when a port last looked in vain since then */
 
   /* Atomic flows that wait: under `egress`. */
   struct flow_list ready[PDLB_PRIORITIES];

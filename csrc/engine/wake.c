@@ -97,6 +97,16 @@ static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint
   return best;
 }
 
+/* Even sharing: who is due and does not come may have no chance to, because the process stands still or the machine is
+ * busy. So its grace is not any time, but that in which another port looks for work and comes away empty-handed; and
+ * from one such look to the next no more of it goes by than this part, for who looks late has no better chance. */
+#define LOOKS_IN_GRACE 4u
+
+static uint64_t look_time(const struct engine_queue *queue) { return queue->grace / LOOKS_IN_GRACE + 1; }
+
+/* How long after a wake somebody has to see whether the one who was woken came. */
+static uint64_t patience(const struct engine_queue *queue) { return queue->even ? look_time(queue) : queue->grace; }
+
 /* False if somebody else took the port's idle mark first. */
 static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
   struct engine_header *header = engine->header;
@@ -113,7 +123,7 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
     late = best_idle(engine, queue, UINT32_MAX);
     if (late == NIL) late = PDLB_NONE;
   }
-  engine->host->wake(engine->context, index, late, queue == NIL ? 0 : engine->queues[queue].grace);
+  engine->host->wake(engine->context, index, late, queue == NIL ? 0 : patience(&engine->queues[queue]));
   return true;
 }
 
@@ -123,6 +133,7 @@ void engine_call(struct pdlb_engine *engine, uint32_t port) { wake(engine, port,
 
 static void wait_since(struct engine_queue *queue, uint64_t now) {
   atomic_store_explicit(&queue->waiting_since, now, memory_order_relaxed);
+  atomic_store_explicit(&queue->looked_at, now, memory_order_relaxed);
   atomic_store_explicit(&queue->waiting_at, engine_scheduled(queue), memory_order_relaxed);
 }
 
@@ -137,12 +148,27 @@ void engine_start_waiting(struct pdlb_engine *engine, struct engine_queue *queue
   if (!knows_since(queue, &since)) wait_since(queue, engine_now(engine));
 }
 
-static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
+static uint64_t since_when(struct engine_queue *queue, uint64_t now) {
   uint64_t since;
-  if (!knows_since(queue, &since) || since > now) {
-    since = now;
-    wait_since(queue, now);
+  if (knows_since(queue, &since) && since <= now) return since;
+  wait_since(queue, now);
+  return now;
+}
+
+static bool grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
+  *until = since_when(queue, now) + queue->grace;
+  return now >= *until;
+}
+
+/* Even sharing: somebody looks in vain. What went by unseen does not count, as if the waiting had begun later. */
+static bool seen_grace_is_over(struct engine_queue *queue, uint64_t now, uint64_t *until) {
+  uint64_t since = since_when(queue, now);
+  const uint64_t seen_until = engine_get(&queue->looked_at) + look_time(queue);
+  if (now > seen_until) {
+    since += now - seen_until;
+    atomic_store_explicit(&queue->waiting_since, since, memory_order_relaxed);
   }
+  atomic_store_explicit(&queue->looked_at, now, memory_order_relaxed);
   *until = since + queue->grace;
   return now >= *until;
 }
@@ -185,8 +211,9 @@ static uint32_t fill_level(const struct pdlb_engine *engine, uint32_t queue, uin
   return low;
 }
 
-/* Those that were due and had their grace lose their turn, unless nobody told them. True if any lost it. */
-static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t but) {
+/* Those that are due and had their grace lose their turn to the port that looks, unless nobody told them. True if any
+ * lost it. */
+static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t looks) {
   const _Atomic uint64_t *linked = engine_linked(engine, queue);
   bool any = false;
   for (uint32_t word = 0; word < engine->header->port_words; word++) {
@@ -194,11 +221,12 @@ static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       struct engine_port *port = &engine->ports[index];
       const bool untold = pdlb_engine_armed(engine, index) && presence_of(port) != PDLB_AWAKE;
-      if (index == but || !is_due(port) || engine_load(port) >= level || untold) continue;
+      if (index == looks || !is_due(port) || engine_load(port) >= level || untold) continue;
       atomic_fetch_or_explicit(&port->notice, NOTICE_STALLED, memory_order_relaxed);
       any = true;
     }
   }
+  if (any) atomic_fetch_add_explicit(&engine->header->rewakes, 1, memory_order_relaxed);
   return any;
 }
 
@@ -231,18 +259,20 @@ uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uin
                            uint64_t *retry_at, bool *offer) {
   struct engine_queue *queue = &engine->queues[queue_index];
   const uint32_t load = engine_load(&engine->ports[port]);
-  uint64_t until;
   for (;;) {
     const uint32_t level = fill_level(engine, queue_index, waiting);
     const uint32_t share = level > load ? own_share(engine, queue_index, level, port, waiting) : 0;
     if (share) return share;
+    *offer = true;
     const uint64_t now = engine_now(engine);
-    if (grace_is_over(queue, now, &until)) {
+    uint64_t until;
+    if (seen_grace_is_over(queue, now, &until)) {
       if (pass_over(engine, queue_index, level, port)) continue;
       wait_since(queue, now);
       until = now + queue->grace;
     }
-    *offer = true;
+    const uint64_t again = now + look_time(queue);
+    if (again < until) until = again;
     if (until < *retry_at) *retry_at = until;
     return 0;
   }
@@ -289,13 +319,27 @@ void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t c
   }
 }
 
+/* Somebody idle has to look, now and then, for the grace to go by: the one who gives what waits to others. */
+static uint64_t tick_even_queue(struct pdlb_engine *engine, uint32_t index, uint64_t now) {
+  struct engine_queue *queue = &engine->queues[index];
+  const uint32_t waiting = engine_queued(queue);
+  if (!waiting) return PDLB_FOREVER;
+  since_when(queue, now);
+  const uint64_t look_at = engine_get(&queue->looked_at) + look_time(queue);
+  if (now < look_at) return look_at;
+  engine_offer_to_due(engine, index, waiting);
+  const uint32_t port = best_idle(engine, index, UINT32_MAX);
+  if (port != NIL) engine_call(engine, port);
+  return now + look_time(queue);
+}
+
 static uint64_t tick_queue(struct pdlb_engine *engine, uint32_t index, uint64_t now) {
   struct engine_queue *queue = &engine->queues[index];
+  if (queue->even) return tick_even_queue(engine, index, now);
   const uint32_t waiting = engine_queued(queue);
   if (!waiting) return PDLB_FOREVER;
   uint64_t until;
   if (!grace_is_over(queue, now, &until)) return until;
-  if (queue->even) pass_over(engine, index, fill_level(engine, index, waiting), NIL);
   wait_since(queue, now);
   const uint64_t before = atomic_load_explicit(&engine->header->wakes, memory_order_relaxed);
   engine_offer(engine, index, waiting);

@@ -161,7 +161,9 @@ int pdlb_port_join(struct pdlb_domain *domain, uint32_t id, bool directed, int d
  * PULL: whichever linked port asks first takes as much as it asked for; the idle port with the least in flight is
  *       woken. The choice for throughput.
  * EVEN: a port takes only its share: what levels elements in flight over the linked ports. A port that is due but
- *       does not come within `grace_ns` loses its turn. The choice for connections that live long. */
+ *       does not come within `grace_ns` loses its turn to one that does. Only time in which such a one looks for work,
+ *       four times in `grace_ns` or more, counts: none in which nobody can come, and on a machine too busy for that it
+ *       counts more slowly. The choice for connections that live long. */
 enum pdlb_sharing { PDLB_SHARE_PULL = 0, PDLB_SHARE_EVEN = 1 };
 
 struct pdlb_ldb_queue_config {

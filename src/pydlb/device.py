@@ -231,7 +231,8 @@ class Domain(_Owner):
             atomic_inflights: Of the domain's; 0 for a queue that does not schedule atomic.
             sharing: ``"pull"`` gives each port what it asks for, for throughput. ``"even"`` gives it only its share:
                 what levels the events in flight over the ports, for work that is held long, such as connections.
-            grace: Seconds that work may wait for a busy port while an idle one could take it.
+            grace: Seconds that work may wait for a busy port while an idle one could take it. Where the queue is shared
+                evenly, time in which the idle one has no processor either does not count.
 
         Raises:
             ConfigError: An argument is out of range.
