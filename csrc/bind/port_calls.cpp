@@ -9,6 +9,7 @@
 
 #include "arguments.hpp"
 #include "batch.hpp"
+#include "integers.hpp"
 #include "unlocked.hpp"
 
 namespace py = pybind11;
@@ -23,6 +24,7 @@ struct Calls {
   // The queue that send_one last sent to: its key need not be looked up again.
   uint32_t queue_key;
   PyObject *queue;
+  Integers received;
 };
 
 Calls *calls_of(PyObject *self) { return reinterpret_cast<Calls *>(self); }
@@ -46,9 +48,9 @@ class Use {
   const Port::Entry entry_;
 };
 
-// Receive without the interpreter lock once it is known that there is nothing yet. Returns -1 with the error set.
-int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait) {
-  int rc = pdlb_port_recv(port, events, max, 0);
+// A receive that found nothing, or failed: `rc`. Waits without the interpreter lock. Returns -1 with the error set.
+__attribute__((noinline)) int wait_to_receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait,
+                                              int rc) {
   if (rc == 0 && wait && max) {
     pdlb_error error{};
     if (pdlb_port_prepare_wait(port, &error) < 0) return set_error(error), -1;
@@ -71,6 +73,11 @@ int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait) {
     set_error(error);
   }
   return -1;
+}
+
+inline int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait) {
+  const int rc = pdlb_port_recv(port, events, max, 0);
+  return rc > 0 ? rc : wait_to_receive(port, events, max, wait, rc);
 }
 
 // ---- batches ------------------------------------------------------------------------------------------------------
@@ -197,43 +204,58 @@ bool options_of(const std::array<PyObject *, 6> &values, pdlb_event *event, uint
   return true;
 }
 
-PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  Calls *calls = calls_of(self);
-  std::array<PyObject *, 6> values;
-  pdlb_event event{};
-  const bool simple = count == 2 && !names;
-  if ((!simple && !send_one_signature.read(arguments, count, names, &values)) ||
-      !unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
-    return nullptr;
-  const Use use(*calls->port);
-  uint32_t key;
-  if (!use || !key_of(calls, arguments[1], &key)) return nullptr;
-  event.queue = static_cast<uint8_t>(key);
-  if (simple)
-    event.sched = pdlb_sched_byte(key >> 8, 0);
-  else if (!options_of(values, &event, key >> 8))
-    return nullptr;
+PyObject *send_event(const Calls *calls, const pdlb_event &event) {
   pdlb_refusal why = PDLB_TAKEN;
   if (pdlb_port_send(calls->port->raw(), &event, 1, &why) == 1) Py_RETURN_TRUE;
   if (why != PDLB_NO_CREDIT) return set_refusal(why, 0, event);
   Py_RETURN_FALSE;
 }
 
+__attribute__((noinline)) PyObject *send_any(Calls *calls, PyObject *const *arguments, Py_ssize_t count,
+                                             PyObject *names) {
+  std::array<PyObject *, 6> values;
+  pdlb_event event{};
+  if (!send_one_signature.read(arguments, count, names, &values) ||
+      !unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
+    return nullptr;
+  const Use use(*calls->port);
+  uint32_t key;
+  if (!use || !key_of(calls, arguments[1], &key) || !options_of(values, &event, key >> 8)) return nullptr;
+  event.queue = static_cast<uint8_t>(key);
+  return send_event(calls, event);
+}
+
+// What is sent time and again, to the same queue and with no more said of it, is read without a call.
+PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  Calls *calls = calls_of(self);
+  pdlb_event event{};
+  if (count != 2 || names || arguments[1] != calls->queue || !two_digits(arguments[0], &event.data))
+    return send_any(calls, arguments, count, names);
+  event.queue = static_cast<uint8_t>(calls->queue_key);
+  event.sched = pdlb_sched_byte(calls->queue_key >> 8, 0);
+  const Use use(*calls->port);
+  return use ? send_event(calls, event) : nullptr;
+}
+
 Signature<1> recv_one_signature{"recv_one", 0, 1, {"timeout"}};
 
-PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  const Calls *calls = calls_of(self);
+__attribute__((noinline)) bool timeout_of(PyObject *const *arguments, Py_ssize_t count, PyObject *names,
+                                          uint64_t *wait) {
   std::array<PyObject *, 1> values;
+  return recv_one_signature.read(arguments, count, names, &values) && (!values[0] || wait_of(values[0], wait));
+}
+
+PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  Calls *calls = calls_of(self);
   uint64_t wait = PDLB_FOREVER;
-  if (!recv_one_signature.read(arguments, count, names, &values) || (values[0] && !wait_of(values[0], &wait)))
-    return nullptr;
+  if ((count || names) && !timeout_of(arguments, count, names, &wait)) return nullptr;
   const Use use(*calls->port);
   if (!use) return nullptr;
   pdlb_event event;
   const int received = receive(calls->port->raw(), &event, 1, wait);
   if (received < 0) return nullptr;
   if (received == 0) Py_RETURN_NONE;
-  return PyLong_FromUnsignedLong(event.data);
+  return calls->received.make(event.data);
 }
 
 // ---- what is held
@@ -326,6 +348,7 @@ int traverse(PyObject *self, visitproc visit, void *arg) {
 
 int clear(PyObject *self) {
   Py_CLEAR(calls_of(self)->queue);
+  calls_of(self)->received.clear();
   return 0;
 }
 
@@ -375,6 +398,7 @@ py::dict bind_calls(const std::shared_ptr<Port> &port, const py::object &domain,
   calls->domain = domain.inc_ref().ptr();
   calls->cq_depth = cq_depth;
   calls->queue = nullptr;
+  new (&calls->received) Integers;
   PyObject_GC_Track(calls);
   const auto self = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(calls));
   py::dict functions;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LARGEST = 2**64 - 1
+# With 30 bits to a digit, of one to three digits.
+SIZES = [0, 1, 256, 257, 2**30 - 1, 2**30, 2**30 + 1, 2**59, 2**60 - 1, 2**60, LARGEST]
 
 
 def test_events_arrive_as_they_were_sent(line: Line) -> None:
@@ -28,6 +30,38 @@ def test_events_arrive_as_they_were_sent(line: Line) -> None:
     arrived = line.port.recv(timeout=0)
     assert arrived.dtype == pydlb.EVENT_DTYPE
     assert arrived.tolist() == events.tolist()
+
+
+def test_integers_of_every_size_arrive(line: Line) -> None:
+    for number in SIZES * 2:
+        assert line.sender.send_one(number, line.queue)
+    assert [line.port.recv_one(timeout=0) for _ in range(2 * len(SIZES))] == SIZES * 2
+
+
+def test_an_integer_that_was_received_never_changes(line: Line) -> None:
+    """Though one that nobody has any more may become the next."""
+    numbers = [2**40 + number for number in range(100)]
+    for number in numbers:
+        assert line.sender.send_one(number, line.queue)
+    kept, keys = [], {}
+    for turn in range(len(numbers)):
+        number = line.port.recv_one(timeout=0)
+        if turn % 3 == 0:
+            kept.append(number)
+        if turn % 7 == 0:
+            keys[number] = turn
+        line.port.release()
+    assert kept == numbers[::3]
+    assert keys == {number: turn for turn, number in enumerate(numbers) if turn % 7 == 0}
+
+
+@pytest.mark.parametrize("wrong", [-1, -(2**40), 2**64, 1.5, "1", None])
+def test_what_is_no_number_of_64_bits_is_refused(line: Line, wrong: Any) -> None:
+    line.sender.send_one(2**40, line.queue)
+    with pytest.raises((pydlb.ConfigError, TypeError)):
+        line.sender.send_one(wrong, line.queue)
+    assert line.sender.send_one(True, line.queue)
+    assert received(line.port) == [2**40, 1]
 
 
 def test_one_event_arrives_as_it_was_sent(line: Line) -> None:
