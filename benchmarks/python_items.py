@@ -31,17 +31,18 @@ FIRST = 1 << 31
 END = 0
 CREDITS = 1 << 15
 BATCH = 32
+AHEAD = 32  # what a port that takes ahead may take at once
 LOCKED = getattr(sys, "_is_gil_enabled", lambda: True)()
 KIND = "GIL" if LOCKED else "no GIL"
 
 
 @contextlib.contextmanager
-def line(receivers: int) -> Iterator[tuple[pydlb.DirPort, pydlb.LDBQueue, list[pydlb.LDBPort]]]:
+def line(receivers: int, ahead: int = 1) -> Iterator[tuple[pydlb.DirPort, pydlb.LDBQueue, list[pydlb.LDBPort]]]:
     """A port that sends, a queue, and ports that receive from it."""
     with pydlb.open("software", limits="large") as device:
         domain = device.create_domain(ldb_queues=1, ldb_ports=receivers, dir_ports=1, credits=CREDITS)
         target = domain.create_ldb_queue()
-        ports = [domain.create_ldb_port(release="on_recv", cq_depth=64) for _ in range(receivers)]
+        ports = [domain.create_ldb_port(release="on_recv", cq_depth=64, prefetch=ahead) for _ in range(receivers)]
         for port in ports:
             port.link(target)
         sender = domain.create_dir_port()
@@ -72,8 +73,8 @@ def timed(produce: Callable[[], None], gets: list[Callable[[], Any]]) -> tuple[f
     return time.perf_counter() - start, time.process_time() - start_cpu
 
 
-def through_ports(receivers: int) -> tuple[float, float]:
-    with line(receivers) as (sender, target, ports):
+def through_ports(ahead: int, receivers: int) -> tuple[float, float]:
+    with line(receivers, ahead) as (sender, target, ports):
         send_one = sender.send_one
 
         def produce() -> None:
@@ -101,18 +102,24 @@ def through_queue(receivers: int) -> tuple[float, float]:
 
 
 def one_item(rounds: int, receivers: int, bar: float) -> Iterator[Result]:
-    both: tuple[list[float], list[float]] = ([], [])
-    cpu: tuple[list[float], list[float]] = ([], [])
-    through_ports(receivers)
+    sides = {
+        "one at a time": functools.partial(through_ports, 1),
+        "ports that take ahead": functools.partial(through_ports, AHEAD),
+        "SimpleQueue": through_queue,
+    }
+    clock: dict[str, list[float]] = {side: [] for side in sides}
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
+    through_ports(1, receivers)
     for _ in range(rounds):
-        for side, run in enumerate((through_ports, through_queue)):
+        for side, run in sides.items():
             wall, processors = run(receivers)
-            both[side].append(ITEMS / wall / 1e6)
+            clock[side].append(ITEMS / wall / 1e6)
             cpu[side].append(ITEMS / processors / 1e6)
-    what = f"items/s, one at a time, 1 to {receivers} threads, {KIND}, beside SimpleQueue"
-    yield ratio("8", what, *both, bar=bar, better="more", unit="M/s")
-    what = f"the same for each second of processor time, 1 to {receivers}"
-    yield ratio("8", what, *cpu, bar=None, better="more", unit="M/s")
+    for side in list(sides)[:2]:
+        what = f"items/s, {side}, 1 to {receivers} threads, {KIND}, beside SimpleQueue"
+        yield ratio("8", what, clock[side], clock["SimpleQueue"], bar=bar, better="more", unit="M/s")
+        what = f"the same for each second of processor time, {side}, 1 to {receivers}"
+        yield ratio("8", what, cpu[side], cpu["SimpleQueue"], bar=None, better="more", unit="M/s")
 
 
 def batches(count: int, out: np.ndarray[Any, Any], events: np.ndarray[Any, Any], send: Any, recv: Any) -> float:  # noqa: ANN401 - a port's calls

@@ -124,7 +124,7 @@ int queue_depth(const Domain &domain, uint32_t queue, bool directed) {
 
 std::shared_ptr<Port> create_port(const Domain &domain, bool directed, uint32_t cq_depth, uint32_t history_entries,
                                   bool release_on_recv, std::optional<uint32_t> queue, uint32_t service_class,
-                                  uint64_t watch_ns) {
+                                  uint64_t watch_ns, uint32_t prefetch) {
   const std::shared_ptr<DomainHandle> handle = domain.pin();
   pdlb_port_config config{};
   config.cq_depth = cq_depth;
@@ -132,6 +132,7 @@ std::shared_ptr<Port> create_port(const Domain &domain, bool directed, uint32_t 
   config.release_on_recv = release_on_recv;
   config.service_class = service_class;
   config.watch_ns = watch_ns;
+  config.prefetch = prefetch;
   pdlb_port *port = nullptr;
   pdlb_error error{};
   check(unlocked([&] {
@@ -206,7 +207,7 @@ void register_device(py::module_ &module) {
       .def("create_dir_queue", &create_dir_queue, "port"_a)
       .def("queue_depth", &queue_depth, "queue"_a, "directed"_a)
       .def("create_port", &create_port, "directed"_a, "cq_depth"_a, "history_entries"_a, "release_on_recv"_a, "queue"_a,
-           "service_class"_a = 0, "watch_ns"_a = 0)
+           "service_class"_a = 0, "watch_ns"_a = 0, "prefetch"_a = 1)
       .def("share", &share)
       .def("join_port", &join_port, "port"_a, "directed"_a, "doorbell"_a)
       .def("bury", &bury, "member"_a)

@@ -154,6 +154,10 @@ int pdlb_ldb_port_create(struct pdlb_domain *domain, const struct pdlb_port_conf
   if (config->service_class > PDLB_SERVICE_CLASSES)
     return pdlb_fail(error, EINVAL, "create load-balanced port", "the class of service is %u: it is 0 to 3",
                      config->service_class - 1);
+  if (config->prefetch > 1 && (!config->release_on_recv || config->prefetch > config->cq_depth))
+    return pdlb_fail(error, EINVAL, "create load-balanced port",
+                     "prefetch is %u: it is for ports that release on recv, and at most their cq_depth, %u",
+                     config->prefetch, config->cq_depth);
   struct pdlb_port_config complete = *config;
   if (complete.history_entries == 0) complete.history_entries = 2 * complete.cq_depth;
   return domain->ops->port_create(domain, &complete, false, PDLB_NONE, port, error);
@@ -167,6 +171,7 @@ int pdlb_dir_port_create(struct pdlb_domain *domain, const struct pdlb_port_conf
   struct pdlb_port_config complete = *config;
   complete.history_entries = 0;
   complete.service_class = 0;
+  complete.prefetch = 0;
   return domain->ops->port_create(domain, &complete, true, queue, port, error);
 }
 

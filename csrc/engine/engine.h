@@ -105,6 +105,9 @@ uint32_t pdlb_engine_forward(const struct pdlb_engine_user *user, const struct p
  * the time at which it is to look again, to have what that port may lose; `retry_at` may be NULL. */
 uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at);
+/* Up to `most` elements: what each port of a queue may take without taking more than others can. `user` serves it, and
+ * no other; else 1. */
+uint32_t pdlb_engine_share(const struct pdlb_engine_user *user, uint32_t most);
 uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count);
 /* Any thread; `port` is an index, as everywhere below. */
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count);

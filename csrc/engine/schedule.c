@@ -500,3 +500,14 @@ uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_e
   if (notice) return schedule_releasing(user, events, max, retry_at, only);
   return schedule_queue(user, events, max, retry_at, only);
 }
+
+uint32_t pdlb_engine_share(const struct pdlb_engine_user *user, uint32_t most) {
+  const uint32_t only = atomic_load_explicit(&user->port->only_link, memory_order_acquire);
+  if (!only) return 1;
+  const struct engine_queue *queue = engine_queue_of(user->engine, only);
+  if (queue->even) return 1;
+  /* Where not all that are linked are in one word, its bits are more than there are. */
+  const uint64_t linked = atomic_load_explicit(&queue->linked, memory_order_relaxed);
+  const uint32_t share = engine_queued(queue) / (uint32_t)__builtin_popcountll(linked | 1);
+  return share < most ? share : most;
+}

@@ -191,6 +191,10 @@ struct pdlb_port_config {
   uint64_t watch_ns;        /* devices only: a wait watches the consumer queue's memory for so long before it sleeps, if
                                the processor can (UMWAIT) */
   uint32_t service_class;   /* load-balanced, devices only: 1 to 4 for a port of that class alone, 0 for any */
+  /* Load-balanced with release_on_recv, software only, for devices always fill consumer queues ahead: a recv of one
+   * element takes the port's share of what waits, up to so many, and the next ones return these. They count as received
+   * and are released as one. 0 or 1: none. In the process that made the port, not in one that joined. */
+  uint32_t prefetch;
 };
 
 int pdlb_ldb_port_create(struct pdlb_domain *domain, const struct pdlb_port_config *config, struct pdlb_port **port,

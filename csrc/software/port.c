@@ -16,6 +16,7 @@ static int port_close(struct pdlb_port *base) {
   domain->open_ports--;
   domain->history_left += port->history_entries;
   pthread_mutex_unlock(&domain->mutex);
+  free(port->prefetched);
   free(port);
   return 0;
 }
@@ -69,6 +70,27 @@ static uint32_t port_release(struct pdlb_port *base, uint32_t count) {
   return pdlb_engine_release(&port->user, count);
 }
 
+/* What was taken ahead has not been received: there is nothing yet to release of it, or to forward in its place. */
+static uint32_t received_of(const struct software_port *port, uint32_t count) {
+  const uint32_t held = pdlb_engine_in_flight(&port->domain->engine, port->index);
+  const uint32_t received = held - software_prefetched_left(port->prefetched);
+  return count < received ? count : received;
+}
+
+static uint32_t prefetching_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
+                                    enum pdlb_refusal *why) {
+  struct software_port *port = (struct software_port *)base;
+  const uint32_t received = received_of(port, count);
+  const uint32_t sent = pdlb_engine_forward(&port->user, events, received, why);
+  if (sent < received || received == count) return sent;
+  return sent + pdlb_engine_send(&port->user, events + sent, count - sent, why);
+}
+
+static uint32_t prefetching_release(struct pdlb_port *base, uint32_t count) {
+  struct software_port *port = (struct software_port *)base;
+  return pdlb_engine_release(&port->user, received_of(port, count));
+}
+
 static void port_release_later(struct pdlb_port *base, uint32_t count) {
   struct software_port *port = (struct software_port *)base;
   pdlb_engine_release_later(&port->domain->engine, port->index, count);
@@ -90,22 +112,25 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
   return 0;
 }
 
-static const struct pdlb_port_ops port_ops = {
-    .close = port_close,
-    .link = port_link,
-    .unlink = port_unlink,
-    .enable = port_enable,
-    .send = port_send,
-    .forward = port_forward,
-    .recv = software_port_recv,
-    .release = port_release,
-    .release_later = port_release_later,
-    .in_flight = port_in_flight,
-    .fd = software_port_fd,
-    .parked = port_parked,
-    .cancel = software_port_cancel,
-    .stats = port_stats,
-};
+#define OPS(forward_function, recv_function, release_function) \
+  {.close = port_close,                                        \
+   .link = port_link,                                          \
+   .unlink = port_unlink,                                      \
+   .enable = port_enable,                                      \
+   .send = port_send,                                          \
+   .forward = forward_function,                                \
+   .recv = recv_function,                                      \
+   .release = release_function,                                \
+   .release_later = port_release_later,                        \
+   .in_flight = port_in_flight,                                \
+   .fd = software_port_fd,                                     \
+   .parked = port_parked,                                      \
+   .cancel = software_port_cancel,                             \
+   .stats = port_stats}
+
+static const struct pdlb_port_ops port_ops = OPS(port_forward, software_port_recv, port_release);
+static const struct pdlb_port_ops prefetching_ops =
+    OPS(prefetching_forward, software_prefetching_recv, prefetching_release);
 
 static void set_up(struct software_port *port, struct software_domain *domain, uint32_t id, bool directed) {
   port->base = (struct pdlb_port){.ops = &port_ops, .id = id, .directed = directed};
@@ -138,16 +163,24 @@ int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config
   if (domain->joined) return software_not_ours(error, "create port");
   if (config->service_class)
     return pdlb_fail(error, EOPNOTSUPP, "create port", "classes of service are hardware's: this backend has none");
+  const bool prefetching = config->prefetch > 1;
   struct software_port *port = calloc(1, sizeof *port);
-  if (!port) return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");
+  struct software_prefetched *prefetched = port && prefetching ? software_prefetched_create(config->prefetch) : NULL;
+  if (!port || (prefetching && !prefetched)) {
+    free(port);
+    return pdlb_fail(error, ENOMEM, "create port", "no memory for a port");
+  }
   pthread_mutex_lock(&domain->mutex);
   const int id = create_locked(domain, config, directed, queue, error);
   pthread_mutex_unlock(&domain->mutex);
   if (id < 0) {
+    free(prefetched);
     free(port);
     return id;
   }
   set_up(port, domain, (uint32_t)id, directed);
+  port->prefetched = prefetched;
+  if (prefetching) port->base.ops = &prefetching_ops;
   port->history_entries = config->history_entries;
   atomic_fetch_and_explicit(&port->doorbell->special, ~DOORBELL_CANCELLED, memory_order_relaxed);
   *result = &port->base;

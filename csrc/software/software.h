@@ -86,6 +86,7 @@ struct software_port {
   struct doorbell *doorbell; /* the waiter's */
   uint32_t index;
   uint32_t history_entries;
+  struct software_prefetched *prefetched; /* NULL: the port takes nothing ahead */
 };
 
 /* ---- wait.c: how ports wait and are woken
@@ -102,6 +103,14 @@ bool software_relax(void *context, uint32_t owner, uint32_t times);
 int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void software_port_cancel(struct pdlb_port *port);
+
+/* ---- prefetch.c: a port that takes ahead
+ * ---------------------------------------------------------------------------------- */
+
+struct software_prefetched *software_prefetched_create(uint32_t most);
+/* How many were taken ahead and not received. */
+uint32_t software_prefetched_left(const struct software_prefetched *prefetched);
+int software_prefetching_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 
 /* ---- members.c: who has joined
  * -------------------------------------------------------------------------------------------- */

@@ -83,8 +83,9 @@ class BackendDomain(Protocol):
         queue: int | None,
         service_class: int = 0,
         watch_ns: int = 0,
+        prefetch: int = 1,
     ) -> BackendPort:
-        """A `service_class` of 0 is any, else one more than the class. What has no use for `watch_ns` ignores it."""
+        """A `service_class` of 0 is any, else one more than the class. `watch_ns` and `prefetch` may be ignored."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...

@@ -273,6 +273,7 @@ class Domain(_Owner):
         cq_depth: int = 32,
         history_entries: int | None = None,
         release: Literal["explicit", "on_recv"] = "explicit",
+        prefetch: int = 1,
         class_of_service: int | None = None,
         watch: float = 0,
     ) -> LDBPort:
@@ -282,6 +283,10 @@ class Domain(_Owner):
             cq_depth: The most events that one receive returns: a power of two, 1 to 1024.
             history_entries: How many events it may hold at a time; None for twice `cq_depth`.
             release: ``"explicit"``, or ``"on_recv"``: each receive first releases what the one before returned.
+            prefetch: Software, with ``release="on_recv"``: `recv_one` takes ahead the port's share of what waits, up to
+                so many events, and the next calls return these. They count as received and are released together; a
+                more urgent event that comes then waits for them, and closing the port drops those not yet received.
+                Devices always fill consumer queues ahead, by `cq_depth`.
             class_of_service: Devices only: 0 to 3 for one of that class's ports; None for any that is left.
             watch: Seconds that a wait watches the consumer queue's memory (UMWAIT) before it sleeps until the device's
                 interrupt: sooner awake, at the price of a processor. Ignored where there is no device, or the processor
@@ -302,6 +307,7 @@ class Domain(_Owner):
             cq_depth=cq_depth,
             entries=history_entries,
             release=release,
+            prefetch=prefetch,
             service_class=0 if class_of_service is None else class_of_service + 1,
             watch=watch,
         )
@@ -337,6 +343,7 @@ class Domain(_Owner):
         cq_depth: int,
         entries: int | None = None,
         release: str = "explicit",
+        prefetch: int = 1,
         queue: int | None = None,
         service_class: int = 0,
         watch: float = 0,
@@ -346,6 +353,11 @@ class Domain(_Owner):
             raise ConfigError(f"watch is {watch}: it is a time in seconds, 0 or more and at most 3600")
         if release not in ("explicit", "on_recv"):
             raise ConfigError(f"release is {release!r}: it is 'explicit' or 'on_recv'")
+        _check_amounts(prefetch=prefetch)
+        if prefetch > 1 and (release != "on_recv" or prefetch > cq_depth):
+            raise ConfigError(
+                f"prefetch is {prefetch}: it is for ports with release='on_recv', at most their cq_depth, {cq_depth}"
+            )
         return self._native.create_port(
             directed=directed,
             cq_depth=cq_depth,
@@ -354,6 +366,7 @@ class Domain(_Owner):
             queue=queue,
             service_class=service_class,
             watch_ns=round(watch * 1e9),
+            prefetch=prefetch,
         )
 
     def start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -263,3 +263,23 @@ def test_even_sharing_levels_what_is_held(make_line: Callable[..., Line]) -> Non
         assert took.count(number) == 1, took
         held = [port.in_flight for port in line.ports]
         assert max(held) - min(held) <= 1, held
+
+
+def test_recv_one_takes_its_share_ahead(domain: pydlb.Domain) -> None:
+    queue = domain.create_ldb_queue()
+    ports = [domain.create_ldb_port(release="on_recv", prefetch=8) for _ in range(2)]
+    for port in ports:
+        port.link(queue)
+    domain.start()
+    ports[0].send(pydlb.make_events(range(12), queue))
+    assert ports[0].recv_one(timeout=0) == 0
+    assert (ports[0].in_flight, queue.depth) == (6, 6)
+    assert [ports[1].recv_one(timeout=0) for _ in range(3)] == [6, 7, 8]
+    assert received(ports[0]) == [1, 2, 3, 4, 5]
+    assert received(ports[0]) == [9, 10, 11]
+
+
+@pytest.mark.parametrize("wrong", [{"prefetch": 8}, {"prefetch": 64, "release": "on_recv"}, {"prefetch": -1}])
+def test_taking_ahead_is_refused_where_it_makes_no_sense(domain: pydlb.Domain, wrong: dict[str, Any]) -> None:
+    with pytest.raises(pydlb.ConfigError, match="prefetch"):
+        domain.create_ldb_port(**wrong)

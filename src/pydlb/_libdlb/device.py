@@ -368,6 +368,7 @@ class VendorDomain(_Shared):
         queue: int | None,
         service_class: int = 0,
         watch_ns: int = 0,
+        prefetch: int = 1,
     ) -> VendorPort:
         op = f"create {'directed' if directed else 'load-balanced'} port"
         if not 1 <= cq_depth <= 1024 or cq_depth & cq_depth - 1:
