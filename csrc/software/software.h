@@ -86,6 +86,7 @@ struct software_port {
   struct doorbell *doorbell; /* the waiter's */
   uint32_t index;
   uint32_t history_entries;
+  uint32_t looks, waits;                  /* wait.c: how often to look before sleeping; waits without a look */
   struct software_prefetched *prefetched; /* NULL: the port takes nothing ahead */
 };
 

@@ -206,6 +206,33 @@ static bool is_cancelled(const struct doorbell *doorbell) {
   return atomic_load_explicit(&doorbell->special, memory_order_seq_cst) & DOORBELL_CANCELLED;
 }
 
+/* Look again for a moment before going to sleep, as long as that pays: where elements come thick and fast, a system
+ * call to sleep and one to wake for each would cost ten times what they do. Others who wait for this processor come
+ * first, and where they keep it the moment is over. Now and then it is seen whether it pays again. */
+#define LOOKS_MOST 64u
+#define LOOKS_FEW 4u
+#define LOOKS_NS 50000u
+#define WAITS_BETWEEN 32u
+
+static int look_again(struct software_port *port, struct pdlb_event *events, uint32_t max) {
+  const bool trial = port->looks == 0;
+  if (trial && ++port->waits % WAITS_BETWEEN) return 0;
+  const uint32_t looks = trial ? LOOKS_FEW : port->looks;
+  const uint64_t until = pdlb_now() + LOOKS_NS;
+  uint32_t left = looks, came = 0;
+  bool work;
+  do {
+    sched_yield();
+    work = pdlb_engine_has_work(&port->domain->engine, port->index);
+  } while (!work && --left && pdlb_now() < until);
+  if (work) came = pdlb_engine_schedule(&port->user, events, max, NULL);
+  if (came)
+    port->looks = 2 * looks < LOOKS_MOST ? 2 * looks : LOOKS_MOST;
+  else
+    port->looks = looks > LOOKS_FEW ? looks / 2 : 0;
+  return (int)came;
+}
+
 /* Arm, look again, sleep. Returns what was received, 0 to try again, or -errno. */
 static int wait_once(struct software_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   struct doorbell *doorbell = port->doorbell;
@@ -236,7 +263,8 @@ static __attribute__((noinline)) int recv_or_wait(struct software_port *port, st
     uint64_t retry_at = PDLB_FOREVER;
     int rc = (int)pdlb_engine_schedule(&port->user, events, max, &retry_at);
     if (rc == 0 && max && deadline && pdlb_now() < deadline) {
-      rc = wait_once(port, events, max, deadline);
+      rc = look_again(port, events, max);
+      if (rc == 0) rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
     }
     if (by_fd && rc == 0 && max) return arm_fd_and_look(port, events, max);
