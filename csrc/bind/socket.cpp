@@ -192,6 +192,34 @@ PyObject *address_of(const Call &call, int (*ask)(int, sockaddr *, socklen_t *),
   return leave_to(method, call);
 }
 
+// An attribute that is a number to _socket, and to socket.socket a member of an enumeration, which it looks up again by
+// ten functions in Python: an event loop asks both for each connection.
+struct Named {
+  PyObject *number, *member;  // as these two have it
+  PyObject *known;            // dict[int, member]
+};
+Named family, kind;
+
+PyObject *got(PyObject *attribute, PyObject *self) {
+  return Py_TYPE(attribute)->tp_descr_get(attribute, self, reinterpret_cast<PyObject *>(Py_TYPE(self)));
+}
+
+PyObject *socket_named(PyObject *self, void *which) {
+  const Named &named = *static_cast<const Named *>(which);
+  const auto number = py::reinterpret_steal<py::object>(got(named.number, self));
+  if (!number) return nullptr;
+  if (PyObject *const member = PyDict_GetItemWithError(named.known, number.ptr())) return Py_NewRef(member);
+  PyObject *const member = PyErr_Occurred() ? nullptr : got(named.member, self);
+  if (member && PyDict_SetItem(named.known, number.ptr(), member) < 0) PyErr_Clear();
+  return member;
+}
+
+PyGetSetDef named[] = {
+    {"family", &socket_named, nullptr, "The address family.", &family},
+    {"type", &socket_named, nullptr, "The kind of socket.", &kind},
+    {},
+};
+
 PyObject *socket_getsockname(const Call &call) { return address_of(call, getsockname, inherited.getsockname); }
 PyObject *socket_getpeername(const Call &call) { return address_of(call, getpeername, inherited.getpeername); }
 
@@ -232,12 +260,15 @@ void register_socket(py::module_ &module) {
                inherit(base, "send"),       inherit(base, "close"),       inherit(base, "_real_close"),
                inherit(extended, "detach"), inherit(base, "getsockname"), inherit(base, "getpeername")};
   core = reinterpret_cast<PyTypeObject *>(py::object(extended).release().ptr());
+  family = {inherit(extended, "family"), inherit(base, "family"), PyDict_New()};
+  kind = {inherit(extended, "type"), inherit(base, "type"), PyDict_New()};
   io_refs = PyUnicode_InternFromString("_io_refs");
   closed = PyUnicode_InternFromString("_closed");
   real_close_name = PyUnicode_InternFromString("_real_close");
   no_refs = PyLong_FromLong(0);
   PyType_Slot slots[] = {{Py_tp_init, reinterpret_cast<void *>(socket_init)},
                          {Py_tp_methods, methods},
+                         {Py_tp_getset, named},
                          {Py_tp_doc, const_cast<char *>(kText)},
                          {0, nullptr}};
   PyType_Spec spec{"pydlb._native.Socket", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};

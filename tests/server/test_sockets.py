@@ -50,6 +50,10 @@ def test_is_a_socket(pair: Pair) -> None:
     assert isinstance(ours, socket.socket)
     assert ours.getsockname() == peer.getpeername()
     assert ours.getpeername() == peer.getsockname()
+    for _ in range(2):
+        assert isinstance(ours.family, socket.AddressFamily)
+        assert ours.family is peer.family
+        assert ours.type is socket.SOCK_STREAM
     with socket.socket(ours.family, ours.type, ours.proto, ours.dup().detach()) as twin:
         assert twin.getsockname() == ours.getsockname()
         assert twin.getpeername() == ours.getpeername()
