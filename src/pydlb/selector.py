@@ -81,7 +81,7 @@ class WorkerSelector(selectors.BaseSelector):
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: object = None) -> selectors.SelectorKey:
         """Wait for a descriptor, or an object that has one."""
-        descriptor = _descriptor(fileobj)
+        descriptor = fileobj if type(fileobj) is int and fileobj >= 0 else _descriptor(fileobj)
         if descriptor in self._keys:
             raise KeyError(f"{fileobj!r} (descriptor {descriptor}) is already registered")
         key = selectors.SelectorKey(fileobj, descriptor, events, data)
@@ -102,7 +102,9 @@ class WorkerSelector(selectors.BaseSelector):
 
     def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
         """Wait for it no more."""
-        key = self._keys.pop(self.get_key(fileobj).fd)
+        key = self._keys.pop(fileobj, None) if type(fileobj) is int else None
+        if key is None:
+            key = self._keys.pop(self.get_key(fileobj).fd)
         if key.fd in self._fresh:
             self._fresh.remove(key.fd)
         elif key.fd in self._unwatched:
@@ -111,6 +113,10 @@ class WorkerSelector(selectors.BaseSelector):
             with contextlib.suppress(OSError):  # it was closed, and left the set by that
                 self._poller.remove(key.fd)
         return key
+
+    def has(self, descriptor: int) -> bool:
+        """Whether it is waited for."""
+        return descriptor in self._keys
 
     def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
         """What is waited for on a descriptor."""
