@@ -67,6 +67,9 @@ COMMANDS = {
     ),
 }
 COMMANDS[THREADS] = ("pydlb", [*COMMANDS[OURS][1][:-1], "--worker-class=thread"])
+PLAIN = {kind: f"plain uvicorns in {kind}" for kind in ("threads", "processes")}
+for kind, name in PLAIN.items():
+    COMMANDS[name] = ("python", ["uvicorns.py", kind, APP, "{workers}", "{port}"])
 QUIET = {
     THREADS: ["--no-access-log", "--log-level=warning"],
     OURS: ["--no-access-log", "--log-level=warning"],
@@ -370,11 +373,14 @@ def has_lock() -> bool:
 
 
 def threads_beside_processes(rounds: int) -> Iterator[Result]:
-    """The same server on the same interpreter, each kind alone on the machine and in turn."""
+    """The same server on the same interpreter, each kind alone on the machine and in turn.
+
+    Beside it a uvicorn for each worker, with nothing of pydlb: what the interpreter makes of two event loops.
+    """
     if has_lock():
         raise LeftOut("row 21 needs an interpreter without a lock: make free-threaded builds one")
     with contextlib.ExitStack() as stack:
-        servers = start_all(stack, [THREADS, OURS], 2)
+        servers = start_all(stack, [THREADS, OURS, *PLAIN.values()], 2)
         for close in (False, True):
             found: dict[str, list[float]] = collections.defaultdict(list)
             for turn in range(rounds):
@@ -383,6 +389,8 @@ def threads_beside_processes(rounds: int) -> Iterator[Result]:
             kind = "a connection each" if close else f"{CONNECTIONS} connections kept"
             what = f"requests/s of 2 threads beside 2 processes, {kind}"
             yield ratio("21", what, found[THREADS], found[OURS], bar=0.9, better="more", unit="/s")
+            plain = [found[name] for name in PLAIN.values()]
+            yield ratio("21", f"{what}, plain uvicorns", *plain, bar=None, better="more", unit="/s")
 
 
 def measure(rounds: int) -> Iterator[Result]:

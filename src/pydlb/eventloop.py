@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 from asyncio import events, selector_events
-from typing import TYPE_CHECKING, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
     import socket
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkerLoop"]
 
 
-class _Transport(selector_events._SelectorSocketTransport):  # type: ignore[misc, name-defined]
+class _Freed(selector_events._SelectorSocketTransport):  # type: ignore[misc, name-defined]
     """asyncio's transport, which before Python 3.12 refers to itself for ever, by the method that it reads with.
 
     Each connection would be left to the cycle collector then, which stops all workers of a process for a fraction of a
@@ -29,6 +30,9 @@ class _Transport(selector_events._SelectorSocketTransport):  # type: ignore[misc
         super()._call_connection_lost(error)
         self._read_ready_cb = None
 
+
+_SocketTransport: Any = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+_Transport: Final[Any] = _Freed if sys.version_info < (3, 12) else _SocketTransport
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -65,7 +69,7 @@ class WorkerLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Transport:
         """As the loop itself calls it."""
         self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
-        return _Transport(self, sock, protocol, waiter, **options)
+        return _Transport(self, sock, protocol, waiter, **options)  # type: ignore[no-any-return]
 
     def call_soon(
         self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None

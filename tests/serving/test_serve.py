@@ -127,6 +127,21 @@ def test_options_from_the_environment(serve: Callable[..., Any]) -> None:
     served.stop()
 
 
+@pytest.mark.parametrize("arguments", [["--loop", "asyncio"], []])
+def test_asyncio_is_in_the_form_that_knows_its_worker(
+    serve: Callable[..., Any], folder: Path, arguments: list[str]
+) -> None:
+    """Also where it was not asked for, but is what there is without uvloop."""
+    (folder / "uvloop.py").write_text("raise ImportError('not installed')")
+    text = (folder / "site_app.py").read_text()
+    (folder / "site_app.py").write_text(
+        text.replace("VERSION = 1", "VERSION = 0").replace("{VERSION}", "{type(asyncio.get_running_loop()).__module__}")
+    )
+    served = serve("site_app:app", *arguments, environment={"PYTHONPATH": str(folder)})
+    assert served.get()[0] == "pydlb.eventloop"
+    served.stop()
+
+
 def test_on_a_descriptor(serve: Callable[..., Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         served = serve("site_app:app", "--fd", str(listener.fileno()), pass_fds=[listener.fileno()])

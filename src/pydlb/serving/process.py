@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ from pydlb.processes.channel import Channel
 from pydlb.processes.runner import ProcessRunner
 
 from .application import AdapterFactory, configure_logging
+from .keys import hold_keys
 from .options import ServeOptions
 
 if TYPE_CHECKING:
@@ -88,10 +90,12 @@ class ServingProcess:
     def _start(self) -> None:
         options = self._options
         config = uvicorn.Config(options.app, loop=options.uvicorn.get("loop", "auto"), log_config=None)
+        make_loop = config.get_loop_factory()
         self._make_runner = functools.partial(
             LoopWorker,
             make_adapter=AdapterFactory(options, self._replace_later),
-            loop_factory=None if config.loop == "asyncio" else config.get_loop_factory(),
+            # asyncio's own is not made by its name: workers have it in a form that knows them.
+            loop_factory=None if make_loop is asyncio.SelectorEventLoop else make_loop,
         )
         if are_processes(options.worker_class):
             # Workers are forked from a process that has imported all but the application.
@@ -106,6 +110,8 @@ class ServingProcess:
         )
         try:
             self._balancer.add_some(self._make_runner, options.workers)
+            if not are_processes(options.worker_class):
+                hold_keys()
             for sock in self._sockets:
                 self._balancer.listen(
                     sock=sock,
