@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import http.client
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websockets.sync.client
 from tests.serving.conftest import Served, Visitors
+
+import pydlb
+from pydlb.gunicorn import permits
 
 if TYPE_CHECKING:
     import ssl
@@ -416,3 +420,22 @@ def test_a_new_arbiter_takes_over(gunicorn: Callable[..., Gunicorn], kind: str) 
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(successor, signal.SIGQUIT)
+
+
+def test_a_dead_worker_gives_its_port_back_also_if_it_cannot_be_buried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arbiter has ports for so many workers, and each that dies would take one along."""
+
+    def fail() -> None:
+        raise pydlb.DLBError("it cannot be buried")
+
+    issuer = permits.Issuer()
+    try:
+        port = issuer.admit(4)
+        of_worker = permits.Permits(port, {})
+        monkeypatch.setattr(of_worker._shared, "bury", fail)
+        with pytest.raises(pydlb.DLBError, match="cannot be buried"):
+            of_worker.end()
+        assert port.closed
+    finally:
+        atexit.unregister(issuer._close)
+        issuer._close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -189,6 +190,29 @@ def test_a_forgotten_connection_warns_and_is_closed(clients: Clients) -> None:
         with pytest.warns(ResourceWarning, match="unclosed"):
             del connection
         assert client.recv(1) == b""
+        (stats,) = balancer.stats().workers
+        assert (stats.accepted, stats.open, stats.aborted) == (1, 0, 1)
+
+
+def test_a_forgotten_connection_is_counted_also_if_its_socket_cannot_be_made(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is no memory left."""
+
+    def fail(*_: object) -> Any:
+        raise MemoryError
+
+    failures: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: failures.append(failure.exc_type))
+    with pydlb.Balancer(0) as balancer:
+        worker = balancer.worker()
+        clients.connect(balancer.address(balancer.listen()))
+        connection = worker.accept_blocking(30)
+        assert connection is not None
+        connection.socket.close()
+        connection._socket, connection._make = None, fail
+        del connection
+        assert failures == [MemoryError]
         (stats,) = balancer.stats().workers
         assert (stats.accepted, stats.open, stats.aborted) == (1, 0, 1)
 
