@@ -263,7 +263,9 @@ static __attribute__((noinline)) int recv_or_wait(struct software_port *port, st
     uint64_t retry_at = PDLB_FOREVER;
     int rc = (int)pdlb_engine_schedule(&port->user, events, max, &retry_at);
     if (rc == 0 && max && deadline && pdlb_now() < deadline) {
+#ifndef PDLB_BREAK_RECHECK /* it would find most of what a look after arming is there for */
       rc = look_again(port, events, max);
+#endif
       if (rc == 0) rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
     }
