@@ -12,7 +12,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from .errors import ClosedError
+from .errors import ClosedError, DeviceGone
 from .eventloop import WorkerLoop
 from .selector import WorkerSelector
 
@@ -178,6 +178,10 @@ class LoopWorker:
             connections, more = self.worker.receive(self._most())
         except ClosedError:
             return
+        except DeviceGone as error:  # of a process, whose port stays what it is
+            logger.error("%s: it is given no more connections: %s", self.worker.name, error)  # noqa: TRY400
+            self._listen_no_more()
+            return
         self._taken = len(connections)
         for connection in connections:
             self.adapter.submit(connection)
@@ -190,6 +194,12 @@ class LoopWorker:
             self._be_busy(now, more=more)
         else:
             self._be_there()
+
+    def _listen_no_more(self) -> None:
+        with contextlib.suppress(ClosedError):
+            self.loop.remove_reader(self.worker.fileno())
+            if self.worker.door is not None:
+                self.loop.remove_reader(self.worker.door)
 
     def _most(self) -> int:
         if self.worker.batch is not None:
@@ -291,10 +301,7 @@ class LoopWorker:
         """Tell the adapter and the loop to end."""
 
         def stop() -> None:
-            with contextlib.suppress(ClosedError):
-                self.loop.remove_reader(self.worker.fileno())
-                if self.worker.door is not None:
-                    self.loop.remove_reader(self.worker.door)
+            self._listen_no_more()
             self._stopping.set()
             self._spawn(self._stop())
 

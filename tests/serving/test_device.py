@@ -35,6 +35,33 @@ def end(served: Any) -> None:
     assert "emulated device" not in served.stop(), "it was misused"
 
 
+def test_another_process_takes_over_when_the_device_is_reset(
+    serve_on_device: Callable[..., Any], folder: Path, worker_class: str
+) -> None:
+    """Threads move to another engine by themselves; a client that was connected before is served on."""
+    text = (folder / "site_app.py").read_text()
+    begin = '    if scope["path"] == "/slow":'
+    reset = '    if scope["path"] == "/reset":\n        open("/sys/class/dlb2/dlb0/device/reset", "w").write("1")\n'
+    assert begin in text
+    (folder / "site_app.py").write_text(
+        "import warnings; warnings.simplefilter('ignore')\n" + text.replace(begin, reset + begin)
+    )
+    served = serve_on_device()
+    before = served.connect()
+    pid = served.ask(before)[1]
+    assert served.ask(before, "/reset")[1] == pid
+    assert served.ask(before)[1] == pid
+    assert len(served.get()) == 3, "who comes meanwhile waits, and is served"
+    if worker_class == "process":
+        served.wait_for("Process .* cannot be given connections: /dev/dlb0: it was reset or went away")
+        served.wait_for("backend /dev/dlb0$", 2)
+        assert served.get()[1] != pid
+    before.close()
+    said = served.stop(errors=True)
+    assert "emulated device" not in said, "it was misused"
+    assert said.count("Traceback") == 0
+
+
 def test_reloads_under_load(serve_on_device: Callable[..., Any], folder: Path, visiting: Any) -> None:
     """The new process has a domain of its own before the old one leaves; no request fails."""
     served = serve_on_device()

@@ -202,11 +202,12 @@ class Engines:
                 return False
             self._on_device = False
             self._reason = f"{self.backend}: {reason}"
-            if self._fallback is None:
+            if self._fallback is None or self._needs.shared:
                 self._stands_still = True
                 self._tell_pause()
                 self.fallbacks += 1
-                logger.warning("%s; connections wait until it can be used again", self._reason)
+                until = "until another balancer listens" if self._needs.shared else "until it can be used again"
+                logger.warning("%s; connections wait %s", self._reason, until)
                 return False
             before = self._steering.policy
             policy = fallback_policy(self._fallback, before)

@@ -115,7 +115,7 @@ def _staff(
     account = Account(acceptor, crew, listeners, engines, pool)
     if pool is not None:
         pool.begin(crew)
-    guard = Guard(engines, acceptor) if engines.movable else None
+    guard = Guard(engines, acceptor) if engines.movable or engines.on_device else None
     return Parts(acceptor, steering, engines, crew, listeners, account, pool, guard)
 
 

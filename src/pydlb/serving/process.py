@@ -42,6 +42,9 @@ STARTUP_FAILURE: Final = 3
 # How often the supervisor hears from a serving process, in seconds.
 HEARTBEAT: Final = 0.5
 
+# How long a serving process whose device has failed waits for another one before it says so again, in seconds.
+_AGAIN: Final = 5.0
+
 # How often a draining process looks whether it is done, in seconds.
 _LOOK: Final = 0.02
 
@@ -66,6 +69,7 @@ class ServingProcess:
         self._channel = channel
         self._balancer: Balancer
         self._told: set[str] = set()
+        self._tell_again = 0.0
         # Workers come and go one after the other, while this process hears and answers.
         self._changes = ThreadPoolExecutor(1, "changes")
 
@@ -169,6 +173,7 @@ class ServingProcess:
                 received = self._channel.receive(HEARTBEAT)
             except TimeoutError:
                 self._channel.send(self._heartbeat())
+                self._tell_failure()
                 continue
             if received is None:
                 logger.warning("The supervisor is gone; serving what is open to its end")
@@ -179,6 +184,12 @@ class ServingProcess:
                     return message["timeout"], message["final"]
                 case "scale":
                     self._change(self._scale, message["workers"])
+
+    def _tell_failure(self) -> None:
+        """Worker processes keep their ports: where the device has failed, another serving process has to take over."""
+        if self._balancer.state == "failed" and time.monotonic() >= self._tell_again:
+            self._tell_again = time.monotonic() + _AGAIN
+            self._channel.send({"is": "failed", "why": self._balancer.fallback_reason})
 
     def _heartbeat(self) -> Message:
         stats = self._balancer.stats()

@@ -174,6 +174,9 @@ class Supervisor:
             child.last = message
         elif message["is"] == "ready" and child is self._successor:
             self._promote(child)
+        elif message["is"] == "failed" and child is self._current:
+            logger.error("Process [%d] cannot be given connections: %s", child.pid, message["why"])
+            self._when_started(self._reload)
 
     def _promote(self, child: Child) -> None:
         child.state = State.READY
