@@ -106,6 +106,8 @@ bool schedule_discard_one(struct device *device, unsigned domain);
 /* Elements arrive at a producer port, in order. */
 void store_elements(struct emulation *emulation, struct device *device, unsigned port, uint64_t serial,
                     const struct pdlb_qe *qes, unsigned count);
+/* What was stored by one who was killed in the midst of it. */
+void finish_stores(struct emulation *emulation, struct device *device);
 void arm_interrupt(struct emulation *emulation, struct device *device, unsigned port);
 /* Complete and return everything that the domain's ports hold, once. */
 void drain_ports(struct emulation *emulation, struct device *device, unsigned domain);

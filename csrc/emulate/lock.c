@@ -110,14 +110,14 @@ static void recover(struct emulation *emulation, struct device *device) {
   const uint32_t version = atomic_load(&device->renewing);
   if (version != 0) {
     renew(device, version);
-    return;
-  }
-  if (phase == JOURNAL_CHANGING) journal_roll_back(device);
-  if (phase == JOURNAL_COMMITTED) {
+  } else if (phase == JOURNAL_CHANGING) {
+    journal_roll_back(device);
+  } else if (phase == JOURNAL_COMMITTED) {
     apply_effects(emulation, device);
     journal_end(device);
   }
-  /* What the dead owner would have scheduled next. */
+  /* What the dead owner would have taken and scheduled next. */
+  finish_stores(emulation, device);
   for (unsigned domain = 0; domain < PDLB_NUM_DOMAINS; domain++) pump_domain(emulation, device, domain);
 }
 

@@ -209,6 +209,18 @@ struct journal {
   struct pdlb_qe qe;
 };
 
+/* What one instruction stored at a port, until all of it is taken: the device has it in whole, also when the process
+ * that stored it is killed after the first element. */
+#define LINE_ELEMENTS 4u
+
+struct line {
+  _Atomic uint32_t count; /* 0: none */
+  uint32_t next;          /* changes in the step in which that element is taken */
+  uint32_t port;
+  uint64_t serial;
+  struct pdlb_qe elements[LINE_ELEMENTS];
+};
+
 /* A futex: `changed` counts what a sleeper must look at. It is no part of steps. */
 struct doorbell {
   _Atomic uint32_t changed;
@@ -224,6 +236,7 @@ struct device {
   struct doorbell port_bells[NUM_PORTS];
   struct doorbell alert_bells[PDLB_NUM_DOMAINS];
   struct journal journal;
+  struct line line;
   struct control control;
   struct alert_ring alerts[PDLB_NUM_DOMAINS];
   struct held history[PDLB_NUM_HISTORY_ENTRIES];

@@ -170,6 +170,8 @@ static bool take(struct arrival *arrival, const struct pdlb_qe *qe, unsigned com
   }
 
   journal_begin(device);
+  SAVE(device, &device->line.next);
+  device->line.next++;
   if (tokens > 0) return_tokens(arrival, tokens);
   if (command & PDLB_QE_VALID) {
     enqueue(arrival, qe, command, destination.kind, held);
@@ -204,36 +206,66 @@ static void schedule(struct arrival *arrival) {
 }
 
 static void arrive(struct arrival *arrival, const struct pdlb_qe *qe) {
+  struct device *device = arrival->device;
   const unsigned command = qe->command & PDLB_QE_COMMAND_MASK;
   const struct emulation_host *host = arrival->emulation->host;
-  if (command == PDLB_QE_NOOP) return;
-  if (host->stored != NULL) {
-    host->stored(arrival->emulation->context, device_number(arrival->emulation, arrival->device), arrival->port, qe);
-  }
-  if (command == PDLB_QE_ARM) {
-    arm_interrupt(arrival->emulation, arrival->device, arrival->port);
+  const uint32_t next = device->line.next + 1;
+  if (command != PDLB_QE_NOOP && host->stored != NULL)
+    host->stored(arrival->emulation->context, device_number(arrival->emulation, device), arrival->port, qe);
+  if (command == PDLB_QE_NOOP || command == PDLB_QE_ARM) {
+    device->line.next = next;
+    if (command == PDLB_QE_ARM) arm_interrupt(arrival->emulation, device, arrival->port);
     return;
   }
   if (fault_now(arrival->emulation, EMULATE_DROP_STORE)) {
     punish(arrival, PDLB_ALERT_ILLEGAL_ENQUEUE, "element dropped, as was asked for");
-    return;
+  } else if (take(arrival, qe, command)) {
+    schedule(arrival);
   }
-  if (take(arrival, qe, command)) schedule(arrival);
+  device->line.next = next;
+}
+
+/* After a reset of the function, a mapping that is left leads nowhere. */
+static bool leads_to_port(const struct device *device, const struct line *line) {
+  const struct port *port = &device->control.ports[line->port];
+  return port->configured && device->control.domains[port->domain].serial == line->serial;
+}
+
+static void take_line(struct emulation *emulation, struct device *device) {
+  struct line *line = &device->line;
+  const uint32_t count = atomic_load_explicit(&line->count, memory_order_acquire);
+  struct arrival arrival = {emulation, device, line->port, {{0}}};
+  while (line->next < count && leads_to_port(device, line)) {
+    const struct pdlb_qe qe = line->elements[line->next];
+    if ((qe.command & PDLB_QE_COMMAND_MASK) != PDLB_QE_NOOP && fault_now(emulation, EMULATE_RESET_AT_STORE)) {
+      function_reset(emulation, device);
+      break;
+    }
+    arrive(&arrival, &qe);
+  }
+  atomic_store_explicit(&line->count, 0, memory_order_release);
 }
 
 void store_elements(struct emulation *emulation, struct device *device, unsigned port, uint64_t serial,
                     const struct pdlb_qe *qes, unsigned count) {
-  const struct port *entry = &device->control.ports[port];
-  struct arrival arrival = {emulation, device, port, {{0}}};
-  /* After a reset of the function, a mapping that is left leads nowhere. */
-  if (!entry->configured || device->control.domains[entry->domain].serial != serial) return;
-  for (unsigned i = 0; i < count; i++) {
-    if ((qes[i].command & PDLB_QE_COMMAND_MASK) != PDLB_QE_NOOP && fault_now(emulation, EMULATE_RESET_AT_STORE)) {
-      function_reset(emulation, device);
-      return;
-    }
-    arrive(&arrival, &qes[i]);
+  struct line *line = &device->line;
+  for (unsigned done = 0; done < count; done += LINE_ELEMENTS) {
+    const unsigned part = count - done < LINE_ELEMENTS ? count - done : LINE_ELEMENTS;
+    line->next = 0;
+    line->port = port;
+    line->serial = serial;
+    memcpy(line->elements, qes + done, part * sizeof *qes);
+    atomic_store_explicit(&line->count, part, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    take_line(emulation, device);
   }
+}
+
+void finish_stores(struct emulation *emulation, struct device *device) {
+  /* The dead one may have stopped between an ordered element and those that may go on after it. */
+  struct arrival arrival = {emulation, device, 0, {{(1ull << PDLB_NUM_LDB_QUEUES) - 1}}};
+  advance_lines(&arrival);
+  take_line(emulation, device);
 }
 
 void drain_ports(struct emulation *emulation, struct device *device, unsigned domain) {

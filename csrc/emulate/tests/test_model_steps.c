@@ -19,6 +19,7 @@ struct image {
   struct order_place order[PDLB_NUM_SN_GROUPS][PDLB_SNS_PER_GROUP];
   struct element elements[1024];
   uint32_t flows[PDLB_NUM_LDB_QUEUES][USED_FLOWS];
+  uint32_t next;
 };
 
 static struct image before, after, rolled_back;
@@ -31,6 +32,7 @@ static void take(struct image *image, const struct device *device) {
   memcpy(image->order, device->order, sizeof image->order);
   memcpy(image->elements, device->elements, sizeof image->elements);
   for (unsigned i = 0; i < PDLB_NUM_LDB_QUEUES; i++) memcpy(image->flows[i], device->flows[i], sizeof image->flows[i]);
+  image->next = device->line.next;
 }
 
 static void put_back(const struct image *image, struct device *device) {
@@ -40,6 +42,7 @@ static void put_back(const struct image *image, struct device *device) {
   memcpy(device->order, image->order, sizeof image->order);
   memcpy(device->elements, image->elements, sizeof image->elements);
   for (unsigned i = 0; i < PDLB_NUM_LDB_QUEUES; i++) memcpy(device->flows[i], image->flows[i], sizeof image->flows[i]);
+  device->line.next = image->next;
 }
 
 void __wrap_journal_begin(struct device *device) {
