@@ -45,21 +45,25 @@ static struct debt by_counters(const struct port *port) {
   };
 }
 
-/* Whether it is one of the two that it can be: `counted`, or less by what was being done. */
-static bool may_be(uint64_t found, uint64_t counted, uint64_t doing) {
-  return found == counted || (doing <= counted && found == counted - doing);
+/* Whether it is what it can be: `counted`, or less by what was being done. Without MOVDIR64B a line is several stores,
+ * so some of its elements may have come and others not; tokens are returned by one. */
+static bool may_be(const struct debt *found, const struct debt *counted, uint32_t doing) {
+  const uint64_t count = doing >> DOING_SHIFT;
+  const uint64_t popping = doing & DOING_POP ? count : 0, completing = doing & DOING_COMPLETE ? count : 0;
+  return (found->tokens == counted->tokens || found->tokens + popping == counted->tokens) &&
+         found->held <= counted->held && found->held + completing >= counted->held;
 }
 
-/* What was being done when it was killed is done, or not: then all counters are right. False if nobody can tell. */
+/* What was being done when it was killed is done, in part, or not: then all counters are right. False if nobody can
+ * tell. */
 static bool settle(struct port *port, uint32_t unread) {
   struct port_record *record = port->record;
-  const uint32_t doing = atomic_load_explicit(&record->doing, memory_order_acquire), count = doing >> DOING_SHIFT;
+  const uint32_t doing = atomic_load_explicit(&record->doing, memory_order_acquire);
   const struct debt counted = by_counters(port);
   struct debt debt = counted;
   if (doing & (DOING_COMPLETE | DOING_POP)) {
     if (!ask_device(port, unread, &debt)) return false;
-    if (!may_be(debt.tokens, counted.tokens, doing & DOING_POP ? count : 0)) return false;
-    if (!may_be(debt.held, counted.held, doing & DOING_COMPLETE ? count : 0)) return false;
+    if (!may_be(&debt, &counted, doing)) return false;
   }
   atomic_fetch_add_explicit(&record->popped, counted.tokens - debt.tokens, memory_order_relaxed);
   atomic_fetch_add_explicit(&record->released, counted.held - debt.held, memory_order_relaxed);
