@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import select
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_one_item_at_a_time(domain: pydlb.Domain, team: Team, events: int) -> No
     def produce(number: int) -> None:
         for item in range(each):
             while not producers[number].send_one(number << 32 | item, queue):
-                pass
+                time.sleep(0)  # let those run who receive: each would wait for the interpreter lock that this one keeps
 
     def consume(number: int) -> None:
         port = consumers[number]
