@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := build/core
 # So many processes share the files of tests, which wait more than they work; RUNNERS=0 runs all in one. Tests that see how
 # even the workers are come afterwards, with the processors for themselves.
-RUNNERS ?= 2
+RUNNERS ?= 3
 JUNIT ?=
 define tests
 	$(1) -m pytest -m 'not alone' --numprocesses $(RUNNERS) --dist loadfile $(if $(JUNIT),--junit-xml=$(JUNIT).xml) $(ARGS) || [ $$? -eq 5 ]
