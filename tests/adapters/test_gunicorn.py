@@ -141,6 +141,7 @@ def test_held_connections_are_even(gunicorn: Callable[..., Gunicorn], kind: str)
     assert said.count('"GET / HTTP/1.1" 200') == 16
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", WORKERS)
 def test_a_burst_is_even(gunicorn: Callable[..., Gunicorn], kind: str) -> None:
     served = gunicorn(kind, 4)
