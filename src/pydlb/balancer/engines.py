@@ -78,8 +78,8 @@ class Engines:
         self._crew: Crew | None = None
         self._closed = False
 
-    def serve(self, crew: Crew) -> None:
-        """Say who has to move along."""
+    def serve(self, crew: Crew | None) -> None:
+        """Say who has to move along; None for nobody any more."""
         self._crew = crew
 
     def _workers(self) -> tuple[Worker, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ class Wishes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """What a balancer consists of; `pool` where workers are processes, `guard` where the engine may change."""
+    """What a balancer consists of; `pool` where workers are processes, `guard` where a device may fail or come back."""
 
     acceptor: _native.Acceptor
     steering: Steering
@@ -76,14 +77,22 @@ def put_together(wishes: Wishes, needs: Needs) -> Parts:
     begun = begin(wishes.backend, needs, wishes.fallback)
     policy = fallback_policy(wishes.fallback, wishes.policy) if begun.fell_back else wishes.policy
     _tell_fallback(begun, policy)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(begun.engine.close)
         pool = _make_pool(wishes, needs.max_workers) if needs.shared else None
         acceptor = _make_acceptor(begun.engine, pool, wishes, needs)
+        undo.callback(acceptor.end)
         steering = Steering(acceptor, begun.engine, needs.grace, policy, local=needs.lanes)
-    except BaseException:
-        begun.engine.close()
-        raise
-    return _staff(begun, acceptor, steering, pool, wishes, needs)
+        engines, crew = _staff(begun, acceptor, steering, pool, wishes, needs)
+        undo.callback(engines.serve, None)
+        listeners = Listeners(acceptor, pool)
+        account = Account(acceptor, crew, listeners, engines, pool)
+        if pool is not None:
+            pool.begin(crew)
+            undo.callback(pool.close)
+        guard = Guard(engines, acceptor) if engines.movable or engines.on_device else None
+        undo.pop_all()
+    return Parts(acceptor, steering, engines, crew, listeners, account, pool, guard)
 
 
 def _staff(
@@ -93,8 +102,8 @@ def _staff(
     pool: ProcessPool | None,
     wishes: Wishes,
     needs: Needs,
-) -> Parts:
-    """What stands on an engine, and goes on when it is replaced by another."""
+) -> tuple[Engines, Crew]:
+    """Who stays when the engine is replaced by another."""
     wanted = None if steering.policy is wishes.policy else wishes.policy
     engines = Engines(begun, needs, wishes.fallback, acceptor, steering, wanted)
     crew = Crew(
@@ -111,12 +120,7 @@ def _staff(
     engines.serve(crew)
     if wishes.limits is not None:
         engines.set_limits(wishes.limits)
-    listeners = Listeners(acceptor, pool)
-    account = Account(acceptor, crew, listeners, engines, pool)
-    if pool is not None:
-        pool.begin(crew)
-    guard = Guard(engines, acceptor) if engines.movable or engines.on_device else None
-    return Parts(acceptor, steering, engines, crew, listeners, account, pool, guard)
+    return engines, crew
 
 
 def _tell_fallback(begun: Begun, policy: Policy) -> None:

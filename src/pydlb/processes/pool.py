@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pydlb.errors import ClosedError, DLBError
+from pydlb.errors import ClosedError, DLBError, ResourceExhausted
 
 from .board import Seats
 from .methods import check_picklable, context_for
@@ -82,15 +82,28 @@ class ProcessPool:
         self._closed = False
         self._bell = self._caller = -1
         self._selector: selectors.DefaultSelector  # the thread's own
-        self._thread = threading.Thread(target=self._watch, name="pydlb-processes", daemon=True)
+        self._thread: threading.Thread
 
     def begin(self, members: Members) -> None:
-        """Watch over processes on behalf of the balancer's crew."""
-        self._members = members
-        self._bell, self._caller = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        self._thread.start()
+        """Watch over processes on behalf of the balancer's crew.
+
+        Raises:
+            ResourceExhausted: There are no descriptors left to do so.
+        """
+        with contextlib.ExitStack() as undo:
+            try:
+                self._bell, self._caller = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                undo.callback(os.close, self._bell)
+                undo.callback(os.close, self._caller)
+                self._selector = undo.enter_context(selectors.DefaultSelector())
+                self._selector.register(self._bell, selectors.EVENT_READ)
+            except OSError as error:
+                why = f"no descriptor to watch over worker processes with: {error.strerror}"
+                raise ResourceExhausted(error.errno or 0, why, op="start workers") from error
+            self._members = members
+            self._thread = threading.Thread(target=self._watch, name="pydlb-processes", daemon=True)
+            self._thread.start()
+            undo.pop_all()
 
     # ---- workers ---------------------------------------------------------------------------------------------------
 
@@ -268,6 +281,7 @@ class ProcessPool:
             runner.kill()
         self.wake()
         self._thread.join()
+        del self._members  # who refer to the pool
         self._selector.close()
         os.close(self._bell)
         os.close(self._caller)
