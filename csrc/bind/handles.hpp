@@ -194,3 +194,4 @@ void register_emulated(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);
 void register_receiver(pybind11::module_ &module);
 void register_socket(pybind11::module_ &module);
+void register_prompt(pybind11::module_ &module);

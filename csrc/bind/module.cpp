@@ -22,6 +22,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_poller(module);
   register_receiver(module);
   register_socket(module);
+  register_prompt(module);
   register_acceptor(module);
   module.def("live_handles", [] {
     return py::dict("devices"_a = live_handles.devices.load(), "domains"_a = live_handles.domains.load(),

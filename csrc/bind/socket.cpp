@@ -3,8 +3,6 @@
 // socket.socket gives the lock up in every call. Where several threads want it, each of these calls wakes one of them
 // and puts the caller at the end of the line: that costs more than the call itself, which takes a few microseconds for
 // a short message. Here a call is tried without waiting; what would wait, or is long, is left to socket.socket.
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <pybind11/pybind11.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +12,7 @@
 #include <cerrno>
 #include <climits>
 
+#include "addresses.hpp"
 #include "handles.hpp"
 
 namespace py = pybind11;
@@ -175,21 +174,11 @@ PyObject *socket_real_close(const Call &call) {
 PyObject *address_of(const Call &call, int (*ask)(int, sockaddr *, socklen_t *), PyObject *method) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
-  std::array<char, INET6_ADDRSTRLEN> text;
   const int fd = call.count || call.names ? -1 : descriptor_of(call.self);
   if (fd < 0) return leave_to(method, call);
   if (ask(fd, reinterpret_cast<sockaddr *>(&address), &size) < 0) return PyErr_SetFromErrno(PyExc_OSError);
-  if (address.ss_family == AF_INET) {
-    const auto &in = reinterpret_cast<const sockaddr_in &>(address);
-    inet_ntop(AF_INET, &in.sin_addr, text.data(), text.size());
-    return Py_BuildValue("si", text.data(), ntohs(in.sin_port));
-  }
-  if (address.ss_family == AF_INET6) {
-    const auto &in = reinterpret_cast<const sockaddr_in6 &>(address);
-    inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
-    return Py_BuildValue("siII", text.data(), ntohs(in.sin6_port), ntohl(in.sin6_flowinfo), in.sin6_scope_id);
-  }
-  return leave_to(method, call);
+  if (PyObject *const made = address_tuple(address)) return made;
+  return PyErr_Occurred() ? nullptr : leave_to(method, call);
 }
 
 // An attribute that is a number to _socket, and to socket.socket a member of an enumeration, which it looks up again by

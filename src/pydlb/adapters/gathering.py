@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["GatheringTransport", "introduced"]
 
 # More bytes than these are not copied to be sent with others.
-_SHORT: Final = 2**16
+SHORT: Final = 2**16
 
 
 class GatheringTransport(asyncio.Transport):
@@ -46,11 +46,11 @@ class GatheringTransport(asyncio.Transport):
         held = self._held
         if held is not None:
             self._held = None
-            if type(data) is bytes and len(data) < _SHORT:
+            if type(data) is bytes and len(data) < SHORT:
                 self._transport.write(held + data)
                 return
             self._transport.write(held)
-        elif not self._due and type(data) is bytes and len(data) < _SHORT:
+        elif not self._due and type(data) is bytes and len(data) < SHORT:
             self._held = data
             self._due = True
             self._call_soon(self._end_turn)

@@ -38,17 +38,18 @@ class Link:
 
     Attributes:
         failed: It counts as aborted when it ends.
+        proxied: What a proxy said of it, if one did.
         task: What connects it, until it is connected.
         connecting: What is kept as long as it is open and then taken to its end, if anything.
         transport: Its transport, once there is one.
     """
 
-    __slots__ = ("_adapter", "_end", "_proxied", "_ticket", "connecting", "failed", "task", "transport")
+    __slots__ = ("_adapter", "_end", "_ticket", "connecting", "failed", "proxied", "task", "transport")
 
     def __init__(self, adapter: ProtocolAdapter, ticket: Ticket, proxied: Proxied | None) -> None:
         self._adapter = adapter
         self._ticket = ticket
-        self._proxied = proxied
+        self.proxied: Final = proxied
         self.failed = False
         self.task: asyncio.Task[None] | None = None
         self.connecting: Iterator[object] | None = None
@@ -62,7 +63,7 @@ class Link:
             transport.max_size = _READ_SIZE
         if self._end is not None:  # it was to end before it had begun
             self._end(transport)
-        return self._adapter.shown(transport if self._proxied is None else ProxiedTransport(transport, self._proxied))
+        return self._adapter.shown(transport if self.proxied is None else ProxiedTransport(transport, self.proxied))
 
     def ended(self) -> None:
         """The socket is closed."""
@@ -172,10 +173,18 @@ class ProtocolAdapter:
         link = Link(self, ticket, connection.proxied)
         self._links.add(link)
         try:
-            make = functools.partial(self.make_protocol, link)
-            link.connecting = connect_descriptor(self._loop, make, descriptor, family)
+            self.connect(link, descriptor, family)
         except Exception as error:
             self._give_up(link, error)
+
+    def connect(self, link: Link, descriptor: int, family: int) -> None:
+        """Begin to serve a connection on a loop that takes descriptors; the descriptor is not the caller's any more.
+
+        Raises:
+            Exception: It cannot be served.
+        """
+        make = functools.partial(self.make_protocol, link)
+        link.connecting = connect_descriptor(self._loop, make, descriptor, family)
 
     def _submit_socket(self, connection: Connection) -> None:
         sock, ticket = connection.detach()

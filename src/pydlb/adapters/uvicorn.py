@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from .gathering import GatheringTransport, introduced
+from .prompt import Beginnings
 from .protocols import Link, ProtocolAdapter, counted
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["UvicornAdapter"]
 
 logger = logging.getLogger("uvicorn.error")
+
+_WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -52,17 +56,22 @@ class UvicornAdapter(ProtocolAdapter):
         super().__init__(ssl=config.ssl)
         self._config = config
         http_class = config.http_protocol_class
-        self._http = counted(introduced(http_class) if _is_uvicorns(http_class) else http_class, self.by_transport)
+        self._is_uvicorns = _is_uvicorns(http_class)
+        self._http: Any = introduced(http_class) if self._is_uvicorns else http_class
+        self._counted_http = counted(self._http, self.by_transport)
         if config.ws_protocol_class is not None:
             config.ws_protocol_class = counted(config.ws_protocol_class, self.by_transport)
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._on_exhausted = on_exhausted
         self._ticks: asyncio.Task[None] | None = None
+        self._beginnings: Beginnings | None = None
 
     async def start(self) -> None:
         """Start the application: its lifespan, if it has one."""
         await super().start()
+        if self._by_descriptor and self._is_uvicorns:
+            self._beginnings = Beginnings(self._loop)
         await self._server.startup(sockets=[])
         self._ticks = self._loop.create_task(self._tick())
 
@@ -72,9 +81,21 @@ class UvicornAdapter(ProtocolAdapter):
         if not self._server.should_exit and self._on_exhausted is not None:
             self._on_exhausted()
 
+    def connect(self, link: Link, descriptor: int, family: int) -> None:
+        """Begin to serve a connection: with its first request, if that has come."""
+        if self._beginnings is None or link.proxied is not None or family not in _WITH_PORTS:
+            super().connect(link, descriptor, family)
+        else:
+            self._beginnings.begin(link, descriptor, family, self._make_http)
+
+    def _make_http(self) -> Any:
+        return self._http(
+            config=self._config, server_state=self._server.server_state, app_state=self._server.lifespan.state
+        )
+
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """Uvicorn's protocol for one connection."""
-        protocol: Any = self._http(
+        protocol: Any = self._counted_http(
             config=self._config, server_state=self._server.server_state, app_state=self._server.lifespan.state
         )
         protocol.pydlb_link = link

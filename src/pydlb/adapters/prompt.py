@@ -1,0 +1,449 @@
+"""Connections whose first request is answered before their event loop knows of them.
+
+Most clients send their request as soon as they are connected, so it is there when the connection is accepted; and many
+ask only once. Such a connection is read, answered and closed here, by one system call each. An event loop would make a
+transport, register it with the kernel, tell in the next turn that it was made, read in another, close it in a third.
+What is not over when its first request has had its turn is the loop's from then on, as any other connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, Final
+
+from pydlb._native import close_now, own_address, peer_address, receive_now, send_now
+
+from .descriptors import connect_descriptor
+from .gathering import SHORT, GatheringTransport
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+
+    from .protocols import Link
+
+__all__ = ["Beginnings"]
+
+# What uvloop has, until somebody asks for others.
+_WATER: Final = (2**14, 2**16)
+
+
+class Beginnings:
+    """The connections of one adapter that its event loop does not know of yet.
+
+    Args:
+        loop: One that takes descriptors (`takes_descriptors`).
+
+    **Synchronization**: the loop only.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: Final = loop
+        self._begun: list[_Prompt] = []
+
+    def begin(self, link: Link, descriptor: int, family: int, make_protocol: Callable[[], Any]) -> None:
+        """Serve a connection.
+
+        Args:
+            link: It has the transport from now on, and is told when the connection has ended.
+            descriptor: A socket that does not block; owned from now on, also if this fails.
+            family: Of its addresses.
+            make_protocol: Makes its protocol: one for a stream of bytes that are given to it.
+
+        Raises:
+            Exception: What `make_protocol` raised.
+        """
+        try:
+            protocol = make_protocol()
+        except BaseException:
+            close_now(descriptor)
+            raise
+        transport = _Prompt(self, link, descriptor, family, protocol)
+        link.transport = transport
+        try:
+            data = receive_now(descriptor)
+        except OSError:
+            data = None  # the loop finds that, too, and does what is to be done
+        if not data:
+            transport.pass_on()
+            return
+        if not self._begun:
+            self.loop.call_soon(self._all_have_begun)
+        self._begun.append(transport)
+        transport.begin(data)
+
+    def _all_have_begun(self) -> None:
+        """Those that came in one turn have put behind this what they have to do."""
+        begun, self._begun = self._begun, []
+        self.loop.call_soon(_end_first_turns, begun)
+
+
+def _end_first_turns(begun: list[_Prompt]) -> None:
+    for transport in begun:
+        transport.end_first_turn()
+
+
+class _Transport(GatheringTransport):
+    """What a protocol sees of its connection: a descriptor at first, then the loop's transport.
+
+    It changes its class with what it is, so that no call has to ask: a `_Prompt` becomes `_Closed`, or `_PassedOn` and
+    then this.
+    """
+
+    __slots__ = (
+        "_beginnings",
+        "_closing",
+        "_descriptor",
+        "_entrance",
+        "_error",
+        "_family",
+        "_later",
+        "_link",
+        "_opened",
+        "_protocol",
+        "_reads",
+    )
+
+    def __init__(self, beginnings: Beginnings, link: Link, descriptor: int, family: int, protocol: Any) -> None:
+        self._call_soon = beginnings.loop.call_soon
+        self._held: bytes | None = None
+        self._due = False
+        self.introducing = False
+        self._beginnings = beginnings
+        self._link = link
+        self._descriptor = descriptor
+        self._family = family
+        self._protocol = protocol
+        self._opened = False  # the protocol knows that it is connected
+        self._error: Exception | None = None
+        self._entrance: _Entrance | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes to another protocol."""
+        self._protocol = protocol
+        if self._entrance is not None:
+            self._entrance.lead_to(protocol)
+            self._transport.set_protocol(self._entrance)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """The protocol that is given what comes."""
+        return self._protocol  # type: ignore[no-any-return]
+
+    def end_first_turn(self) -> None:
+        """It is the loop's already."""
+
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`."""
+        self._reads = False
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._reads = True
+        self._transport.resume_reading()
+
+    def lose(self, error: Exception | None) -> None:
+        """The connection has ended. May be called twice."""
+        protocol, self._protocol = self._protocol, None
+        if protocol is None:
+            return
+        self._entrance = None
+        try:
+            if self._opened:
+                protocol.connection_lost(error)
+        except Exception as failure:
+            self._report(failure, protocol)
+        finally:
+            self._link.ended()
+
+    def _stay_paused(self) -> None:
+        if not self._reads and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _report(self, error: Exception, protocol: Any) -> None:
+        context = {"message": "a protocol failed", "exception": error, "transport": self, "protocol": protocol}
+        self._beginnings.loop.call_exception_handler(context)
+
+
+class _Prompt(_Transport):
+    """One of which the loop does not know."""
+
+    __slots__ = ()
+
+    def begin(self, data: bytes) -> None:
+        """Tell the protocol that it is connected, and what has come."""
+        self._opened = True
+        try:
+            self._protocol.connection_made(self)
+            if not self.is_closing():
+                self._protocol.data_received(data)
+        except Exception as error:
+            self._report(error, self._protocol)
+            self.abort()
+
+    def end_first_turn(self) -> None:
+        """It goes on."""
+        self.pass_on()
+
+    def pass_on(self, *later: Callable[[Any], object]) -> None:
+        """Let the loop have it, and tell its transport something as soon as there is one."""
+        held, self._held = self._held, None
+        self._due = False
+        self._later: list[Callable[[Any], object]] = [] if held is None else [methodcaller("write", held)]
+        self._later += later
+        self._reads, self._closing = True, False
+        self.__class__ = _PassedOn
+        make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
+        try:
+            self._link.connecting = connect_descriptor(self._beginnings.loop, make, self._descriptor, self._family)
+        except Exception as error:
+            self._link.failed = True
+            self._error = error
+            self.__class__ = _Closed
+            self._call_soon(self.end_first_turn)
+
+    # ---- as a transport --------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it, or keep it for a moment."""
+        held = self._held
+        if type(data) is not bytes or len(data) >= SHORT:
+            if held is not None:
+                self._held = None
+                self._send(held)
+            self._send_rest(data)
+        elif held is not None:
+            self._held = None
+            self._send(held + data)
+        elif self._due:
+            self._send(data)
+        else:
+            self._held = data
+            self._due = True
+
+    def _send_rest(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it after something else, which may not have gone."""
+        if type(self) is _Prompt:
+            self._send(data)
+        else:
+            self.write(data)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            sent = send_now(self._descriptor, data)
+        except OSError as error:
+            self._error = error
+            self.abort()
+            return
+        if sent < len(data):
+            self.pass_on(methodcaller("write", bytes(data)[sent:]))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send all of it."""
+        self.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """Send what was kept, and the end."""
+        self.pass_on(methodcaller("write_eof"))
+
+    def close(self) -> None:
+        """Close it once everything is sent."""
+        held = self._held
+        if held is not None:
+            self._held = None
+            self._send(held)
+        if type(self) is _Prompt:
+            self.__class__ = _Closed
+            close_now(self._descriptor)
+        else:
+            self.close()
+
+    def abort(self) -> None:
+        """Close it now."""
+        self._held = None
+        self.__class__ = _Closed
+        close_now(self._descriptor)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that are not sent yet."""
+        return len(self._held or b"")
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As :meth:`asyncio.BaseTransport.get_extra_info`."""
+        if name == "peername":
+            found = peer_address(self._descriptor)
+        elif name == "sockname":
+            found = own_address(self._descriptor)
+        elif name == "socket" and not self.introducing:
+            return _Copy(fileno=os.dup(self._descriptor))
+        else:
+            return default
+        if found is None:
+            return default
+        return found[:2] if self.introducing else found
+
+    def is_closing(self) -> bool:
+        """It is not, yet."""
+        return False
+
+    def is_reading(self) -> bool:
+        """It is about to."""
+        return True
+
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`."""
+        self.pass_on()
+        self.pause_reading()
+
+    def resume_reading(self) -> None:
+        """It reads."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when the protocol is to pause writing, and to resume."""
+        self.pass_on(methodcaller("set_write_buffer_limits", high, low))
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """When the protocol is to resume writing, and to pause."""
+        return _WATER
+
+
+class _PassedOn(_Prompt):
+    """One that the loop makes a transport for: what that is to be told waits."""
+
+    __slots__ = ()
+
+    def end_first_turn(self) -> None:
+        """It is the loop's already."""
+
+    def adopt(self, transport: Any, entrance: _Entrance) -> None:
+        """The loop has made its transport."""
+        self._transport = transport
+        self._entrance = entrance
+        self.__class__ = _Transport  # type: ignore[assignment]
+        if not self._opened:
+            self._opened = True
+            self._protocol.connection_made(self)
+        entrance.lead_to(self._protocol)
+        transport.set_protocol(entrance)
+        for tell in self._later:
+            tell(transport)
+        self._later.clear()
+        if not self._reads:  # when connection_made returns, it begins to
+            self._call_soon(self._stay_paused)
+
+    # ---- as a transport --------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it later."""
+        self._later.append(methodcaller("write", bytes(data)))
+
+    def write_eof(self) -> None:
+        """Send the end later."""
+        self._later.append(methodcaller("write_eof"))
+
+    def close(self) -> None:
+        """Close it once everything is sent."""
+        self._closing = True
+        self._later.append(methodcaller("close"))
+
+    def abort(self) -> None:
+        """Close it as soon as the loop has it."""
+        self._closing = True
+        self._later.append(methodcaller("abort"))
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that are not sent yet; how many is not known."""
+        return len(self._later)
+
+    def is_closing(self) -> bool:
+        """Whether it is about to be."""
+        return self._closing
+
+    def is_reading(self) -> bool:
+        """Whether it is about to."""
+        return self._reads
+
+    def pause_reading(self) -> None:
+        """Do not begin until `resume_reading`."""
+        self._reads = False
+
+    def resume_reading(self) -> None:
+        """Begin."""
+        self._reads = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when the protocol is to pause writing, and to resume."""
+        self._later.append(methodcaller("set_write_buffer_limits", high, low))
+
+
+class _Closed(_Prompt):
+    """One that was closed before the loop knew of it."""
+
+    __slots__ = ()
+
+    def end_first_turn(self) -> None:
+        """Tell the protocol."""
+        self.lose(self._error)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """It goes nowhere."""
+
+    def write_eof(self) -> None:
+        """It has ended."""
+
+    def close(self) -> None:
+        """It is closed."""
+
+    def abort(self) -> None:
+        """It is closed."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Nothing is known any more."""
+        return default
+
+    def is_closing(self) -> bool:
+        """It is."""
+        return True
+
+    def is_reading(self) -> bool:
+        """It does not."""
+        return False
+
+    def pause_reading(self) -> None:
+        """It does not read."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is written."""
+
+
+class _Entrance:
+    """What the loop takes for the protocol of a connection that was passed on: it leads to the protocol itself."""
+
+    __slots__ = ("_transport", "data_received", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def lead_to(self, protocol: Any) -> None:
+        """Give what comes to a protocol, without a function between."""
+        self.data_received = protocol.data_received
+        self.eof_received = protocol.eof_received
+        self.pause_writing = protocol.pause_writing
+        self.resume_writing = protocol.resume_writing
+
+    def connection_made(self, transport: Any) -> None:
+        """The loop has made its transport."""
+        self._transport.adopt(transport, self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        self._transport.lose(error)
+
+
+class _Copy(socket.socket):
+    """A socket for a moment: for whoever has a question to it."""
+
+    def __del__(self) -> None:
+        self.close()
