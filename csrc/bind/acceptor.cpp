@@ -2,10 +2,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <mutex>
+#include <optional>
 
 #include "handles.hpp"
 #include "receiving.hpp"
@@ -17,7 +17,7 @@ using py::literals::operator""_a;
 namespace {
 
 // Holds the domain, and the port for itself, for as long as the thread may run.
-class Acceptor {
+class Acceptor : public Source {
  public:
   Acceptor(const Domain &domain, std::shared_ptr<Port> port, uint32_t queue, uint32_t slots, uint32_t batch,
            bool blocking, std::shared_ptr<Board> board, bool directed, bool holds, bool by_workers)
@@ -34,7 +34,7 @@ class Acceptor {
     live_handles.acceptors++;
   }
 
-  ~Acceptor() {
+  ~Acceptor() override {
     live_handles.acceptors--;
     if (born_ == fork_count()) {
       end();
@@ -84,9 +84,6 @@ class Acceptor {
     domain_.reset();
   }
 
-  Acceptor(const Acceptor &) = delete;
-  Acceptor &operator=(const Acceptor &) = delete;
-
   // Whom the policy's function names: called on the accepting thread. An exception is reported, and nobody picked.
   static uint32_t ask(void *self, const pdlb_arrival *arrival) {
     const py::gil_scoped_acquire locked;
@@ -124,6 +121,23 @@ class Acceptor {
     std::swap(function_, function);
   }
 
+  void waits(uint32_t worker) override { pdlb_acceptor_came(acceptor_, worker, true); }
+
+  // To take says that it came.
+  void received(uint32_t worker, uint32_t count) override {
+    if (count == 0) waits(worker);
+  }
+
+  int take(uint32_t worker, uint64_t token, pdlb_accepted *accepted) override {
+    return pdlb_acceptor_take(acceptor_, worker, token, accepted);
+  }
+
+  uint32_t accept(const pdlb_lane &lane, uint32_t max, pdlb_accepted *kept) override {
+    return pdlb_acceptor_accept(acceptor_, &lane, max, kept);
+  }
+
+  void closed(uint32_t worker, uint32_t listener, bool) override { pdlb_acceptor_closed(acceptor_, worker, listener); }
+
   pdlb_acceptor *raw() const {
     if (born_ != fork_count()) throw_closed("acceptor");
     return acceptor_;
@@ -150,6 +164,16 @@ void remove_listener(const Acceptor &acceptor, uint32_t listener, bool drain) {
   check(pdlb_acceptor_remove(acceptor.raw(), listener, drain, &error), error);
 }
 
+// Descriptor, listener, family and protocol; and for whom a proxy speaks.
+using Taken = std::optional<std::tuple<int, uint32_t, int, int, std::optional<std::tuple<py::bytes, py::bytes>>>>;
+
+Taken taken(const pdlb_accepted &accepted) {
+  const std::unique_ptr<pdlb_proxied, decltype(&std::free)> named(accepted.proxied, &std::free);
+  std::optional<std::tuple<py::bytes, py::bytes>> proxied;
+  if (named) proxied = addresses(*named);
+  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol, std::move(proxied));
+}
+
 Taken take(const Acceptor &acceptor, uint32_t worker, uint64_t token) {
   pdlb_accepted accepted;
   if (pdlb_acceptor_take(acceptor.raw(), worker, token, &accepted) < 0) return std::nullopt;
@@ -160,27 +184,6 @@ Taken take_left(const Acceptor &acceptor) {
   pdlb_accepted accepted;
   if (pdlb_acceptor_take_left(acceptor.raw(), &accepted) < 0) return std::nullopt;
   return taken(accepted);
-}
-
-// Take what the port is given now, up to `max` connections: those, and whether there may be more (the port is then not
-// armed). Tokens that name no connection any more are given back.
-py::tuple receive(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max) {
-  pdlb_acceptor *raw = acceptor.raw();
-  return receive_connections(
-      port, max, [&](uint32_t count) { pdlb_acceptor_came(raw, worker, count == 0); },
-      [&](uint64_t token, pdlb_accepted &accepted) { return pdlb_acceptor_take(raw, worker, token, &accepted); },
-      [](pdlb_accepted &, uint32_t &) { return false; });
-}
-
-// For a worker that accepts by itself: up to `max` connections, sent through its port. Returns those that stay with it.
-py::list accept_connections(const Acceptor &acceptor, Port &port, uint32_t worker, uint32_t max, uint32_t retries) {
-  std::array<pdlb_accepted, kMostAtOnce> kept;
-  py::list connections;
-  const PortUse use(port);
-  const pdlb_lane lane{port.raw(), worker, retries};
-  const uint32_t count = pdlb_acceptor_accept(acceptor.raw(), &lane, std::min(max, kMostAtOnce), kept.data());
-  for (uint32_t i = 0; i < count; i++) connections.append(taken(kept[i]));
-  return connections;
 }
 
 uint64_t after(double seconds) {
@@ -288,13 +291,12 @@ py::dict stats(const Acceptor &acceptor) {
 }  // namespace
 
 void register_acceptor(py::module_ &module) {
-  py::class_<Acceptor, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
+  py::class_<Acceptor, Source, std::shared_ptr<Acceptor>>(module, "Acceptor", py::is_final())
       .def(py::init<const Domain &, std::shared_ptr<Port>, uint32_t, uint32_t, uint32_t, bool, std::shared_ptr<Board>,
                     bool, bool, bool>(),
            "domain"_a, "port"_a, "queue"_a, "slots"_a, "batch"_a, "blocking"_a, "board"_a = nullptr,
            "directed"_a = false, "holds"_a = false, "by_workers"_a = false)
       .def("door", [](const Acceptor &acceptor) { return pdlb_acceptor_door(acceptor.raw()); })
-      .def("accept", &accept_connections, "port"_a, "worker"_a, "max"_a, "retries"_a)
       .def("move", &move, "domain"_a, "port"_a, "queue"_a, "directed"_a, "holds"_a, "queues"_a)
       .def("moved", &Acceptor::moved)
       .def("trouble", &trouble, "timeout"_a)
@@ -313,18 +315,8 @@ void register_acceptor(py::module_ &module) {
       .def(
           "pause", [](const Acceptor &acceptor, bool paused) { pdlb_acceptor_pause(acceptor.raw(), paused); },
           "paused"_a)
-      .def(
-          "waits", [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_came(acceptor.raw(), worker, true); },
-          "worker"_a)
       .def("take", &take, "worker"_a, "token"_a)
       .def("take_left", &take_left)
-      .def("receive", &receive, "port"_a, "worker"_a, "max"_a)
-      .def(
-          "closed",
-          [](const Acceptor &acceptor, uint32_t worker, uint32_t listener, bool) {
-            pdlb_acceptor_closed(acceptor.raw(), worker, listener);
-          },
-          "worker"_a, "listener"_a, "aborted"_a)
       .def("add_worker", &add_worker, "queue"_a)
       .def("seat_worker", &seat_worker, "worker"_a, "seat"_a)
       .def(

@@ -190,7 +190,9 @@ void register_port_calls();
 // A port's functions by their names. `domain` is the one that the queues must belong to.
 pybind11::dict bind_calls(const std::shared_ptr<Port> &port, const pybind11::object &domain, uint32_t cq_depth);
 void register_acceptor(pybind11::module_ &module);
+void register_connection(pybind11::module_ &module);
 void register_emulated(pybind11::module_ &module);
+void register_inlet(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);
 void register_receiver(pybind11::module_ &module);
 void register_socket(pybind11::module_ &module);

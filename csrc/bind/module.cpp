@@ -20,6 +20,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_settings(module);
   register_emulated(module);
   register_poller(module);
+  register_inlet(module);
+  register_connection(module);
   register_receiver(module);
   register_socket(module);
   register_prompt(module);

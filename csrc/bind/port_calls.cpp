@@ -10,7 +10,7 @@
 #include "arguments.hpp"
 #include "batch.hpp"
 #include "integers.hpp"
-#include "unlocked.hpp"
+#include "port_use.hpp"
 
 namespace py = pybind11;
 
@@ -28,57 +28,6 @@ struct Calls {
 };
 
 Calls *calls_of(PyObject *self) { return reinterpret_cast<Calls *>(self); }
-
-// Holds the port for one call.
-class Use {
- public:
-  explicit Use(Port &port) : port_(port), entry_(port.enter()) {
-    if (entry_ == Port::Entry::busy) set_busy();
-    if (entry_ == Port::Entry::closed) set_closed("port");
-  }
-  ~Use() {
-    if (*this) port_.leave();
-  }
-  Use(const Use &) = delete;
-  Use &operator=(const Use &) = delete;
-  explicit operator bool() const { return entry_ == Port::Entry::entered; }
-
- private:
-  Port &port_;
-  const Port::Entry entry_;
-};
-
-// A receive that found nothing, or failed: `rc`. Waits without the interpreter lock. Returns -1 with the error set.
-__attribute__((noinline)) int wait_to_receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait,
-                                              int rc) {
-  if (rc == 0 && wait && max) {
-    pdlb_error error{};
-    if (pdlb_port_prepare_wait(port, &error) < 0) return set_error(error), -1;
-    const uint64_t deadline = deadline_of(wait);
-    do {
-      {
-        const Unlocked lock;
-        rc = pdlb_port_recv(port, events, max, deadline);
-      }
-      if (rc == -EINTR && PyErr_CheckSignals() < 0) return -1;
-    } while (rc == -EINTR);
-  }
-  if (rc >= 0) return rc;
-  if (rc == -ECANCELED) {
-    set_closed("port");
-  } else {
-    pdlb_error error{};
-    error.err = -rc;
-    error.op = "recv";
-    set_error(error);
-  }
-  return -1;
-}
-
-inline int receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait) {
-  const int rc = pdlb_port_recv(port, events, max, 0);
-  return rc > 0 ? rc : wait_to_receive(port, events, max, wait, rc);
-}
 
 // ---- batches ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "receiving.hpp"
-#include "unlocked.hpp"
 
 namespace py = pybind11;
 using py::literals::operator""_a;
@@ -44,16 +43,14 @@ std::tuple<uint64_t, uint64_t> by_listener(const Board &board, uint32_t seat, ui
   return {accepted, closed};
 }
 
-class Receiver {
+class Receiver : public Source {
  public:
   Receiver(std::shared_ptr<Board> board, uint32_t seat, bool blocking)
       : board_(std::move(board)), seat_(board_->seat(seat)) {
     pdlb_error error{};
     check(pdlb_receiver_create(board_->raw(), seat, blocking, &receiver_, &error), error);
   }
-  ~Receiver() { pdlb_receiver_free(receiver_); }
-  Receiver(const Receiver &) = delete;
-  Receiver &operator=(const Receiver &) = delete;
+  ~Receiver() override { pdlb_receiver_free(receiver_); }
 
   void add(uint32_t listener, int fd, int proxy) {
     pdlb_error error{};
@@ -69,37 +66,31 @@ class Receiver {
 
   void remove(uint32_t listener) { pdlb_receiver_remove(receiver_, listener); }
 
-  Taken take(uint32_t, uint64_t permit) {
-    pdlb_accepted accepted;
-    pdlb_receiver_hold(receiver_, 1);
-    int rc = pdlb_receiver_accept(receiver_, permit, &accepted);
-    if (rc == -EINPROGRESS) rc = await_header(accepted);
-    if (rc < 0) return std::nullopt;
-    return taken(accepted);
+  void waits(uint32_t) override {}
+
+  void received(uint32_t, uint32_t permits) override { pdlb_receiver_hold(receiver_, permits); }
+
+  int take(uint32_t, uint64_t permit, pdlb_accepted *accepted) override {
+    return pdlb_receiver_accept(receiver_, permit, accepted);
   }
 
-  py::tuple receive(Port &port, uint32_t, uint32_t max) {
-    return receive_connections(
-        port, max, [&](uint32_t permits) { pdlb_receiver_hold(receiver_, permits); },
-        [&](uint64_t permit, pdlb_accepted &accepted) { return pdlb_receiver_accept(receiver_, permit, &accepted); },
-        [&](pdlb_accepted &accepted, uint32_t &never) {
-          return pdlb_receiver_collect(receiver_, &accepted, &never) == 0;
-        });
+  bool collect(pdlb_accepted *accepted, uint32_t *never) override {
+    return pdlb_receiver_collect(receiver_, accepted, never) == 0;
   }
 
-  // For who serves one connection at a time: until its header has come, or it is given up.
-  int await_header(pdlb_accepted &accepted) {
-    const Unlocked lock;
+  bool await(pdlb_accepted *accepted) override {
     for (;;) {
       uint32_t never = 0;
-      if (pdlb_receiver_collect(receiver_, &accepted, &never) == 0) return 0;
-      if (never) return -ECANCELED;
+      if (collect(accepted, &never)) return true;
+      if (never) return false;
       pollfd state{pdlb_receiver_headers_fd(receiver_), POLLIN, 0};
       poll(&state, 1, -1);
     }
   }
 
-  void closed(uint32_t listener, bool aborted) { pdlb_board_closed(board_->raw(), seat_, listener, aborted); }
+  void closed(uint32_t, uint32_t listener, bool aborted) override {
+    pdlb_board_closed(board_->raw(), seat_, listener, aborted);
+  }
 
   // Connections, those of them that wait, and whether it stalls: what the acceptor says of workers that it picks.
   std::tuple<uint32_t, uint32_t, bool> worker_stats() const {
@@ -138,18 +129,12 @@ void register_receiver(py::module_ &module) {
 
   module.def("permit_listener", &pdlb_permit_listener, "permit"_a);
 
-  py::class_<Receiver>(module, "Receiver", py::is_final())
+  py::class_<Receiver, Source, std::shared_ptr<Receiver>>(module, "Receiver", py::is_final())
       .def(py::init<std::shared_ptr<Board>, uint32_t, bool>(), "board"_a, "seat"_a, "blocking"_a)
       .def("add", &Receiver::add, "listener"_a, "fd"_a, "proxy"_a = 0)
       .def("set_shelf", &Receiver::set_shelf, "fd"_a)
       .def("headers_fileno", &Receiver::headers_fileno)
       .def("remove", &Receiver::remove, "listener"_a)
-      .def("take", &Receiver::take, "worker"_a, "token"_a)
-      .def("receive", &Receiver::receive, "port"_a, "worker"_a, "max"_a)
-      .def(
-          "closed",
-          [](Receiver &receiver, uint32_t, uint32_t listener, bool aborted) { receiver.closed(listener, aborted); },
-          "worker"_a, "listener"_a, "aborted"_a)
       .def(
           "worker_stats", [](const Receiver &receiver, uint32_t) { return receiver.worker_stats(); }, "worker"_a)
       .def("remove_worker", [](const Receiver &, uint32_t) {}, "worker"_a);

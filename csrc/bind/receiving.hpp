@@ -1,12 +1,8 @@
 // What the two have in common from which workers receive connections: the acceptor, and a receiver in another process.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
 #include <cstdlib>
 #include <memory>
-#include <optional>
 #include <tuple>
 
 #include "handles.hpp"
@@ -20,18 +16,6 @@ inline void enter(Port &port) {
     case Port::Entry::entered: break;
   }
 }
-
-// Holds a port for one call, or throws.
-class PortUse {
- public:
-  explicit PortUse(Port &port) : port_(port) { enter(port_); }
-  ~PortUse() { port_.leave(); }
-  PortUse(const PortUse &) = delete;
-  PortUse &operator=(const PortUse &) = delete;
-
- private:
-  Port &port_;
-};
 
 // The counts that worker processes share.
 class Board {
@@ -54,56 +38,34 @@ class Board {
 };
 
 // For whom a proxy speaks: the addresses of its client and of what that connected to, as the system has them.
-using Proxied = std::optional<std::tuple<pybind11::bytes, pybind11::bytes>>;
-
-// Descriptor, listener, family and protocol; and that.
-using Taken = std::optional<std::tuple<int, uint32_t, int, int, Proxied>>;
-
-inline Taken taken(const pdlb_accepted &accepted) {
-  Proxied proxied;
-  if (accepted.proxied) {
-    const std::unique_ptr<pdlb_proxied, decltype(&std::free)> named(accepted.proxied, &std::free);
-    proxied.emplace(pybind11::bytes(reinterpret_cast<const char *>(&named->client), named->client_size),
-                    pybind11::bytes(reinterpret_cast<const char *>(&named->server), named->server_size));
-  }
-  return std::make_tuple(accepted.fd, accepted.listener, accepted.family, accepted.protocol, std::move(proxied));
+inline std::tuple<pybind11::bytes, pybind11::bytes> addresses(const pdlb_proxied &named) {
+  return {pybind11::bytes(reinterpret_cast<const char *>(&named.client), named.client_size),
+          pybind11::bytes(reinterpret_cast<const char *>(&named.server), named.server_size)};
 }
 
+// At once, at most.
 constexpr uint32_t kMostAtOnce = 64;
 
-// What the port is given now, up to `max` elements, each made a connection by `take`: the connections, and whether
-// there may be more. `came` is told how many elements there were. What is no connection is given back, unless it is to
-// become one later (EINPROGRESS): `collect` gives one of those at a time, and says how many never will.
-template <typename Came, typename Take, typename Collect>
-pybind11::tuple receive_connections(Port &port, uint32_t max, Came came, Take take, Collect collect) {
-  std::array<pdlb_event, kMostAtOnce> events;
-  max = std::min(max, kMostAtOnce);
-  const PortUse use(port);
-  const int count = pdlb_port_recv(port.raw(), events.data(), max, 0);
-  if (count == -ECANCELED) throw_closed("port");
-  if (count == -ENODEV) {
-    pdlb_error error{};
-    error.err = ENODEV;
-    error.op = "recv";
-    throw_error(error);
-  }
-  came(count > 0 ? static_cast<uint32_t>(count) : 0);
-  pybind11::list connections;
-  for (int i = 0; i < count; i++) {
-    pdlb_accepted accepted;
-    const int rc = take(events[static_cast<size_t>(i)].data, accepted);
-    if (rc == 0)
-      connections.append(taken(accepted));
-    else if (rc != -EINPROGRESS)
-      pdlb_port_release(port.raw(), 1);
-  }
-  bool found = true;
-  while (found) {
-    pdlb_accepted accepted;
-    uint32_t never = 0;
-    found = collect(accepted, never);
-    if (never) pdlb_port_release(port.raw(), never);
-    if (found) connections.append(taken(accepted));
-  }
-  return pybind11::make_tuple(connections, count == static_cast<int>(max));
-}
+// Where a worker's connections come from. Nothing here raises, or needs the interpreter lock.
+class Source {
+ public:
+  Source() = default;
+  virtual ~Source() = default;
+  Source(const Source &) = delete;
+  Source &operator=(const Source &) = delete;
+
+  // The worker is about to wait for the next connection.
+  virtual void waits(uint32_t worker) = 0;
+  // It received so many elements, and is about to take what they name.
+  virtual void received(uint32_t worker, uint32_t count) = 0;
+  // Take the connection that one names: 0; with -EINPROGRESS it is to be collected later; else there is none.
+  virtual int take(uint32_t worker, uint64_t token, pdlb_accepted *accepted) = 0;
+  // One of those that are to be taken later; `never`: how many of them never will.
+  virtual bool collect(pdlb_accepted *, uint32_t *never) { return *never = 0, false; }
+  // Wait until there is one. False if it will not come.
+  virtual bool await(pdlb_accepted *) { return false; }
+  // Accept by oneself, send what is for others, and return how many stay.
+  virtual uint32_t accept(const pdlb_lane &, uint32_t, pdlb_accepted *) { return 0; }
+  // A connection that was taken has ended.
+  virtual void closed(uint32_t worker, uint32_t listener, bool aborted) = 0;
+};

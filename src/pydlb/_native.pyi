@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from selectors import SelectorKey
 from socket import socket as _socket
-from typing import Any, Final, final
+from types import TracebackType
+from typing import Any, Final, Self, final
 
 from ._backend import BackendDomain, BackendPort, Taken
 from .calls import PortCalls
+from .port import Port as _Port
+from .proxied import Address, Proxied
+from .workers import Source
 
 VERSION: Final[str]
 MAX_LINKS: Final[int]
@@ -129,7 +133,6 @@ class Acceptor:
         by_workers: bool = False,
     ) -> None: ...
     def door(self) -> int: ...
-    def accept(self, port: BackendPort, worker: int, max: int, retries: int) -> list[Taken]: ...
     def move(
         self,
         domain: BackendDomain,
@@ -150,10 +153,7 @@ class Acceptor:
     def remove(self, listener: int, drain: bool) -> None: ...
     def listens(self, listener: int) -> bool: ...
     def pause(self, paused: bool) -> None: ...
-    def waits(self, worker: int) -> None: ...
     def take(self, worker: int, token: int) -> Taken | None: ...
-    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[Taken], bool]: ...
-    def closed(self, worker: int, listener: int, aborted: bool) -> None: ...
     def add_worker(self, queue: int) -> int: ...
     def seat_worker(self, worker: int, seat: int) -> int: ...
     def bury_worker(self, worker: int) -> None: ...
@@ -200,11 +200,116 @@ class Receiver:
     def set_shelf(self, fd: int) -> None: ...
     def headers_fileno(self) -> int: ...
     def remove(self, listener: int) -> None: ...
-    def take(self, worker: int, token: int) -> Taken | None: ...
-    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[Taken], bool]: ...
-    def closed(self, worker: int, listener: int, aborted: bool) -> None: ...
     def worker_stats(self, worker: int) -> tuple[int, int, bool]: ...
     def remove_worker(self, worker: int) -> None: ...
+
+@final
+class Connection:
+    """A connection that a worker was given.
+
+    Attributes:
+        socket: The client's socket, blocking unless the worker's event loop took it.
+        listener: The number of the listener that it came through, as :meth:`Balancer.listen` returned it.
+        proxied: What a proxy said of it by the PROXY protocol: the client's address and the one that it connected to,
+            with their family; None if none did.
+
+    **Synchronization**: any thread may close it, or give it up.
+
+    **Resource handling**: a context manager. `close` closes the socket and counts it; `detach` hands both out. One that
+    is forgotten counts as aborted, and its socket warns.
+    """
+
+    @property
+    def socket(self) -> _socket: ...
+    @property
+    def listener(self) -> int: ...
+    @property
+    def proxied(self) -> Proxied | None: ...
+    @property
+    def client_address(self) -> Address:
+        """The client's address: that of which the proxy told, if there is one, else the socket's.
+
+        Raises:
+            OSError: The client has left.
+        """
+
+    def detach(self) -> tuple[_socket, Ticket]:
+        """Give up the connection: its socket, and the ticket to release when the socket is closed.
+
+        Raises:
+            ClosedError: It was closed, or given up before.
+        """
+
+    def detach_descriptor(self) -> tuple[int, int, Ticket]:
+        """The same for who needs no socket object: its descriptor, its family, and the ticket."""
+
+    def close(self, *, aborted: bool = False) -> None:
+        """Close the socket, and count the connection as closed. May be called twice."""
+
+    def __enter__(self) -> Self:
+        """The connection itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Close it; one that ends by an exception is counted as aborted."""
+
+@final
+class Ticket:
+    """Stands for one open connection in the balancer's count, until it is given back.
+
+    Attributes:
+        listener: The number of its listener.
+        port: Which holds it; None for one that came through no port, or whose port was closed since.
+
+    **Synchronization**: any thread.
+    """
+
+    @property
+    def listener(self) -> int: ...
+    @property
+    def port(self) -> _Port | None: ...
+    def release(self, *, aborted: bool = False) -> None:
+        """The connection is closed. May be called twice; the first call counts.
+
+        Args:
+            aborted: It did not end in the ordinary way.
+        """
+
+@final
+class Inlet:
+    """Where one worker's connections come in, from an acceptor or a receiver, and are counted when they end.
+
+    What it was given, and what of that has ended, is known by listener. A connection that its worker does not close
+    counts as aborted once it is thrown away, or the inlet is closed.
+
+    **Synchronization**: one thread at a time receives; all else may be called from any thread.
+    """
+
+    def __new__(cls, source: Source, worker: int, blocking: bool, /) -> Self: ...
+    def move(self, port: _Port, holds: bool, history: int, /) -> None:
+        """Receive from this port from now on. `holds` and `history` are its station's, 0 for no `history`."""
+
+    def set_sockets(self, socket_class: Callable[..., _socket], /) -> None:
+        """Make sockets of this class from now on."""
+
+    def accept(self, timeout: float | None = None) -> Connection | None:
+        """Wait for the next connection, whose socket is blocking; None if none came within `timeout` seconds."""
+
+    def receive(self, most: int, /) -> tuple[list[Connection], bool]:
+        """Take what connections there are now, at most 64; their sockets do not block. Tells if there may be more."""
+
+    def accept_own(self, port: BackendPort, most: int, retries: int, /) -> list[Connection]:
+        """Accept, send what is for others through the port, and return what stays."""
+
+    def close(self) -> bool:
+        """Take no more; what is open counts as aborted. False if it was closed before."""
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Connections given, and ended, and of these aborted; and elements released early."""
+
+    def by_listener(self) -> dict[int, tuple[int, int]]:
+        """For each listener, connections given, and ended."""
 
 class Socket(_socket): ...
 

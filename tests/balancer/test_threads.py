@@ -206,12 +206,12 @@ def test_a_forgotten_connection_is_counted_also_if_its_socket_cannot_be_made(
     monkeypatch.setattr(sys, "unraisablehook", lambda failure: failures.append(failure.exc_type))
     with pydlb.Balancer(0) as balancer:
         worker = balancer.worker()
-        clients.connect(balancer.address(balancer.listen()))
+        (client,) = clients.connect(balancer.address(balancer.listen()))
         connection = worker.accept_blocking(30)
         assert connection is not None
-        connection.socket.close()
-        connection._socket, connection._make = None, fail
+        worker._inlet.set_sockets(fail)
         del connection
+        assert client.recv(1) == b""
         assert failures == [MemoryError]
         (stats,) = balancer.stats().workers
         assert (stats.accepted, stats.open, stats.aborted) == (1, 0, 1)

@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from pydlb._backend import BackendPort, Taken
     from pydlb.port import DirPort, DirQueue, Port
 
 __all__ = ["GONE", "NOBODY", "Accepting", "Door", "Source", "Station"]
@@ -48,16 +47,7 @@ class Station:
 
 
 class Source(Protocol):
-    """Where a worker gets its connections: the acceptor, or in another process a receiver."""
-
-    def receive(self, port: BackendPort, worker: int, max: int) -> tuple[list[Taken], bool]:
-        """Take what the port is given now: descriptors, listeners, families and protocols; and if there is more."""
-
-    def take(self, worker: int, token: int) -> Taken | None:
-        """Take the connection for which the port was given a token; None if there is none any more."""
-
-    def closed(self, worker: int, listener: int, aborted: bool) -> None:
-        """A connection that was taken is closed."""
+    """Where a worker gets its connections: the acceptor, or in another process a receiver. An inlet takes them."""
 
     def worker_stats(self, worker: int) -> tuple[int, int, bool]:
         """Connections that it has, those of them that it did not take yet, and whether it stalls."""
@@ -71,9 +61,6 @@ class Door(Protocol):
 
     def door(self) -> int:
         """A descriptor that is readable while there may be something to accept."""
-
-    def accept(self, port: BackendPort, worker: int, max: int, retries: int) -> list[Taken]:
-        """Accept, and send what is for others; returns what stays."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

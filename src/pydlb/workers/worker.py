@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Final
 from pydlb import _native
 from pydlb.bell import Bell
 from pydlb.errors import ClosedError, ConfigError, DeviceGone, DLBError
-from pydlb.proxied import Proxied
 from pydlb.stats import WorkerStats
 from pydlb.watch import Watch
-
-from .connection import Connection, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pydlb._backend import Taken
     from pydlb.port import Port
 
+    from .connection import Connection
     from .station import Accepting, Source, Station
 
 __all__ = ["Worker"]
@@ -63,17 +60,12 @@ class Worker:
         self._report = report or (lambda: None)
         self.number: Final = number
         self._source = source
-        self._blocking = blocking  # what the source makes of descriptors
-        self._kind: Final = int(socket.SOCK_STREAM if blocking else socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._socket_class: type[socket.socket] = socket.socket
+        self._inlet: Final = _native.Inlet(source, number, blocking)
+        self._inlet.set_sockets(socket.socket)
         self._lock = threading.Lock()
         self._has_moved = threading.Condition(self._lock)
         self.station = station
-        self._early = 0  # connections of this station that were released before they were closed
-        self._released_early = 0
-        self._counts: dict[int, list[int]] = {}  # by listener: how many it was given, and how many of those are closed
-        self._aborted = 0
-        self._forgotten: list[Ticket] = []
+        self._use(station)
         self._closed = False
         self._wake: Callable[[], object] | None = None
         self._accepting = accepting
@@ -89,6 +81,9 @@ class Worker:
         """What it receives from now; another one after the balancer has switched to another engine."""
         return self.station.port
 
+    def _use(self, station: Station) -> None:
+        self._inlet.move(station.port, station.holds, station.history or 0)
+
     def move(self, station: Station) -> None:
         """Receive from another port from now on, and close the old one. Whoever waits goes on waiting there."""
         with self._lock:
@@ -96,7 +91,7 @@ class Worker:
                 station.close()
                 return
             before, self.station = self.station, station
-            self._early = 0
+            self._use(station)
             if self._bell is not None:
                 self._bell.move(station.port)
             note = self._note_move
@@ -115,7 +110,7 @@ class Worker:
 
         Not for those who hand them to libraries that take exactly :class:`socket.socket`, and no subclass of it.
         """
-        self._socket_class = _native.Socket
+        self._inlet.set_sockets(_native.Socket)
 
     # ---- receiving -------------------------------------------------------------------------------------------------
 
@@ -133,32 +128,40 @@ class Worker:
             ClosedError: The worker was closed.
             BusyError: Another thread receives.
         """
+        if self._bell is None and self._accepting is None:
+            return self._inlet.receive(most)
+        return self._accept_or_receive(most)
+
+    def _accept_or_receive(self, most: int) -> tuple[list[Connection], bool]:
         kept = self._accept_some(most)
         if len(kept) == most:
-            return [self._connection(one, None, blocking=False) for one in kept], True
+            return kept, True
+        try:
+            given, more = self._receive_from_port(most - len(kept))
+        except ClosedError:
+            for connection in kept:
+                connection.close(aborted=True)
+            raise
+        return kept + given, more
+
+    def _receive_from_port(self, most: int) -> tuple[list[Connection], bool]:
+        if self._bell is None:
+            return self._inlet.receive(most)
         with self._lock:
             if self._closed:
-                self._drop(kept)
                 raise ClosedError(f"{self!r} is closed")
             port = self.port
-            if self._bell is not None:
-                self._bell.answer()
-            try:
-                taken, more = self._source.receive(port._native, self.number, most - len(kept))
-            except DeviceGone:
-                if self._bell is None:
-                    raise
-                self._bell.mute()
-                self._report()
-                taken, more = [], False
-            self._note(taken)
-            if taken and self.station.history is not None:
-                self._keep_history(self.station.history, len(taken))
-        more |= bool(taken) and port.cq_depth < most  # the next one comes when it is asked for
-        connections = [self._connection(one, None, blocking=False) for one in kept]
-        return connections + [self._connection(one, port, blocking=False) for one in taken], more
+            self._bell.answer()
+        try:
+            return self._inlet.receive(most)
+        except DeviceGone:
+            with self._lock:
+                if port is self.port:
+                    self._bell.mute()
+            self._report()
+            return [], False
 
-    def _accept_some(self, most: int) -> list[Taken]:
+    def _accept_some(self, most: int) -> list[Connection]:
         """Where workers accept by themselves: take what there is, send it, and return what stays here."""
         if self._accepting is None:
             return []
@@ -166,10 +169,7 @@ class Worker:
             sender = self.station.sender
             if sender is None or self._closed:
                 return []
-            kept = self._accepting.door.accept(sender._native, self.number, most, self._accepting.retries)
-            with self._lock:
-                self._note(kept)
-            return kept
+            return self._inlet.accept_own(sender._native, most, self._accepting.retries)
 
     @contextlib.contextmanager
     def accepts_nothing(self) -> Iterator[None]:
@@ -177,68 +177,9 @@ class Worker:
         with self._accept_lock:
             yield
 
-    def _drop(self, kept: list[Taken]) -> None:
-        """Under the lock: it was closed when it had just accepted them, and has counted them as aborted."""
-        for descriptor, listener, _, _, _ in kept:
-            socket.close(descriptor)
-            self._source.closed(self.number, listener, True)
-
-    def _note(self, taken: list[Taken]) -> None:
-        """Under the lock."""
-        counts = self._counts
-        for one in taken:
-            listener = one[1]
-            if listener not in counts:
-                counts[listener] = [0, 0]
-            counts[listener][0] += 1
-
-    def _counts_of(self, listener: int) -> list[int]:
-        """Under the lock: to be counted up."""
-        counts = self._counts.get(listener)
-        if counts is None:
-            counts = self._counts[listener] = [0, 0]
-        return counts
-
     def by_listener(self) -> dict[int, tuple[int, int]]:
         """For each listener, how many of its connections the worker was given, and how many of those are closed."""
-        with self._lock:
-            return {listener: (given, closed) for listener, (given, closed) in self._counts.items()}
-
-    def _keep_history(self, history: int, taken: int) -> None:
-        """Under the lock: release early what the port has no room to hold."""
-        too_many = min(taken, self.port.in_flight - (history - 1))
-        if too_many > 0:
-            self._early += too_many
-            self._released_early += too_many
-            self.port.release_later(too_many)
-
-    def _take(self, port: Port, token: int) -> Connection | None:
-        """Turn a received token into the connection that it names; None if it names none any more."""
-        with self._lock:
-            taken = None if self._closed else self._source.take(self.number, token)
-            if taken is not None:
-                station = self.station
-                self._counts_of(taken[1])[0] += 1
-                if station.history is not None and port is station.port:
-                    self._keep_history(station.history, 1)
-        if taken is None:
-            self._release(port)
-            return None
-        return self._connection(taken, port, blocking=True)
-
-    def _connection(self, taken: Taken, port: Port | None, *, blocking: bool) -> Connection:
-        """As it is to be received; its socket is made when somebody asks for it."""
-        proxied = taken[4]
-        named = None if proxied is None else Proxied.read(proxied)
-        connection = Connection(taken, self._make_socket, Ticket(self, taken[1], port), named)
-        if blocking != self._blocking:
-            connection.socket.setblocking(blocking)
-        return connection
-
-    def _make_socket(self, taken: Taken) -> socket.socket:
-        descriptor, _, family, protocol, _ = taken
-        # To say what the descriptor is costs nothing; to ask the kernel would.
-        return self._socket_class(family, self._kind, protocol, descriptor)
+        return self._inlet.by_listener()
 
     def accept_blocking(self, timeout: float | None = None) -> Connection | None:
         """Wait for the next connection.
@@ -258,19 +199,11 @@ class Worker:
             return self._accept_either(deadline)
         while True:
             port = self.port
-            if self.station.holds and isinstance(self._source, _native.Acceptor):
-                self._source.waits(self.number)
             try:
-                token = port.recv_one(None if deadline is None else _left(deadline))
+                return self._inlet.accept(_left(deadline))
             except (ClosedError, DeviceGone) as error:
                 if not self._await_move(port, error, deadline):
                     return None
-                continue
-            if token is None:
-                return None
-            connection = self._take(port, token)
-            if connection is not None:
-                return connection
 
     def _accept_either(self, deadline: float | None) -> Connection | None:
         """The next one that it accepts or is given."""
@@ -339,11 +272,15 @@ class Worker:
 
     def __iter__(self) -> Iterator[Connection]:
         """The worker's connections, with blocking sockets, until it is closed."""
+        accept = self._inlet.accept if self._accepting is None else self.accept_blocking
         while True:
             try:
-                connection = self.accept_blocking()
-            except ClosedError:
-                return
+                connection = accept()
+            except (ClosedError, DeviceGone):
+                try:
+                    connection = self.accept_blocking()  # which goes on where it has moved to
+                except ClosedError:
+                    return
             if connection is not None:
                 yield connection
 
@@ -399,65 +336,10 @@ class Worker:
         """Whether it did not come in time for what it was given."""
         return not self._closed and self._source.worker_stats(self.number)[2]
 
-    # ---- counting --------------------------------------------------------------------------------------------------
-
-    def close_ticket(self, ticket: Ticket, aborted: bool) -> None:
-        """Count a connection as closed, once: called by its ticket."""
-        listener = ticket.listener
-        with self._lock:
-            if not ticket.counts:
-                return
-            ticket.counts = False
-            self._source.closed(self.number, listener, aborted or self._closed)
-            if self._closed:
-                return  # what is open at the end is counted as aborted then
-            if aborted:
-                self._aborted += 1
-            self._counts[listener][1] += 1
-            port = ticket.port
-            if port is None:
-                return
-            if self._early and port is self.port:
-                self._early -= 1
-                return
-        if not port.releases_on_recv:
-            try:
-                port.release_later()
-            except ClosedError:
-                return  # what the port held was released when it was closed
-
-    def forget_ticket(self, ticket: Ticket) -> None:
-        """The same for one whose connection was thrown away: by any thread, perhaps by one that counts just now."""
-        self._forgotten.append(ticket)
-        if self._lock.acquire(blocking=False):
-            self._lock.release()
-            self._close_forgotten()
-
-    def _close_forgotten(self) -> None:
-        while self._forgotten:
-            with contextlib.suppress(IndexError):  # another thread was quicker
-                self.close_ticket(self._forgotten.pop(), aborted=True)
-
-    def _release(self, port: Port | None) -> None:
-        if port is None or port.releases_on_recv:
-            return
-        try:
-            port.release_later()
-        except ClosedError:
-            return  # what the port held was released when it was closed
-
-    def _given_and_closed(self) -> tuple[int, int]:
-        """Under the lock: over all listeners."""
-        counts = self._counts.values()
-        return sum(given for given, _ in counts), sum(closed for _, closed in counts)
-
     def stats(self) -> WorkerStats:
         """What the worker has done until now."""
-        self._close_forgotten()
-        with self._lock:
-            accepted, ended = self._given_and_closed()
-            aborted, closed = self._aborted, self._closed
-            early = self._released_early
+        closed = self._closed
+        accepted, ended, aborted, early = self._inlet.counts()
         _, waiting, stalled = self._source.worker_stats(self.number)
         try:
             stalled = not closed and (stalled or self.port.stats().stalled)
@@ -481,9 +363,7 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
-            given, closed = self._given_and_closed()
-            self._aborted += given - closed
-            self._counts = {listener: [given, given] for listener, (given, _) in self._counts.items()}
+            self._inlet.close()
             wake = self._wake
             if self._bell is not None:
                 self._bell.close()
