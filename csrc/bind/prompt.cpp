@@ -39,14 +39,16 @@ PyObject *receive_now(PyObject *, PyObject *number) {
   return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-// send_now(fd, data) -> int
+// send_now(fd, data, more) -> int
 PyObject *send_now(PyObject *, PyObject *const *arguments, Py_ssize_t count) {
-  if (count != 2) return PyErr_Format(PyExc_TypeError, "send_now takes a descriptor and bytes");
+  if (count != 3)
+    return PyErr_Format(PyExc_TypeError, "send_now takes a descriptor, bytes, and whether more will come");
   const int fd = descriptor_of(arguments[0]);
   if (fd < 0) return nullptr;
+  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (arguments[2] == Py_True ? MSG_MORE : 0);
   Py_buffer view;
   if (PyObject_GetBuffer(arguments[1], &view, PyBUF_SIMPLE) < 0) return nullptr;
-  const ssize_t sent = send(fd, view.buf, static_cast<size_t>(view.len), MSG_DONTWAIT | MSG_NOSIGNAL);
+  const ssize_t sent = send(fd, view.buf, static_cast<size_t>(view.len), flags);
   PyBuffer_Release(&view);
   if (sent >= 0) return PyLong_FromSsize_t(sent);
   return is_not_now() ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
@@ -77,7 +79,7 @@ PyObject *close_now(PyObject *, PyObject *number) {
 PyMethodDef functions[] = {
     {"receive_now", receive_now, METH_O, "What has come, at most 64 KiB; None if nothing has, b'' at the end."},
     {"send_now", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(&send_now)), METH_FASTCALL,
-     "Send what can be sent now; how many bytes."},
+     "Send what can be sent now, with what follows or the end if more will come; how many bytes."},
     {"own_address", own_address, METH_O, "The address of this end; None if there is none."},
     {"peer_address", peer_address, METH_O, "The address of the other end; None if there is none."},
     {"close_now", close_now, METH_O, "Close a descriptor."},

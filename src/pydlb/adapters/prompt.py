@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Beginnings"]
 
+# In a response's header: the end will follow, and is sent in one packet with what comes before. Else the kernel sends
+# that when the loop is given the connection, or after a fifth of a second.
+_CLOSES: Final = b"onnection: close\r\n"
+
 # What uvloop has, until somebody asks for others.
 _WATER: Final = (2**14, 2**16)
 
@@ -216,7 +220,7 @@ class _Prompt(_Transport):
             self._send_rest(data)
         elif held is not None:
             self._held = None
-            self._send(held + data)
+            self._send(held + data, more=_CLOSES in held)
         elif self._due:
             self._send(data)
         else:
@@ -230,9 +234,9 @@ class _Prompt(_Transport):
         else:
             self.write(data)
 
-    def _send(self, data: bytes | bytearray | memoryview) -> None:
+    def _send(self, data: bytes | bytearray | memoryview, *, more: bool = False) -> None:
         try:
-            sent = send_now(self._descriptor, data)
+            sent = send_now(self._descriptor, data, more)
         except OSError as error:
             self._error = error
             self.abort()
@@ -253,7 +257,7 @@ class _Prompt(_Transport):
         held = self._held
         if held is not None:
             self._held = None
-            self._send(held)
+            self._send(held, more=True)
         if type(self) is _Prompt:
             self.__class__ = _Closed
             close_now(self._descriptor)
