@@ -2,6 +2,7 @@
 """Rows 11 to 14: connections through pydlb's servers, beside C and Python ones under the same load.
 
     python benchmarks/connections.py [--rounds 5] [--json FILE]
+    PDLB_ROWS=14 python benchmarks/connections.py
 
 The load generator (peers/connload.c) and the C server (peers/csrv.c) are built with cc. What is counted for each
 second of processor time is that of the server's process. against_c.py shows the same and more as tables.
@@ -10,6 +11,7 @@ second of processor time is that of the server's process. against_c.py shows the
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import sys
 from typing import TYPE_CHECKING, Any
@@ -40,19 +42,8 @@ def compared(row: str, what: str, runs: Runs, ours: str, peer: str, key: str, ba
     return ratio(row, f"{what}: {ours}, beside {peer}", mine, other, bar=bar, better=better, unit=unit)  # type: ignore[arg-type]
 
 
-def measure(rounds: int) -> Iterator[Result]:
-    """The rows that this program fills."""
-    build()
-    loops = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
-    servers = {
-        "threads": pydlb_server("threads"),
-        **{f"{loop} workers": pydlb_server(loop) for loop in loops},
-        **{f"{loop} processes": pydlb_server(f"{loop}-processes") for loop in loops},
-        "C acceptor + shared queue": c_server("pull", 0),
-        "acceptor + SimpleQueue": python_server("queue"),
-        **{f"one {loop} loop": python_server(loop) for loop in loops},
-        **{f"{loop} {kind} by themselves": python_server(f"{loop}-{how}") for loop in loops for kind, how in KINDS},
-    }
+def short(servers: dict[str, list[str]], loops: list[str], rounds: int) -> Iterator[Result]:
+    """Rows 11 and 12: what a connection costs."""
     runs = beside(SHORT, rounds, servers)
     what = "short connections, 64 at a time"
     yield compared("11", what, runs, "threads", "C acceptor + shared queue", "per_cpu", 0.8)
@@ -64,14 +55,23 @@ def measure(rounds: int) -> Iterator[Result]:
             # As many loops, each with a listener of its own: what is lost there no hand-off has cost.
             yield compared("12", what, runs, ours, alone, "per_cpu", None)
             yield compared("12", what, runs, alone, f"one {loop} loop", "per_cpu", None)
+
+
+def light(servers: dict[str, list[str]], rounds: int) -> Iterator[Result]:
+    """Row 13: how long one takes."""
     left_out = ("uvloop", "processes", "by themselves")
-    light = {name: server for name, server in servers.items() if not any(word in name for word in left_out)}
-    runs = beside(LIGHT, rounds, light)
+    runs = beside(
+        LIGHT, rounds, {name: server for name, server in servers.items() if not any(word in name for word in left_out)}
+    )
     what = "p50 at 500 a second"
     yield compared("13", what, runs, "threads", "C acceptor + shared queue", "p50", 1.25)
     yield compared("13", what, runs, "asyncio workers", "one asyncio loop", "p50", 1.1)
+
+
+def even(servers: dict[str, list[str]], rounds: int) -> Iterator[Result]:
+    """Row 14: how many each worker is given."""
     runs = beside(
-        EVEN, rounds, {name: server for name, server in servers.items() if name.endswith(("threads", "workers"))}
+        EVEN, rounds, {name: server for name, server in servers.items() if name.endswith(("threads", *dict(KINDS)))}
     )
     for name in runs:
         uneven = figures(runs, name, "max_mean")
@@ -85,6 +85,28 @@ def measure(rounds: int) -> Iterator[Result]:
             bar=1.05,
             better="less",
         )
+
+
+def measure(rounds: int) -> Iterator[Result]:
+    """The rows that this program fills."""
+    build()
+    only = os.environ.get("PDLB_ROWS", "11,12,13,14").split(",")
+    loops = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+    servers = {
+        "threads": pydlb_server("threads"),
+        **{f"{loop} workers": pydlb_server(loop) for loop in loops},
+        **{f"{loop} processes": pydlb_server(f"{loop}-processes") for loop in loops},
+        "C acceptor + shared queue": c_server("pull", 0),
+        "acceptor + SimpleQueue": python_server("queue"),
+        **{f"one {loop} loop": python_server(loop) for loop in loops},
+        **{f"{loop} {kind} by themselves": python_server(f"{loop}-{how}") for loop in loops for kind, how in KINDS},
+    }
+    if "11" in only or "12" in only:
+        yield from short(servers, loops, rounds)
+    if "13" in only:
+        yield from light(servers, rounds)
+    if "14" in only:
+        yield from even(servers, rounds)
 
 
 if __name__ == "__main__":

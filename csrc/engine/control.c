@@ -291,10 +291,11 @@ static void reset_port(const struct pdlb_engine *engine, struct engine_port *por
   port->calls = port->last_received = 0;
   port->room = directed ? UINT32_MAX : config->history_entries;
   _Atomic uint32_t *const numbers[] = {&port->history_head, &port->history_tail, &port->released_later, &port->presence,
-                                       &port->woken_stamp};
+                                       &port->woken_stamp,  &port->excuse,       &port->leaves};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
     atomic_store_explicit(numbers[i], 0, memory_order_relaxed);
   atomic_store_explicit(&port->wakes, 0, memory_order_relaxed);
+  engine_turns_level(port);
   port->sent_before = engine_get(&port->sent);
   port->received_before = engine_get(&port->received);
   atomic_store_explicit(&port->history_limit, directed ? UINT32_MAX : config->history_entries, memory_order_relaxed);

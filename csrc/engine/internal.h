@@ -133,6 +133,10 @@ void engine_start_waiting(struct pdlb_engine *engine, struct engine_queue *queue
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer);
 
+/* Even sharing, under the queue's egress lock: the port has taken `count` elements. Returns how many others may now
+ * take what they left before, and are to be told. */
+uint32_t engine_given_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t count);
+
 static inline uint32_t engine_notice(const struct engine_port *port) {
   return atomic_load_explicit(&port->notice, memory_order_relaxed);
 }
@@ -154,6 +158,11 @@ static inline bool engine_has_room(const struct engine_port *port) {
   return engine_load(port) < atomic_load_explicit(&port->history_limit, memory_order_relaxed);
 }
 
+/* Whether the port counts when elements are levelled: it is served, has room, and came when it was last due. */
+static inline bool engine_is_due(const struct engine_port *port) {
+  return !(engine_notice(port) & (NOTICE_DISABLED | NOTICE_STALLED)) && engine_has_room(port);
+}
+
 /* The port holds `count` elements more, or less. `room` is its own thread's; the notice tells that thread at once. */
 static inline void engine_take_room(struct engine_port *port, uint32_t count) {
   port->room -= count;
@@ -163,6 +172,43 @@ static inline void engine_take_room(struct engine_port *port, uint32_t count) {
 static inline void engine_give_room(struct engine_port *port, uint32_t count) {
   port->room += count;
   engine_add(&port->released, count);
+}
+
+/* ---- turns.c: but for the first two under the queue's egress lock --------------------------------------------------
+ */
+
+/* So many turns one may be ahead of another. And so often one that is ahead looks again. */
+#define ENGINE_WINDOW 48u
+#define ENGINE_LEFT_LOOK_NS 500000u
+
+/* Which ports are due: those with less in flight than the level, and of those the ones with the fewest turns first. */
+struct engine_due {
+  uint32_t level;
+  uint32_t fewest;
+  bool any; /* turns matter, and there is one that others may wait for */
+};
+
+/* Set all but the level. */
+void engine_turns_compare(const struct pdlb_engine *engine, uint32_t queue, uint32_t waiting, struct engine_due *due);
+/* Whether the port is to leave what waits to others. */
+bool engine_turns_too_many(const struct engine_port *port, const struct engine_due *due);
+/* It does, and is to look again. False if that was in vain: it is not to wait. */
+bool engine_turns_leave(struct pdlb_engine *engine, uint32_t queue, uint32_t port, const struct engine_due *due,
+                        uint64_t now);
+/* It does not: how many it may take. */
+uint32_t engine_turns_left(struct engine_port *port, const struct engine_due *due);
+/* It was given `count`. */
+void engine_turns_count(struct pdlb_engine *engine, uint32_t queue, uint32_t port, uint32_t count);
+/* How many have left what waits to others and need not any more, now that the port was given something. */
+uint32_t engine_turns_freed(struct pdlb_engine *engine, uint32_t queue, uint32_t port, const struct engine_due *due,
+                            uint64_t now);
+/* It took so long (ns) until it was. */
+void engine_turns_pace(struct engine_queue *queue, uint64_t took, uint32_t count);
+/* Nobody waits for it because of its turns for some time. */
+void engine_turns_excuse(struct engine_port *port);
+/* Any time: with the next element that it is given it begins level with the others. */
+static inline void engine_turns_level(struct engine_port *port) {
+  atomic_store_explicit(&port->excused, 1, memory_order_relaxed);
 }
 
 /* ---- release.c --------------------------------------------------------------------------------------------------- */

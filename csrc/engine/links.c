@@ -112,6 +112,7 @@ static void offer_again(struct pdlb_engine *engine, uint32_t queue_index) {
 void pdlb_engine_port_enable(struct pdlb_engine *engine, uint32_t index, bool enabled) {
   struct engine_port *port = &engine->ports[index];
   if (enabled) {
+    engine_turns_level(port);
     atomic_fetch_and_explicit(&port->notice, ~NOTICE_DISABLED, memory_order_seq_cst);
     if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
     return;

@@ -21,6 +21,7 @@ struct pass {
   uint32_t window_room;            /* ordered elements that may still be put in flight */
   bool blocked;                    /* the next element must wait: stop */
   bool limited;                    /* the queue's in-flight limit cut what the port may take */
+  uint32_t freed;                  /* others who left what waits, and need not any more */
   uint32_t owners;
   uint32_t owner[MAX_OWNERS];
 };
@@ -294,7 +295,7 @@ static uint32_t allowance(struct pass *pass, uint32_t count, uint64_t *retry_at,
 
 /* The port has what was taken. Sets `*offer` where a release made room, unseen by those whom the in-flight limit had
  * turned away. */
-static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
+static void commit(struct pass *pass, uint32_t taken, bool *offer) {
   struct engine_queue *queue = pass->queue;
   struct engine_port *port = pass->port;
   atomic_store_explicit(&port->history_tail, pass->tail, memory_order_release);
@@ -308,7 +309,7 @@ static void commit(const struct pass *pass, uint32_t taken, bool *offer) {
     if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;
   }
   engine_add(&queue->scheduled, taken);
-  if (queue->even && engine_any_queued(queue)) engine_start_waiting(pass->engine, queue);
+  if (queue->even) pass->freed = engine_given_evenly(pass->engine, pass->queue_index, pass->port_index, taken);
 }
 
 /* Whom the pass found asleep though there is work for them. */
@@ -316,6 +317,7 @@ static void tell_others(const struct pass *pass, bool hold_back, bool offer) {
   for (uint32_t i = 0; i < pass->owners; i++) engine_call(pass->engine, pass->owner[i]);
   const uint32_t waiting = engine_queued(pass->queue);
   if (hold_back && waiting) engine_offer_to_due(pass->engine, pass->queue_index, waiting);
+  if (pass->freed) engine_offer_to_due(pass->engine, pass->queue_index, pass->freed);
   if (offer && waiting) engine_offer(pass->engine, pass->queue_index, waiting);
 }
 
@@ -331,7 +333,7 @@ static uint32_t pass_once(struct pass *pass, struct pdlb_event *events, uint32_t
     if (count) taken = take(pass, events, count);
     if (taken) commit(pass, taken, &offer);
   }
-  if (LIKELY(pass->owners == 0 && !hold_back && !offer)) {
+  if (LIKELY(pass->owners == 0 && !hold_back && !offer && !pass->freed)) {
     engine_unlock(&pass->queue->egress);
   } else {
     engine_unlock_and_fence(&pass->queue->egress);
@@ -352,7 +354,7 @@ uint32_t engine_pass(struct pdlb_engine *engine, uint32_t port_index, uint32_t s
   uint32_t taken = 0;
   do {
     pass.first_entry = pass.tail = atomic_load_explicit(&pass.port->history_tail, memory_order_relaxed);
-    pass.window_room = pass.owners = 0;
+    pass.window_room = pass.freed = pass.owners = 0;
     pass.blocked = pass.limited = false;
     taken += pass_once(&pass, events + taken, count - taken, retry_at);
   } while (UNLIKELY(pass.owners == MAX_OWNERS) && taken < count);

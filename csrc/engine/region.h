@@ -159,6 +159,10 @@ struct engine_queue {
    */
   _Atomic uint64_t waiting_since, waiting_at;
   _Atomic uint64_t looked_at; /* even sharing: when a port last looked in vain since then */
+  /* Even sharing (turns.c): the time that an element takes to go, as of late; since when ports that are ahead
+   * leave what waits to others, when one last looked (0: none leaves anything), how long that is as far as they looked,
+   * and how many had gone before. */
+  _Atomic uint64_t pace, left_since, left_look, left_for, left_at;
 
   /* Atomic flows that wait: under `egress`. */
   struct flow_list ready[PDLB_PRIORITIES];
@@ -271,6 +275,9 @@ struct engine_port {
   _Atomic uint32_t presence; /* enum pdlb_presence */
   _Atomic uint32_t woken_stamp;
   _Atomic uint64_t wakes;
+  /* Even sharing (turns.c): elements that it was given; how many more until others wait for it, and how many these were
+   * when it was last excused; whether it leaves what waits to others. */
+  _Atomic uint32_t turns, excused, excuse, leaves;
 
   /* Flows in flight here that have parked elements, by link slot and priority: under the linked queue's `egress`. */
   struct flow_list owned[PDLB_MAX_LINKS][PDLB_PRIORITIES];

@@ -80,8 +80,9 @@ static bool better(const struct engine_port *left, const struct engine_port *rig
   return (int32_t)(left_stamp - right_stamp) < 0;
 }
 
-/* The idle port to wake next for this queue; NIL if there is none with less in flight than `level`. */
-static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint32_t level) {
+/* The idle port to wake next for this queue, of those that are due, or of any if `due` is NULL; NIL if there is none.
+ */
+static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, const struct engine_due *due) {
   const _Atomic uint64_t *linked = engine_linked(engine, queue), *idle = engine->idle;
   uint32_t best = NIL;
   for (uint32_t word = 0; word < engine->header->port_words; word++) {
@@ -90,7 +91,8 @@ static uint32_t best_idle(const struct pdlb_engine *engine, uint32_t queue, uint
     for (; bits; bits &= bits - 1) {
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       const struct engine_port *port = &engine->ports[index];
-      if (!may_take(port) || presence_of(port) == PDLB_AWAKE || engine_load(port) >= level) continue;
+      if (!may_take(port) || presence_of(port) == PDLB_AWAKE) continue;
+      if (due && (engine_load(port) >= due->level || engine_turns_too_many(port, due))) continue;
       if (best == NIL || better(port, &engine->ports[best])) best = index;
     }
   }
@@ -120,7 +122,7 @@ static bool wake(struct pdlb_engine *engine, uint32_t index, uint32_t queue) {
     atomic_fetch_or_explicit(&port->notice, NOTICE_CALLED, memory_order_relaxed);
   uint32_t late = PDLB_NONE;
   if (queue != NIL && !pdlb_engine_has_clock(engine) && presence_of(port) == PDLB_UNKNOWN) {
-    late = best_idle(engine, queue, UINT32_MAX);
+    late = best_idle(engine, queue, NULL);
     if (late == NIL) late = PDLB_NONE;
   }
   engine->host->wake(engine->context, index, late, queue == NIL ? 0 : patience(&engine->queues[queue]));
@@ -176,9 +178,6 @@ static bool seen_grace_is_over(struct engine_queue *queue, uint64_t now, uint64_
 /* ---- even sharing
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Whether the port counts when elements are levelled: it is served, has room, and came when it was last due. */
-static bool is_due(const struct engine_port *port) { return may_take(port) && !(engine_notice(port) & NOTICE_STALLED); }
-
 static uint64_t room_below(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t *lowest) {
   const _Atomic uint64_t *linked = engine_linked(engine, queue);
   uint64_t room = 0;
@@ -186,7 +185,7 @@ static uint64_t room_below(const struct pdlb_engine *engine, uint32_t queue, uin
   for (uint32_t word = 0; word < engine->header->port_words; word++) {
     for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
       const struct engine_port *port = &engine->ports[word * 64 + (uint32_t)__builtin_ctzll(bits)];
-      if (!is_due(port)) continue;
+      if (!engine_is_due(port)) continue;
       const uint32_t load = engine_load(port);
       if (load < *lowest) *lowest = load;
       if (load < level) room += level - load;
@@ -221,8 +220,9 @@ static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       struct engine_port *port = &engine->ports[index];
       const bool untold = pdlb_engine_armed(engine, index) && presence_of(port) != PDLB_AWAKE;
-      if (index == looks || !is_due(port) || engine_load(port) >= level || untold) continue;
+      if (index == looks || !engine_is_due(port) || engine_load(port) >= level || untold) continue;
       atomic_fetch_or_explicit(&port->notice, NOTICE_STALLED, memory_order_relaxed);
+      engine_turns_excuse(port);
       any = true;
     }
   }
@@ -238,7 +238,8 @@ static uint32_t called(const struct pdlb_engine *engine, uint32_t queue, uint32_
     for (uint64_t bits = atomic_load_explicit(&linked[word], memory_order_relaxed); bits; bits &= bits - 1) {
       const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
       const struct engine_port *port = &engine->ports[index];
-      count += index != but && (engine_notice(port) & NOTICE_CALLED) && is_due(port) && engine_load(port) < level;
+      count +=
+          index != but && (engine_notice(port) & NOTICE_CALLED) && engine_is_due(port) && engine_load(port) < level;
     }
   }
   return count;
@@ -255,38 +256,73 @@ static uint32_t own_share(const struct pdlb_engine *engine, uint32_t queue, uint
   return rise > 1 || called(engine, queue, level, port) >= last ? rise - 1 : rise;
 }
 
+/* 0 if others are due by what they have in flight. */
+static uint32_t share_by_load(const struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t port,
+                              uint32_t waiting) {
+  return level > engine_load(&engine->ports[port]) ? own_share(engine, queue, level, port, waiting) : 0;
+}
+
+static void look_again_at(uint64_t at, uint64_t *retry_at) {
+  if (at < *retry_at) *retry_at = at;
+}
+
 uint32_t engine_even_share(struct pdlb_engine *engine, uint32_t queue_index, uint32_t port, uint32_t waiting,
                            uint64_t *retry_at, bool *offer) {
   struct engine_queue *queue = &engine->queues[queue_index];
-  const uint32_t load = engine_load(&engine->ports[port]);
   for (;;) {
-    const uint32_t level = fill_level(engine, queue_index, waiting);
-    const uint32_t share = level > load ? own_share(engine, queue_index, level, port, waiting) : 0;
-    if (share) return share;
+    struct engine_due due = {.level = fill_level(engine, queue_index, waiting)};
+    const uint32_t share = share_by_load(engine, queue_index, due.level, port, waiting);
+    if (share) {
+      engine_turns_compare(engine, queue_index, waiting, &due);
+      if (LIKELY(!engine_turns_too_many(&engine->ports[port], &due))) {
+        const uint32_t left = engine_turns_left(&engine->ports[port], &due);
+        return share < left ? share : left;
+      }
+    }
     *offer = true;
     const uint64_t now = engine_now(engine);
+    if (share) {
+      if (!engine_turns_leave(engine, queue_index, port, &due, now)) continue;
+      look_again_at(now + ENGINE_LEFT_LOOK_NS, retry_at);
+      return 0;
+    }
     uint64_t until;
     if (seen_grace_is_over(queue, now, &until)) {
-      if (pass_over(engine, queue_index, level, port)) continue;
+      if (pass_over(engine, queue_index, due.level, port)) continue;
       wait_since(queue, now);
       until = now + queue->grace;
     }
-    const uint64_t again = now + look_time(queue);
-    if (again < until) until = again;
-    if (until < *retry_at) *retry_at = until;
+    look_again_at(until, retry_at);
+    look_again_at(now + look_time(queue), retry_at);
     return 0;
   }
+}
+
+uint32_t engine_given_evenly(struct pdlb_engine *engine, uint32_t index, uint32_t port, uint32_t count) {
+  struct engine_queue *queue = &engine->queues[index];
+  engine_turns_count(engine, index, port, count);
+  const uint32_t waiting = engine_queued(queue);
+  if (!waiting) return 0;
+  const uint64_t now = engine_now(engine), since = engine_get(&queue->waiting_since);
+  engine_turns_pace(queue, since && since < now ? now - since : 0, count);
+  wait_since(queue, now);
+  if (LIKELY(!engine_get(&queue->left_look))) return 0;
+  struct engine_due due = {.level = fill_level(engine, index, waiting)};
+  engine_turns_compare(engine, index, waiting, &due);
+  return engine_turns_freed(engine, index, port, &due, now);
 }
 
 uint32_t engine_offer_to_due(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   const uint32_t waiting = engine_queued(&engine->queues[queue]);
   if (!waiting) return 0;
-  const uint32_t level = fill_level(engine, queue, waiting), coming = called(engine, queue, level, NIL);
+  struct engine_due due = {.level = fill_level(engine, queue, waiting)};
+  const uint32_t coming = called(engine, queue, due.level, NIL);
   if (coming >= waiting) return coming;
+  engine_turns_compare(engine, queue, waiting, &due);
   if (count > waiting - coming) count = waiting - coming;
   uint32_t woken = 0;
   while (woken < count) {
-    const uint32_t port = best_idle(engine, queue, level);
+    const uint32_t port = best_idle(engine, queue, &due);
     if (port == NIL) break;
     woken += wake(engine, port, queue);
   }
@@ -297,7 +333,7 @@ static void offer_evenly(struct pdlb_engine *engine, uint32_t queue, uint32_t co
   /* If only busy ports are due and there is no clock outside, somebody idle must watch that they come. */
   if (engine_offer_to_due(engine, queue, count) == 0 && engine_queued(&engine->queues[queue]) &&
       !pdlb_engine_has_clock(engine)) {
-    const uint32_t port = best_idle(engine, queue, UINT32_MAX);
+    const uint32_t port = best_idle(engine, queue, NULL);
     if (port != NIL) wake(engine, port, queue);
   }
 }
@@ -313,10 +349,16 @@ void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t c
     return;
   }
   while (count) {
-    const uint32_t port = best_idle(engine, queue, UINT32_MAX);
+    const uint32_t port = best_idle(engine, queue, NULL);
     if (port == NIL) return;
     count -= wake(engine, port, queue);
   }
+}
+
+/* When somebody is to look again at what waits. */
+static uint64_t next_look(const struct engine_queue *queue) {
+  const uint64_t left = engine_get(&queue->left_look);
+  return left ? left + ENGINE_LEFT_LOOK_NS : engine_get(&queue->looked_at) + look_time(queue);
 }
 
 /* Somebody idle has to look, now and then, for the grace to go by: the one who gives what waits to others. */
@@ -325,12 +367,12 @@ static uint64_t tick_even_queue(struct pdlb_engine *engine, uint32_t index, uint
   const uint32_t waiting = engine_queued(queue);
   if (!waiting) return PDLB_FOREVER;
   since_when(queue, now);
-  const uint64_t look_at = engine_get(&queue->looked_at) + look_time(queue);
+  const uint64_t look_at = next_look(queue);
   if (now < look_at) return look_at;
   engine_offer_to_due(engine, index, waiting);
-  const uint32_t port = best_idle(engine, index, UINT32_MAX);
+  const uint32_t port = best_idle(engine, index, NULL);
   if (port != NIL) engine_call(engine, port);
-  return now + look_time(queue);
+  return now + (engine_get(&queue->left_look) ? ENGINE_LEFT_LOOK_NS : look_time(queue));
 }
 
 static uint64_t tick_queue(struct pdlb_engine *engine, uint32_t index, uint64_t now) {
