@@ -182,7 +182,7 @@ PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count,
     return send_any(calls, arguments, count, names);
   event.queue = static_cast<uint8_t>(calls->queue_key);
   event.sched = pdlb_sched_byte(calls->queue_key >> 8, 0);
-  const Use use(*calls->port);
+  const BriefUse use(*calls->port);
   return use ? send_event(calls, event) : nullptr;
 }
 
@@ -194,14 +194,23 @@ __attribute__((noinline)) bool timeout_of(PyObject *const *arguments, Py_ssize_t
   return recv_one_signature.read(arguments, count, names, &values) && (!values[0] || wait_of(values[0], wait));
 }
 
+__attribute__((noinline)) int wait_for_one(const Calls *calls, pdlb_event *event, uint64_t wait, int rc) {
+  const Use use(*calls->port);
+  return use ? wait_to_receive(calls->port->raw(), event, 1, wait, rc) : -1;
+}
+
 PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   Calls *calls = calls_of(self);
   uint64_t wait = PDLB_FOREVER;
   if ((count || names) && !timeout_of(arguments, count, names, &wait)) return nullptr;
-  const Use use(*calls->port);
-  if (!use) return nullptr;
   pdlb_event event;
-  const int received = receive(calls->port->raw(), &event, 1, wait);
+  int received = 0;
+  {
+    const BriefUse use(*calls->port);
+    if (!use) return nullptr;
+    received = pdlb_port_recv(calls->port->raw(), &event, 1, 0);
+  }
+  if (received <= 0) received = wait_for_one(calls, &event, wait, received);
   if (received < 0) return nullptr;
   if (received == 0) Py_RETURN_NONE;
   return calls->received.make(event.data);

@@ -11,23 +11,28 @@
 #include "unlocked.hpp"
 
 // Holds the port for one call.
-class Use {
+template <Port::Entry (Port::*enter)(), void (Port::*leave)()>
+class Held {
  public:
-  explicit Use(Port &port) : port_(port), entry_(port.enter()) {
+  explicit Held(Port &port) : port_(port), entry_((port.*enter)()) {
     if (entry_ == Port::Entry::busy) set_busy();
     if (entry_ == Port::Entry::closed) set_closed("port");
   }
-  ~Use() {
-    if (*this) port_.leave();
+  ~Held() {
+    if (*this) (port_.*leave)();
   }
-  Use(const Use &) = delete;
-  Use &operator=(const Use &) = delete;
+  Held(const Held &) = delete;
+  Held &operator=(const Held &) = delete;
   explicit operator bool() const { return entry_ == Port::Entry::entered; }
 
  private:
   Port &port_;
   const Port::Entry entry_;
 };
+
+using Use = Held<&Port::enter, &Port::leave>;
+// For a call that does not wait, and calls nothing in Python.
+using BriefUse = Held<&Port::enter_briefly, &Port::leave_briefly>;
 
 // A receive that found nothing, or failed: `rc`. Waits without the interpreter lock. Returns -1 with the error set.
 __attribute__((noinline)) inline int wait_to_receive(pdlb_port *port, pdlb_event *events, uint32_t max, uint64_t wait,
