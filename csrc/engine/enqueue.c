@@ -270,14 +270,17 @@ static __attribute__((noinline)) uint32_t send_runs(const struct pdlb_engine_use
 /* ---- sending: at once, all the same way, into a front with room -------------------------------------------------- */
 
 static __attribute__((noinline)) uint32_t offer_and_return(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+  /* What the choice among them looks at may change without a way through the lock. */
+  atomic_fetch_or_explicit(&engine->idle[0], 0, memory_order_seq_cst);
   engine_offer_to_idle(engine, queue, count);
   return count;
 }
 
-/* After the commit. */
+/* After the commit. Whether somebody is idle is seen without a fence: who has become so since the lock was taken goes
+ * through it, and looks again (wake.c). */
 static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t count,
                              enum pdlb_refusal *why) {
-  engine_unlock_and_fence(&queue->ingress);
+  engine_unlock(&queue->ingress);
   engine_add(&user->port->sent, count);
   *why = PDLB_TAKEN;
   if (UNLIKELY(engine_may_offer(user->engine, queue))) return offer_and_return(user->engine, queue->index, count);

@@ -112,7 +112,7 @@ static inline bool engine_may_offer(const struct pdlb_engine *engine, const stru
 }
 
 /* `count` elements of `queue` wait: wake idle ports for them. To be called with no lock held, and after a
- * sequentially consistent operation that followed the commit. */
+ * sequentially consistent operation that followed the commit. (A send does without: see wake.c.) */
 static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   if (UNLIKELY(engine_may_offer(engine, &engine->queues[queue]))) engine_offer_to_idle(engine, queue, count);
 }

@@ -85,6 +85,7 @@ int pdlb_engine_link(struct pdlb_engine *engine, uint32_t index, uint32_t queue_
     *why = "the port is linked to eight queues already; unlink one first";
     return -ENOSPC;
   }
+  engine_go_through(engine, &queue->ingress); /* as a port that goes to sleep does */
   if (pdlb_engine_has_work(engine, index)) engine_call(engine, index);
   return 0;
 }

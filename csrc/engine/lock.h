@@ -37,6 +37,17 @@ uint32_t engine_take_over(struct pdlb_engine *engine, _Atomic uint32_t *word, ui
 
 static inline void engine_unlock(_Atomic uint32_t *word) { atomic_store_explicit(word, 0, memory_order_release); }
 
+/* As if the lock were taken and given up: who had it before has been seen out, and who takes it from now on sees what
+ * was stored before. */
+static inline void engine_go_through(struct pdlb_engine *engine, _Atomic uint32_t *word) {
+  uint32_t nobody = 0;
+  if (__builtin_expect(
+          atomic_compare_exchange_strong_explicit(word, &nobody, 0, memory_order_acq_rel, memory_order_relaxed), 1))
+    return;
+  engine_lock_contended(engine, word);
+  engine_unlock(word);
+}
+
 /* Also orders everything before it against every load after it: a sender must not miss a port that goes to sleep. */
 static inline void engine_unlock_and_fence(_Atomic uint32_t *word) {
   atomic_exchange_explicit(word, 0, memory_order_seq_cst);

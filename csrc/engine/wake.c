@@ -2,7 +2,8 @@
  *
  * A port is idle from pdlb_engine_arm until it is chosen; the bit in the set of idle ports is taken by exactly one
  * waker. Nothing is lost: a sender commits and then looks at the set, a receiver enters the set and then looks for
- * work, both sequentially consistent.
+ * work. A sender does both around its queue's ingress lock, and pays for no fence; instead a receiver, which is about
+ * to sleep, goes through that lock in between. Whoever else commits has a sequentially consistent operation in between.
  */
 #include "internal.h"
 
@@ -10,8 +11,13 @@ static inline _Atomic uint64_t *word_of(const struct pdlb_engine *engine, uint32
   return &engine->idle[port / 64];
 }
 
-void pdlb_engine_arm(struct pdlb_engine *engine, uint32_t port) {
-  atomic_fetch_or_explicit(word_of(engine, port), 1ull << (port % 64), memory_order_seq_cst);
+void pdlb_engine_arm(struct pdlb_engine *engine, uint32_t index) {
+  const struct engine_port *port = &engine->ports[index];
+  atomic_fetch_or_explicit(word_of(engine, index), 1ull << (index % 64), memory_order_seq_cst);
+  for (uint32_t slot = 0; slot < PDLB_MAX_LINKS; slot++) {
+    const uint32_t link = atomic_load_explicit(&port->link[slot], memory_order_acquire);
+    if (link != LINK_NONE) engine_go_through(engine, &engine->queues[LINK_QUEUE(link)].ingress);
+  }
 }
 
 bool pdlb_engine_disarm(struct pdlb_engine *engine, uint32_t port) {
