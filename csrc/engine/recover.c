@@ -294,6 +294,7 @@ static void mend_egress(struct burial *burial, uint32_t index) {
                             atomic_load_explicit(&queue->front_gone, memory_order_relaxed) +
                             engine_get(&queue->ring_out) - atomic_load_explicit(&queue->parked, memory_order_relaxed),
                         memory_order_release);
+  atomic_store_explicit(&queue->run_until, 0, memory_order_relaxed);
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */

@@ -153,6 +153,10 @@ struct engine_queue {
   _Atomic uint32_t parked;
   uint32_t picks;       /* elements scheduled since a lower priority was last served first, while others waited */
   uint32_t starve_turn; /* the priority that was then served */
+  /* A run: until so many were ever scheduled, what comes next is known to be at hand, as urgent as can be, and with
+   * nothing older before it, whatever is sent meanwhile; unless something is parked or left behind. */
+  _Atomic uint64_t run_until;
+  uint32_t run_in_ring; /* it is in the ring of that priority, and not in the front */
 
   alignas(CACHE_LINE) _Atomic uint32_t inflight; /* where it is limited */
   /* When the element that waits longest began to, as far as known (0: unknown), and how many had been scheduled then.

@@ -121,6 +121,18 @@ static inline uint32_t front_alike(const struct engine_queue *queue, uint32_t tu
 #endif
 }
 
+/* Under the egress lock: the next `count` elements are as urgent as can be. Who takes one of them later need not look
+ * at what senders write. Whatever leaves the queue counts against them: a run ends early rather than late. */
+static inline void begin_run(struct engine_queue *queue, bool in_ring, uint32_t count) {
+  queue->run_in_ring = in_ring;
+  atomic_store_explicit(&queue->run_until, engine_get(&queue->scheduled) + count, memory_order_relaxed);
+}
+
+static inline uint64_t left_of_run(const struct engine_queue *queue) {
+  const uint64_t until = engine_get(&queue->run_until), scheduled = engine_get(&queue->scheduled);
+  return until > scheduled ? until - scheduled : 0;
+}
+
 /* Whether the `most` oldest of the front's `count` elements are the next ones: as urgent as each other, where none can
  * be more urgent. */
 static bool front_begins_alike(struct engine_queue *queue, uint64_t taken, uint32_t count, uint32_t most) {
@@ -128,10 +140,14 @@ static bool front_begins_alike(struct engine_queue *queue, uint64_t taken, uint3
   const uint8_t key = queue->front_key[turn];
   const uint32_t run = front_alike(queue, turn, count);
   const uint32_t slow = engine_slow(queue);
-  if (run >= count && !slow) return true;
-  /* Others wait that are less urgent: they are not to starve. */
-  if (key || (slow & ~SLOW_RINGS) || run < most || queue->picks + most >= STARVATION_PERIOD) return false;
-  queue->picks += most;
+  if (run >= count && !slow) {
+    queue->picks = 0;
+  } else {
+    /* Others wait that are less urgent: they are not to starve. */
+    if (key || (slow & ~SLOW_RINGS) || run < most || queue->picks + most >= STARVATION_PERIOD) return false;
+    queue->picks += most;
+  }
+  if (!key) begin_run(queue, false, run < count ? run : count);
   return true;
 }
 
@@ -309,29 +325,70 @@ static inline uint32_t urgent_ring(const struct engine_queue *queue) {
   return NIL;
 }
 
-/* One of those that wait in the rings, if none waits elsewhere and it is not a lower priority's turn. */
-static __attribute__((noinline)) bool take_from_rings(const struct pdlb_engine_user *user, struct engine_queue *queue,
-                                                      uint32_t linked, struct pdlb_event *event) {
+/* Under the lock: the oldest element of a ring; false if the port may not have it. */
+static inline bool take_head(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t priority,
+                             struct pdlb_event *event) {
   struct engine_port *port = user->port;
-  if (!engine_try_lock_as(user->owner, &queue->egress)) return false;
-  const uint32_t priority = urgent_ring(queue); /* before the front is looked at: what lies there is older */
-  if (UNLIKELY(priority == NIL || queue->picks + 1 >= STARVATION_PERIOD || engine_slow(queue) != SLOW_RINGS ||
-               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire) ||
-               atomic_load_explicit(&port->only_link, memory_order_relaxed) != linked))
-    goto otherwise;
   const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
   const uint32_t mask = engine_ring_mask(user->engine);
   const struct pdlb_event *ring = engine_ring(user->engine, queue->index, priority);
   *event = ring[head & mask];
-  __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
+  /* Not so far on that the sender is about to write there. */
+  if (left_of_run(queue) > RING_AHEAD) __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
-  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) goto otherwise;
+  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) return false;
   queue->picks++;
   atomic_store_explicit(&queue->head[priority], head + 1, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, 1);
   take_hold(port, queue, 1, history_tail, type);
   return true;
+}
+
+/* The same of the front. */
+static inline bool take_oldest(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                               struct pdlb_event *event) {
+  struct engine_port *port = user->port;
+  const uint64_t taken = engine_get(&queue->front_taken);
+  *event = queue->front[taken & FRONT_MASK];
+  const uint32_t type = pdlb_event_type(event);
+  uint32_t history_tail;
+  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) return false;
+  queue->picks++;
+  atomic_store_explicit(&queue->front_taken, taken + 1, memory_order_release); /* the commit */
+  take_hold(port, queue, 1, history_tail, type);
+  return true;
+}
+
+/* One of those that wait in the rings, if none waits elsewhere and it is not a lower priority's turn. */
+static __attribute__((noinline)) bool take_from_rings(const struct pdlb_engine_user *user, struct engine_queue *queue,
+                                                      uint32_t linked, struct pdlb_event *event) {
+  if (!engine_try_lock_as(user->owner, &queue->egress)) return false;
+  const uint32_t priority = urgent_ring(queue); /* before the front is looked at: what lies there is older */
+  if (UNLIKELY(priority == NIL || queue->picks + 1 >= STARVATION_PERIOD || engine_slow(queue) != SLOW_RINGS ||
+               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire) ||
+               atomic_load_explicit(&user->port->only_link, memory_order_relaxed) != linked))
+    goto otherwise;
+  if (priority == 0)
+    begin_run(queue, true,
+              atomic_load_explicit(&queue->tail[0], memory_order_acquire) -
+                  atomic_load_explicit(&queue->head[0], memory_order_relaxed));
+  if (LIKELY(take_head(user, queue, priority, event))) return true;
+
+otherwise:
+  engine_unlock(&queue->egress);
+  return false;
+}
+
+/* The next one of a run, if it is not a lower priority's turn. While it lasts in the ring, the ring is not empty, and
+ * so nothing is put into the front. */
+static inline bool take_next_of_run(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t linked,
+                                    struct pdlb_event *event) {
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
+  if (UNLIKELY(!left_of_run(queue) || queue->picks + 1 >= STARVATION_PERIOD || (engine_slow(queue) & ~SLOW_RINGS) ||
+               atomic_load_explicit(&user->port->only_link, memory_order_relaxed) != linked))
+    goto otherwise;
+  if (LIKELY(queue->run_in_ring ? take_head(user, queue, 0, event) : take_oldest(user, queue, event))) return true;
 
 otherwise:
   engine_unlock(&queue->egress);
@@ -465,6 +522,13 @@ static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engin
   return LIKELY(taken) ? taken : schedule_links(user, events, max, retry_at);
 }
 
+static __attribute__((noinline)) uint32_t schedule_run(const struct pdlb_engine_user *user, struct pdlb_event *events,
+                                                       uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
+                                                       uint32_t only) {
+  return LIKELY(take_next_of_run(user, queue, only, events)) ? engine_one()
+                                                             : schedule_links(user, events, max, retry_at);
+}
+
 static inline __attribute__((always_inline)) uint32_t schedule_queue(const struct pdlb_engine_user *user,
                                                                      struct pdlb_event *events, uint32_t max,
                                                                      uint64_t *retry_at, uint32_t only) {
@@ -487,6 +551,9 @@ static __attribute__((noinline)) uint32_t schedule_releasing(const struct pdlb_e
   const uint32_t count = port->last_received;
   if (UNLIKELY(count && !engine_release_quietly(user, count))) return schedule_links(user, events, max, retry_at);
   port->last_received = 0;
+  /* Ports that release with a receive are those that take one after the other at a rate where this pays. */
+  struct engine_queue *queue = engine_queue_of(user->engine, only);
+  if (max == 1 && left_of_run(queue)) return schedule_run(user, events, max, retry_at, queue, only);
   return schedule_queue(user, events, max, retry_at, only);
 }
 
