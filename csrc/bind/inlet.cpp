@@ -315,6 +315,19 @@ PyObject *by_listener(PyObject *self, PyObject *) {
   }
 }
 
+// ---- between two connections ----------------------------------------------------------------------------------------
+
+PyObject *give_way(PyObject *, PyObject *) {
+  Turns::give_way();
+  Py_RETURN_NONE;
+}
+
+PyMethodDef functions[] = {
+    {"give_way", give_way, METH_NOARGS,
+     "give_way()\n--\n\nLet a thread that asks for the interpreter lock have it, if this one's turn was long enough."},
+    {},
+};
+
 // ---- the type -------------------------------------------------------------------------------------------------------
 
 // Inlet(source, worker, blocking)
@@ -393,5 +406,6 @@ void register_inlet(py::module_ &module) {
   accept_signature.intern();
   PyType_Slot slots[] = {slot(Py_tp_new, make), slot(Py_tp_dealloc, dealloc), {Py_tp_methods, methods}, {}};
   PyTypeObject *const type = make_type("pydlb._native.Inlet", sizeof(Inlet), 0, slots);
+  if (PyModule_AddFunctions(module.ptr(), functions) < 0) throw py::error_already_set();
   module.attr("Inlet") = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(type));
 }

@@ -124,7 +124,6 @@ class Poller {
 }  // namespace
 
 void register_poller(py::module_ &module) {
-  module.def("give_way", &Turns::give_way);
   py::class_<Poller>(module, "Poller", py::is_final())
       .def(py::init<std::shared_ptr<Port>>(), "port"_a)
       .def("fileno", &Poller::fileno)

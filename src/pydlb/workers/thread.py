@@ -42,18 +42,19 @@ class ThreadWorker:
 
     def run(self) -> None:
         """Serve in the calling thread until `stop`."""
+        handler, close, give_way = self._handler, self._close, _native.give_way
         for connection in self.worker:
             self._served = connection.socket
             try:
-                self._handler(connection)
+                handler(connection)
             except (Exception, SystemExit):
                 logger.exception("%s: the handler failed; its connection is closed", self.worker.name)
-                self._close(connection, aborted=True)
+                close(connection, True)
             else:
-                self._close(connection, aborted=False)
-            _native.give_way()
+                close(connection, False)
+            give_way()
 
-    def _close(self, connection: Connection, *, aborted: bool) -> None:
+    def _close(self, connection: Connection, aborted: bool) -> None:
         with self._lock:
             self._served = None
             aborted |= self._cut
