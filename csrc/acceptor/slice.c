@@ -1,9 +1,9 @@
-#include "slice.h"
-
 #include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "pdlb_acceptor.h"
 
 #define SLICE_NS 100000u /* the shortest that is allowed */
 
@@ -19,7 +19,7 @@ struct attributes {
   uint64_t period;
 };
 
-void slice_shorten(void) {
+void pdlb_shorten_slice(void) {
   struct attributes attributes = {.size = sizeof attributes};
   if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return;
   if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH) return;

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "internal.h"
-#include "slice.h"
 
 #define READY 64
 
@@ -287,7 +286,7 @@ static void nap(uint32_t behind) {
 /* When there is nothing more to accept, the thread goes on: it sends what waits for a credit, and keeps the time. */
 void *acceptor_run(void *argument) {
   struct pdlb_acceptor *acceptor = argument;
-  slice_shorten();
+  pdlb_shorten_slice();
   pthread_mutex_lock(&acceptor->mutex);
   while (!acceptor->ending) {
     move_carry_out(acceptor);

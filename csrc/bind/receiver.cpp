@@ -128,6 +128,7 @@ void register_receiver(py::module_ &module) {
           "seat"_a, "late"_a);
 
   module.def("permit_listener", &pdlb_permit_listener, "permit"_a);
+  module.def("shorten_slice", &pdlb_shorten_slice);
 
   py::class_<Receiver, Source, std::shared_ptr<Receiver>>(module, "Receiver", py::is_final())
       .def(py::init<std::shared_ptr<Board>, uint32_t, bool>(), "board"_a, "seat"_a, "blocking"_a)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import ClosedError, DeviceGone
 from .eventloop import WorkerLoop
+from .pace import Pace
 from .selector import WorkerSelector
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class LoopWorker:
         self._more = False
         self._busy_since = 0.0
         self._turns = 0
+        self._pace: Pace | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._alive = threading.Event()
@@ -145,6 +147,8 @@ class LoopWorker:
 
     def run(self) -> None:
         """Run the loop in the calling thread until `stop`."""
+        if threading.current_thread() is threading.main_thread():  # of a process that is a worker
+            self._pace = Pace()
         try:
             self.loop = self._loop_factory()
             asyncio.set_event_loop(self.loop)
@@ -174,6 +178,8 @@ class LoopWorker:
 
         One at a time if handlers are slow, because who was taken waits for them.
         """
+        if self._pace is not None:
+            self._pace.rest()
         try:
             connections, more = self.worker.receive(self._most())
         except ClosedError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import platform
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -44,3 +47,12 @@ class Unready:
 
     def __init__(self) -> None:
         raise LookupError("no such application")
+
+
+async def tell_slice(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with how long the kernel lets this thread run at a time, in nanoseconds; 0 if it does not say."""
+    attributes = ctypes.create_string_buffer(48)
+    number = {"x86_64": 315, "aarch64": 275}[platform.machine()]
+    assert ctypes.CDLL(None).syscall(number, 0, attributes, len(attributes), 0) == 0
+    writer.write(b"%d\n" % struct.unpack_from("=Q", attributes, 24))
+    writer.close()
