@@ -28,9 +28,11 @@ __all__ = ["LoopWorker"]
 logger = logging.getLogger("pydlb")
 
 # How many connections are taken from the queue at a time at most; and how long those that were taken last may have kept
-# the loop, in seconds each, for more than one to be taken. Where only the clock can be asked: for how long altogether.
+# the loop, in seconds each, for more than one to be taken. Where only the clock can be asked: fewer, for those that are
+# taken wait for each other; and for how long altogether.
 _MOST: Final = 16
 _QUICK: Final = 0.001
+_MOST_BY_CLOCK: Final = 4
 _QUICK_BY_CLOCK: Final = 0.005
 
 # In so many turns of an event loop a new connection's first request has been read and its handler has run.
@@ -212,7 +214,7 @@ class LoopWorker:
             return self.worker.batch
         if self._selector is None:
             quick = self.loop.time() - self._more_since < _QUICK_BY_CLOCK
-            return min(2 * max(1, self._taken), _MOST) if quick else 1
+            return min(2 * max(1, self._taken), _MOST_BY_CLOCK) if quick else 1
         busy, self._selector.busy = self._selector.busy, 0.0
         return _MOST if busy <= _QUICK * max(1, self._taken) and not self._selector.slow else 1
 
