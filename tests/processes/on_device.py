@@ -139,6 +139,21 @@ def hold(policy: str, method: str, _draw: random.Random) -> None:
         clients.close()
 
 
+def reset(policy: str, method: str, _draw: random.Random) -> None:
+    """The device goes: the balancer has failed and says so; what is open is served to its end."""
+    with balancer(2, policy, method) as made:
+        clients = Clients()
+        names = clients.hold(made.address(), 2)
+        assert len(set(names)) == 2
+        assert made.state == "accepting"
+        Path("/sys/class/dlb2/dlb0/device/reset").write_text("1")
+        wait(lambda: made.state == "failed")
+        assert [clients.ask(client) for client in clients.open] == names
+        assert made.stats().open == 2
+        clients.close()
+        wait(lambda: made.stats().open == 0)
+
+
 def descriptors() -> list[str]:
     names = []
     for entry in Path("/proc/self/fd").iterdir():

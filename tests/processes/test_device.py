@@ -29,6 +29,8 @@ SEED = random.SystemRandom().randrange(1 << 32)
         ("replace", "2.5", "round_robin", "spawn"),
         ("hold", "2.5", "dlb", "spawn"),
         ("hold", "2.0", "exact", "fork"),
+        ("reset", "2.5", "dlb", "fork"),
+        ("reset", "2.0", "exact", "forkserver"),
     ],
 )
 def test_on_a_device(look: str, version: str, policy: str, method: str) -> None:
