@@ -108,6 +108,8 @@ uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_e
 /* Up to `most` elements: what each port of a queue may take without taking more than others can. `user` serves it, and
  * no other; else 1. */
 uint32_t pdlb_engine_share(const struct pdlb_engine_user *user, uint32_t most);
+/* Whether the next element is known to wait, without a look at what senders write. */
+bool pdlb_engine_knows_next(const struct pdlb_engine_user *user);
 uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count);
 /* Any thread; `port` is an index, as everywhere below. */
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port, uint32_t count);

@@ -578,3 +578,8 @@ uint32_t pdlb_engine_share(const struct pdlb_engine_user *user, uint32_t most) {
   const uint32_t share = engine_queued(queue) / (uint32_t)__builtin_popcountll(linked | 1);
   return share < most ? share : most;
 }
+
+bool pdlb_engine_knows_next(const struct pdlb_engine_user *user) {
+  const uint32_t only = atomic_load_explicit(&user->port->only_link, memory_order_acquire);
+  return only && left_of_run(engine_queue_of(user->engine, only));
+}

@@ -129,6 +129,7 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
    .stats = port_stats}
 
 static const struct pdlb_port_ops port_ops = OPS(port_forward, software_port_recv, port_release);
+static const struct pdlb_port_ops successive_ops = OPS(port_forward, software_successive_recv, port_release);
 static const struct pdlb_port_ops prefetching_ops =
     OPS(prefetching_forward, software_prefetching_recv, prefetching_release);
 
@@ -180,7 +181,10 @@ int software_port_create(struct pdlb_domain *base, const struct pdlb_port_config
   }
   set_up(port, domain, (uint32_t)id, directed);
   port->prefetched = prefetched;
-  if (prefetching) port->base.ops = &prefetching_ops;
+  if (prefetching)
+    port->base.ops = &prefetching_ops;
+  else if (config->release_on_recv)
+    port->base.ops = &successive_ops;
   port->history_entries = config->history_entries;
   atomic_fetch_and_explicit(&port->doorbell->special, ~DOORBELL_CANCELLED, memory_order_relaxed);
   *result = &port->base;

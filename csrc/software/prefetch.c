@@ -37,9 +37,16 @@ uint32_t software_prefetched_left(const struct software_prefetched *ahead) {
 static __attribute__((noinline)) int fetch(struct software_port *port, struct pdlb_event *events, uint32_t max,
                                            uint64_t deadline) {
   struct software_prefetched *ahead = port->prefetched;
-  const uint32_t share = max == 1 ? pdlb_engine_share(&port->user, ahead->most) : 0;
-  if (share <= 1) return software_port_recv(&port->base, events, max, deadline);
+  if (max != 1) return software_port_recv(&port->base, events, max, deadline);
+  const bool held_back = !deadline && software_hold_back(port);
+  const uint32_t share = pdlb_engine_share(&port->user, ahead->most);
+  if (share <= 1) {
+    const int count = software_port_recv(&port->base, events, 1, deadline);
+    software_looked(port, held_back, count > 0, false);
+    return count;
+  }
   const int count = software_port_recv(&port->base, ahead->events, share, deadline);
+  software_looked(port, held_back, count > 0, count > 1);
   if (count <= 0) return count;
   *events = ahead->events[0];
   set(&ahead->next, 1);

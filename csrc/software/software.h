@@ -78,6 +78,13 @@ struct software_domain {
   struct waiter *waiters; /* by port index */
 };
 
+/* Whether a port holds back before it looks for an element (pace.c). */
+struct pace {
+  bool alone;             /* the last one that it found was */
+  uint32_t looks_left;    /* before it tries again whether holding back pays */
+  uint32_t looks_between; /* how many there were the last time; 0: it pays */
+};
+
 struct software_port {
   struct pdlb_port base;
   struct software_domain *domain;
@@ -86,7 +93,8 @@ struct software_port {
   struct doorbell *doorbell; /* the waiter's */
   uint32_t index;
   uint32_t history_entries;
-  uint32_t looks, waits;                  /* wait.c: how often to look before sleeping; waits without a look */
+  uint32_t looks, waits; /* wait.c: how often to look before sleeping; waits without a look */
+  struct pace pace;
   struct software_prefetched *prefetched; /* NULL: the port takes nothing ahead */
 };
 
@@ -104,6 +112,14 @@ bool software_relax(void *context, uint32_t owner, uint32_t times);
 int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 void software_port_cancel(struct pdlb_port *port);
+
+/* ---- pace.c: a port that takes one element after the other
+ * ---------------------------------------------------------------------------------- */
+
+int software_successive_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
+/* Before a look for one element; true if the port held back. And after it: whether it found one, and more behind it. */
+bool software_hold_back(struct software_port *port);
+void software_looked(struct software_port *port, bool held_back, bool found, bool more);
 
 /* ---- prefetch.c: a port that takes ahead
  * ---------------------------------------------------------------------------------- */

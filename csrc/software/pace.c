@@ -1,0 +1,46 @@
+/* A port that takes one element after the other lets some more of them come before it looks.
+ *
+ * Where a receiver is as fast as the sender, it finds one element each time, and each look takes the lines away that
+ * the sender is about to write: both then take twice as long for each element as where several wait. So a port that
+ * found one element alone gives way for a moment, in which a few more are sent, as long as that is what happens.
+ * Where it does not, as between two who answer each other, it is seen ever more rarely whether it does by now.
+ */
+#include <sched.h>
+
+#include "software.h"
+
+#define LOOKS_BETWEEN 32u
+#define LOOKS_BETWEEN_MOST 1024u
+
+bool software_hold_back(struct software_port *port) {
+  struct pace *pace = &port->pace;
+  if (!pace->alone) return false;
+  if (pace->looks_left) {
+    pace->looks_left--;
+    return false;
+  }
+  sched_yield(); /* half a microsecond, or the time of somebody who wants this processor, the sender perhaps */
+  return true;
+}
+
+void software_looked(struct software_port *port, bool held_back, bool found, bool more) {
+  struct pace *pace = &port->pace;
+  if (held_back && more) {
+    pace->looks_between = 0;
+  } else if (held_back) {
+    const uint32_t next = pace->looks_between ? 2 * pace->looks_between : LOOKS_BETWEEN;
+    pace->looks_left = pace->looks_between = next < LOOKS_BETWEEN_MOST ? next : LOOKS_BETWEEN_MOST;
+  } else if (found) {
+    pace->alone = !more;
+  }
+}
+
+int software_successive_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct software_port *port = (struct software_port *)base;
+  if (max != 1 || deadline || pdlb_engine_knows_next(&port->user))
+    return software_port_recv(base, events, max, deadline);
+  const bool held_back = software_hold_back(port);
+  const int count = software_port_recv(base, events, 1, 0);
+  software_looked(port, held_back, count > 0, pdlb_engine_knows_next(&port->user));
+  return count;
+}
