@@ -113,9 +113,13 @@ int door_hold_file(int fd) {
   return result;
 }
 
+/* Who has no descriptor to look with takes it for held: whoever looks next will see. */
 bool door_file_is_held(const char *path) {
+  const int saved = errno;
   const int fd = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
-  if (fd < 0) return false;
+  const bool exists = fd >= 0 || errno != ENOENT;
+  errno = saved;
+  if (fd < 0) return exists;
   const bool held = sys_flock(fd, LOCK_EX | LOCK_NB) != 0;
   sys_close(fd);
   return held;

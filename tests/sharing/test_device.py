@@ -24,6 +24,12 @@ def test_who_is_killed_leaves_its_port_as_it_should_be(version: str, method: str
     run_emulated(version, PROGRAM, method, SEED, kills)
 
 
+@pytest.mark.parametrize("version", ["2.0", "2.5"])
+def test_who_joins_without_descriptors_says_so_and_leaves_none(version: str) -> None:
+    """And the domain stays, though such a process cannot see who else has it."""
+    run_emulated(version, PROGRAM.with_name("without_descriptors.py"))
+
+
 def test_a_device_of_this_process_alone_is_not_shared() -> None:
     with EmulatedDevice() as emulated, emulated.open() as device, pytest.raises(pydlb.DLBError, match="pydlb emulate"):
         device.create_domain(shared=True)
