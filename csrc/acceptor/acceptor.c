@@ -79,6 +79,12 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
   pthread_mutex_init(&acceptor->workers.mutex, NULL);
 }
 
+/* By edges: nobody needs to read how often it was called. */
+static int watch_for(struct pdlb_acceptor *acceptor, int fd, uint64_t mark) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = mark}};
+  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
 static int open_descriptors(struct pdlb_acceptor *acceptor) {
   acceptor->listeners.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   if (acceptor->listeners.epoll_fd < 0) return -errno;
@@ -88,16 +94,9 @@ static int open_descriptors(struct pdlb_acceptor *acceptor) {
   }
   acceptor->call_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (acceptor->call_fd < 0) return -errno;
-  struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = CALLED}};
-  if (epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, acceptor->call_fd, &event) < 0) return -errno;
+  const int rc = watch_for(acceptor, acceptor->call_fd, CALLED);
+  if (rc < 0) return rc;
   return move_watch_bell(acceptor, EPOLL_CTL_ADD);
-}
-
-/* By edges: nobody needs to read how often it rang. */
-static int watch_board(struct pdlb_acceptor *acceptor) {
-  struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = BOARD}};
-  const int bell = pdlb_board_bell_fd(acceptor->config.board);
-  return epoll_ctl(acceptor->listeners.epoll_fd, EPOLL_CTL_ADD, bell, &event) < 0 ? -errno : 0;
 }
 
 static int init_permits(struct pdlb_acceptor *acceptor) {
@@ -131,7 +130,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   int rc = slots_init(&acceptor->slots, config->slots);
   if (config->board && rc == 0) rc = init_permits(acceptor);
   if (rc == 0) rc = open_descriptors(acceptor);
-  if (config->board && rc == 0) rc = watch_board(acceptor);
+  if (config->board && rc == 0) rc = watch_for(acceptor, pdlb_board_bell_fd(config->board), BOARD);
   if (rc == 0) rc = pdlb_domain_set_external_clock(domain, true, error);
   if (rc == 0) rc = start_thread(acceptor);
   if (rc < 0) {

@@ -51,9 +51,10 @@ static enum accept_outcome accept_one(struct pdlb_acceptor *acceptor, const stru
 /* Under the mutex. Returns false if the thread has to look why no more can be accepted. */
 static bool accept_from(struct pdlb_acceptor *acceptor, const struct listener *listener, uint32_t max,
                         struct fresh *fresh, uint32_t *count) {
-  while (*count < max) {
+  for (bool told = true; *count < max; told = false) {
     const uint32_t unpicked = atomic_load_explicit(&acceptor->unpicked, memory_order_relaxed);
     if (limits_judge(acceptor, unpicked) != LIMITS_TAKE) return false;
+    if (!told && !listener_has_more(listener)) return true;
     if (!get_slot(acceptor, &fresh[*count].token)) return false;
     const enum accept_outcome outcome = accept_one(acceptor, listener, &fresh[*count]);
     if (outcome == ACCEPTED) {

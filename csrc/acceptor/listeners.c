@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -37,6 +38,11 @@ struct listener *listeners_find(struct listeners *listeners, uint32_t id) {
     if (listeners->table[place].state != LISTENER_UNUSED && listeners->table[place].id == id)
       return &listeners->table[place];
   return NULL;
+}
+
+bool listener_has_more(const struct listener *listener) {
+  struct pollfd state = {.fd = listener->fd, .events = POLLIN};
+  return poll(&state, 1, 0) != 0;
 }
 
 static bool watch(const struct listeners *listeners, struct listener *listener, bool wanted) {

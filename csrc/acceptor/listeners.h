@@ -18,6 +18,7 @@ struct listener {
   uint32_t id;
   bool for_workers; /* they accept from it: it belongs into the set of the door, else into the thread's own */
   int watched_by;   /* the epoll set that it is in, -1 for none */
+  bool ready;       /* the thread's own set told of it, and it has not had its turn since */
   enum pdlb_proxy proxy;
   uint32_t last_looks;
   uint64_t accepted_at; /* when the last connection came from it */
@@ -38,6 +39,9 @@ struct listeners {
 int listeners_add(struct listeners *listeners, int fd, enum pdlb_proxy proxy);
 /* NULL if there is none, or no more. */
 struct listener *listeners_find(struct listeners *listeners, uint32_t id);
+/* Whether accept will find something, or a reason why there is nothing. An accept that finds nothing has made a file
+ * for it before: to ask first costs a tenth of that. */
+bool listener_has_more(const struct listener *listener);
 void listeners_drop(struct listeners *listeners, struct listener *listener);
 void listeners_drop_all(struct listeners *listeners);
 void listeners_drain_all(struct listeners *listeners);

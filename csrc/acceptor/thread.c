@@ -5,7 +5,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -133,15 +132,19 @@ bool acceptor_refuse_one(struct pdlb_acceptor *acceptor, struct listener *listen
   return accept_one(acceptor, listener, true) == TRY_NEXT;
 }
 
-/* One listener's turn. A connection that comes by itself is handed on at once: to find that there is no other one costs
- * as much as to accept it, and if there is, the epoll set tells. */
+/* One listener's turn. A connection that comes by itself is handed on at once: if there is another one, the epoll set
+ * tells. */
 static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
   const uint64_t before = listener->accepted_at;
   enum accept_outcome outcome = ACCEPTED;
+  bool told = listener->ready;
+  listener->ready = false;
   for (uint32_t i = 0; i < acceptor->config.batch; i++) {
     if (acceptor->fresh_count == MAX_BATCH || !has_slot(acceptor)) break;
     const enum verdict verdict = limits_judge(acceptor, unpicked(acceptor));
     if (verdict == LIMITS_LEAVE) break;
+    if (!told && !listener_has_more(listener)) return NOTHING_THERE;
+    told = false;
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
@@ -150,15 +153,16 @@ static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct l
   return outcome;
 }
 
-/* Under the mutex: a turn for every listener, the draining ones until nothing is there. Each is first in its turn, so
- * that none is kept from the last slots for ever. */
+/* Under the mutex: a turn for every listener that has something, the draining ones until nothing is there. Each is
+ * first in its turn, so that none is kept from the last slots for ever. */
 static void accept_from_all(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const uint32_t first = listeners->turn++;
   for (uint32_t i = 0; i < listeners->count; i++) {
     struct listener *listener = &listeners->table[(first + i) % listeners->count];
     const enum listener_state state = listener->state;
-    if (state == LISTENER_UNUSED || listener->for_workers || !has_room(acceptor)) continue;
+    if (state == LISTENER_UNUSED || listener->for_workers) continue;
+    if ((state == LISTENER_OPEN && !listener->ready) || !has_room(acceptor)) continue;
     const enum accept_outcome outcome = accept_batch(acceptor, listener);
     if (outcome == UNUSABLE || (outcome == NOTHING_THERE && state == LISTENER_DRAINING))
       listeners_drop(listeners, listener);
@@ -168,21 +172,30 @@ static void accept_from_all(struct pdlb_acceptor *acceptor) {
 
 /* ---- the thread ------------------------------------------------------------------------------------------------ */
 
-/* Sleep until something is ready or `until`. */
-static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
-  struct epoll_event ready[READY];
+/* Sleep until something is ready or `until`. Returns how much is. */
+static int sleep_until(const struct pdlb_acceptor *acceptor, uint64_t until, struct epoll_event ready[READY]) {
   const uint64_t now = pdlb_now();
   const uint64_t left = until > now ? until - now : 0;
   const struct timespec time = {.tv_sec = (time_t)(left / SECOND), .tv_nsec = (long)(left % SECOND)};
-  int found = epoll_pwait2(acceptor->listeners.epoll_fd, ready, READY, until == PDLB_FOREVER ? NULL : &time, NULL);
-  if (found < 0 && errno != EINTR) { /* a kernel before 5.11, or a sandbox that does not know it */
-    const uint64_t milliseconds = (left + MILLISECOND - 1) / MILLISECOND;
-    const int most = until == PDLB_FOREVER ? -1 : milliseconds > 1000 ? 1000 : (int)milliseconds;
-    found = epoll_wait(acceptor->listeners.epoll_fd, ready, READY, most);
+  const int found =
+      epoll_pwait2(acceptor->listeners.epoll_fd, ready, READY, until == PDLB_FOREVER ? NULL : &time, NULL);
+  if (found >= 0 || errno == EINTR) return found;
+  /* A kernel before 5.11, or a sandbox that does not know it. */
+  const uint64_t milliseconds = (left + MILLISECOND - 1) / MILLISECOND;
+  const int most = until == PDLB_FOREVER ? -1 : milliseconds > 1000 ? 1000 : (int)milliseconds;
+  return epoll_wait(acceptor->listeners.epoll_fd, ready, READY, most);
+}
+
+/* Returns under the mutex. */
+static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
+  struct epoll_event ready[READY];
+  const int found = sleep_until(acceptor, until, ready);
+  pthread_mutex_lock(&acceptor->mutex);
+  for (int i = 0; i < found; i++) {
+    const uint64_t who = ready[i].data.u64;
+    struct listener *const listener = who <= UINT32_MAX ? listeners_find(&acceptor->listeners, (uint32_t)who) : NULL;
+    if (listener) listener->ready = true;
   }
-  uint64_t calls;
-  for (int i = 0; i < found; i++)
-    if (ready[i].data.u64 == CALLED && read(acceptor->call_fd, &calls, sizeof calls) < 0) break;
 }
 
 /* Under the mutex: who accepts from which listener. */
@@ -308,7 +321,6 @@ void *acceptor_run(void *argument) {
     if (tick < next) next = tick;
     if (acceptor->config.by_workers) atomic_store_explicit(&acceptor->awake_at, next, memory_order_seq_cst);
     wait_until(acceptor, next);
-    pthread_mutex_lock(&acceptor->mutex);
   }
   acceptor->ended = true;
   pthread_cond_broadcast(&acceptor->has_moved);
