@@ -29,6 +29,13 @@ struct Calls {
 
 Calls *calls_of(PyObject *self) { return reinterpret_cast<Calls *>(self); }
 
+// Without the interpreter lock, a port may be closed by another thread in the midst of a call. It takes nothing more
+// then, as if it were disabled; its user is told what it is.
+PyObject *set_refusal_of(const Calls *calls, pdlb_refusal why, uint32_t index, const pdlb_event &event) {
+  if (why == PDLB_PORT_DISABLED && calls->port->closed()) return set_closed("port");
+  return set_refusal(why, index, event);
+}
+
 // ---- batches ------------------------------------------------------------------------------------------------------
 
 using SendFunction = uint32_t (*)(pdlb_port *, const pdlb_event *, uint32_t, pdlb_refusal *);
@@ -40,7 +47,7 @@ bool put(const Calls *calls, const Batch &batch, uint32_t *taken, SendFunction f
   pdlb_refusal why = PDLB_TAKEN;
   *taken += function(calls->port->raw(), batch.data() + *taken, batch.count() - *taken, &why);
   if (why == PDLB_TAKEN || why == PDLB_NO_CREDIT) return true;
-  return set_refusal(why, *taken, batch.data()[*taken]), false;
+  return set_refusal_of(calls, why, *taken, batch.data()[*taken]), false;
 }
 
 // How long a send that waits for credits sleeps between tries, from and to.
@@ -156,7 +163,7 @@ bool options_of(const std::array<PyObject *, 6> &values, pdlb_event *event, uint
 PyObject *send_event(const Calls *calls, const pdlb_event &event) {
   pdlb_refusal why = PDLB_TAKEN;
   if (pdlb_port_send(calls->port->raw(), &event, 1, &why) == 1) Py_RETURN_TRUE;
-  if (why != PDLB_NO_CREDIT) return set_refusal(why, 0, event);
+  if (why != PDLB_NO_CREDIT) return set_refusal_of(calls, why, 0, event);
   Py_RETURN_FALSE;
 }
 
