@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 import warnings
 import weakref
@@ -85,12 +86,16 @@ class _Owner:
         """Close it."""
         self.close()
 
-    def __del__(self) -> None:
+    # What it calls is bound here: at the end of the program it may be called when this module is empty already.
+    def __del__(
+        self, _warn: Callable[..., None] = warnings.warn, _is_finalizing: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
         """Warn about an open object that nobody holds any more, then close it."""
         handle = getattr(self, "_handle", None)
         if handle is not None and not handle.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            if not _is_finalizing():  # the backend's is let go with this object, and so are the children's
+                self.close()
 
 
 class Device(_Owner):

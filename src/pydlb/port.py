@@ -11,6 +11,7 @@ from .errors import ConfigError, closed
 from .types import PortStats, Sched
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ._backend import BackendDomain, BackendPort
@@ -198,12 +199,15 @@ class Port:
         """Close the port."""
         self.close()
 
-    def __del__(self) -> None:
+    # What it calls is bound here: at the end of the program it may be called when this module is empty already.
+    def __del__(
+        self, _warn: Callable[..., None] = warnings.warn, _is_finalizing: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
         """Warn about an open port that nobody holds any more, then close it."""
         native = getattr(self, "_native", None)
         if native is not None and not native.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            if not sys.is_finalizing():  # a thread that will not go on may hold what closing needs
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            if not _is_finalizing():  # a thread that will not go on may hold what closing needs
                 native.close()
 
     def __repr__(self) -> str:
