@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import socket
+from asyncio import sleep
+from asyncio.trsock import TransportSocket
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from .protocols import Link
 
-__all__ = ["Beginnings"]
+__all__ = ["Beginnings", "first_bytes"]
 
 # In a response's header: the end will follow, and is sent in one packet with what comes before. Else the kernel sends
 # that when the loop is given the connection, or after a fifth of a second.
@@ -39,12 +41,15 @@ class Beginnings:
 
     Args:
         loop: One that takes descriptors (`takes_descriptors`).
+        move: Gives a protocol the loop's transport, once there is one, in place of the one that it has here, and lets
+            it tell its link of the end by itself. None where protocols go on with the transport that they have.
 
     **Synchronization**: the loop only.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, move: Callable[[Any, Any], object] | None = None) -> None:
         self.loop: Final = loop
+        self.move: Final = move
         self._begun: list[_Prompt] = []
 
     def begin(self, link: Link, descriptor: int, family: int, make_protocol: Callable[[], Any]) -> None:
@@ -66,13 +71,26 @@ class Beginnings:
             raise
         transport = _Prompt(self, link, descriptor, family, protocol)
         link.transport = transport
-        try:
-            data = receive_now(descriptor)
-        except OSError:
-            data = None  # the loop finds that, too, and does what is to be done
-        if not data:
+        data = first_bytes(descriptor)
+        if data:
+            self._answer(transport, data)
+        else:
             transport.pass_on()
-            return
+
+    def answer(self, link: Link, descriptor: int, family: int, protocol: Any, data: bytes) -> None:
+        """Serve a connection whose first request was read.
+
+        Args:
+            link: As for `begin`.
+            descriptor: As for `begin`.
+            family: As for `begin`.
+            protocol: For a stream of bytes that are given to it.
+            data: What was read.
+        """
+        link.transport = transport = _Prompt(self, link, descriptor, family, protocol)
+        self._answer(transport, data)
+
+    def _answer(self, transport: _Prompt, data: bytes) -> None:
         if not self._begun:
             self.loop.call_soon(self._all_have_begun)
         self._begun.append(transport)
@@ -84,6 +102,14 @@ class Beginnings:
         self.loop.call_soon(_end_first_turns, begun)
 
 
+def first_bytes(descriptor: int) -> bytes | None:
+    """What a client has sent, if anything. Of errors and the end the loop learns, too, and does what is to be done."""
+    try:
+        return receive_now(descriptor)
+    except OSError:
+        return None
+
+
 def _end_first_turns(begun: list[_Prompt]) -> None:
     for transport in begun:
         transport.end_first_turn()
@@ -93,7 +119,7 @@ class _Transport(GatheringTransport):
     """What a protocol sees of its connection: a descriptor at first, then the loop's transport.
 
     It changes its class with what it is, so that no call has to ask: a `_Prompt` becomes `_Closed`, or `_PassedOn` and
-    then this.
+    then this; or at last `_Left`, where its protocol is moved to the loop's transport.
     """
 
     __slots__ = (
@@ -101,13 +127,17 @@ class _Transport(GatheringTransport):
         "_closing",
         "_descriptor",
         "_entrance",
+        "_eof",
         "_error",
         "_family",
+        "_full",
+        "_known",
         "_later",
         "_link",
         "_opened",
         "_protocol",
         "_reads",
+        "_waiting",
     )
 
     def __init__(self, beginnings: Beginnings, link: Link, descriptor: int, family: int, protocol: Any) -> None:
@@ -122,6 +152,7 @@ class _Transport(GatheringTransport):
         self._protocol = protocol
         self._opened = False  # the protocol knows that it is connected
         self._error: Exception | None = None
+        self._known: tuple[Any, Any] | None = None
         self._entrance: _Entrance | None = None
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -136,6 +167,33 @@ class _Transport(GatheringTransport):
         return self._protocol  # type: ignore[no-any-return]
 
     def end_first_turn(self) -> None:
+        """It is the loop's already."""
+
+    def flush(self) -> None:
+        """Send what is kept."""
+        self._send_held()
+
+    def socket(self) -> Any:
+        """What can be asked about the socket."""
+        return self._transport.get_extra_info("socket")
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self.socket().fileno()  # type: ignore[no-any-return]
+
+    async def become_the_loops(self) -> None:
+        """Wait until the protocol has the loop's transport, where it is moved to that.
+
+        Raises:
+            ConnectionResetError: The connection has ended.
+        """
+        self.pass_on()
+        while type(self) is not _Left:
+            if type(self) is _Closed:
+                raise ConnectionResetError("Connection lost")
+            await sleep(0)
+
+    def pass_on(self, *later: Callable[[Any], object]) -> None:
         """It is the loop's already."""
 
     def pause_reading(self) -> None:
@@ -165,6 +223,15 @@ class _Transport(GatheringTransport):
     def _stay_paused(self) -> None:
         if not self._reads and not self._transport.is_closing():
             self._transport.pause_reading()
+        if self._beginnings.move is not None:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The protocol has the loop's transport from now on."""
+        self._send_held()
+        protocol, self._protocol = self._protocol, None
+        self.__class__ = _Left
+        self._beginnings.move(protocol, self._transport)  # type: ignore[misc]
 
     def _report(self, error: Exception, protocol: Any) -> None:
         context = {"message": "a protocol failed", "exception": error, "transport": self, "protocol": protocol}
@@ -189,7 +256,17 @@ class _Prompt(_Transport):
 
     def end_first_turn(self) -> None:
         """It goes on."""
-        self.pass_on()
+        self.flush()
+        if type(self) is _Prompt:
+            self.pass_on()
+        else:
+            self.end_first_turn()
+
+    def flush(self) -> None:
+        """Send what is kept."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._send(held)
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """Let the loop have it, and tell its transport something as soon as there is one."""
@@ -197,7 +274,8 @@ class _Prompt(_Transport):
         self._due = False
         self._later: list[Callable[[Any], object]] = [] if held is None else [methodcaller("write", held)]
         self._later += later
-        self._reads, self._closing = True, False
+        self._reads, self._closing, self._eof = True, False, False
+        self._waiting, self._full = 0, False
         self.__class__ = _PassedOn
         make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
         try:
@@ -242,7 +320,16 @@ class _Prompt(_Transport):
             self.abort()
             return
         if sent < len(data):
-            self.pass_on(methodcaller("write", bytes(data)[sent:]))
+            self.pass_on()
+            self.write(bytes(data)[sent:])
+
+    def socket(self) -> Any:
+        """What can be asked about the socket."""
+        return _Copy(fileno=os.dup(self._descriptor))
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._descriptor
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all of it."""
@@ -250,7 +337,12 @@ class _Prompt(_Transport):
 
     def write_eof(self) -> None:
         """Send what was kept, and the end."""
-        self.pass_on(methodcaller("write_eof"))
+        self.pass_on()
+        self.write_eof()
+
+    def can_write_eof(self) -> bool:
+        """It can."""
+        return True
 
     def close(self) -> None:
         """Close it once everything is sent."""
@@ -259,14 +351,18 @@ class _Prompt(_Transport):
             self._held = None
             self._send(held, more=True)
         if type(self) is _Prompt:
-            self.__class__ = _Closed
-            close_now(self._descriptor)
+            self._close_now()
         else:
             self.close()
 
     def abort(self) -> None:
         """Close it now."""
         self._held = None
+        self._close_now()
+
+    def _close_now(self) -> None:
+        if self._beginnings.move is not None:  # handlers tell who it was when they have closed it
+            self._known = peer_address(self._descriptor), own_address(self._descriptor)
         self.__class__ = _Closed
         close_now(self._descriptor)
 
@@ -281,7 +377,7 @@ class _Prompt(_Transport):
         elif name == "sockname":
             found = own_address(self._descriptor)
         elif name == "socket" and not self.introducing:
-            return _Copy(fileno=os.dup(self._descriptor))
+            return TransportSocket(_Socket(self))  # type: ignore[arg-type]
         else:
             return default
         if found is None:
@@ -321,30 +417,50 @@ class _PassedOn(_Prompt):
     def end_first_turn(self) -> None:
         """It is the loop's already."""
 
+    def pass_on(self, *later: Callable[[Any], object]) -> None:
+        """It is the loop's already."""
+
     def adopt(self, transport: Any, entrance: _Entrance) -> None:
         """The loop has made its transport."""
         self._transport = transport
-        self._entrance = entrance
         self.__class__ = _Transport  # type: ignore[assignment]
         if not self._opened:
             self._opened = True
             self._protocol.connection_made(self)
-        entrance.lead_to(self._protocol)
-        transport.set_protocol(entrance)
+        if self._full:  # the loop's transport says so itself
+            self._protocol.resume_writing()
+        moves = self._beginnings.move is not None
+        if moves:
+            transport.set_protocol(self._protocol)
+            self._protocol.is_the_loops(transport)
+        else:
+            self._entrance = entrance
+            entrance.lead_to(self._protocol)
+            transport.set_protocol(entrance)
         for tell in self._later:
             tell(transport)
         self._later.clear()
         if not self._reads:  # when connection_made returns, it begins to
             self._call_soon(self._stay_paused)
+        elif moves:
+            self._leave()
 
     # ---- as a transport --------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send it later."""
-        self._later.append(methodcaller("write", bytes(data)))
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        copy = bytes(memoryview(data))
+        self._later.append(methodcaller("write", copy))
+        self._waiting += len(copy)
+        if self._waiting > _WATER[1] and not self._full:
+            self._full = True
+            self._protocol.pause_writing()
 
     def write_eof(self) -> None:
         """Send the end later."""
+        self._eof = True
         self._later.append(methodcaller("write_eof"))
 
     def close(self) -> None:
@@ -358,8 +474,8 @@ class _PassedOn(_Prompt):
         self._later.append(methodcaller("abort"))
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that are not sent yet; how many is not known."""
-        return len(self._later)
+        """Bytes that are not sent yet."""
+        return self._waiting
 
     def is_closing(self) -> bool:
         """Whether it is about to be."""
@@ -391,6 +507,9 @@ class _Closed(_Prompt):
         """Tell the protocol."""
         self.lose(self._error)
 
+    def pass_on(self, *later: Callable[[Any], object]) -> None:
+        """There is nothing to pass on."""
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """It goes nowhere."""
 
@@ -403,9 +522,21 @@ class _Closed(_Prompt):
     def abort(self) -> None:
         """It is closed."""
 
+    def socket(self) -> Any:
+        """A closed one."""
+        closed = socket.socket()
+        closed.close()
+        return closed
+
+    def fileno(self) -> int:
+        """It has none."""
+        return -1
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Nothing is known any more."""
-        return default
+        """Who it was is known still."""
+        if self._known is None or name not in ("peername", "sockname"):
+            return default
+        return self._known[name == "sockname"] or default
 
     def is_closing(self) -> bool:
         """It is."""
@@ -420,6 +551,27 @@ class _Closed(_Prompt):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is written."""
+
+
+class _Left(_Transport):
+    """One whose protocol has the loop's transport, for whoever has kept this one."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it."""
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes to another protocol."""
+        self._transport.set_protocol(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """The protocol that is given what comes."""
+        return self._transport.get_protocol()  # type: ignore[no-any-return]
 
 
 class _Entrance:
@@ -444,6 +596,22 @@ class _Entrance:
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has ended."""
         self._transport.lose(error)
+
+
+class _Socket:
+    """What a `TransportSocket` asks: the connection's socket, as long as there is one.
+
+    A copy that lives for the question alone: one that is kept would keep the client from seeing the end.
+    """
+
+    def __init__(self, transport: _Transport) -> None:
+        self._transport = transport
+
+    def fileno(self) -> int:
+        return self._transport.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport.socket(), name)
 
 
 class _Copy(socket.socket):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import socket
+from typing import TYPE_CHECKING, Any, Final
 
+from .prompt import Beginnings, first_bytes
 from .protocols import Link, ProtocolAdapter
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ __all__ = ["StreamAdapter"]
 
 _LIMIT: Final = 2**16
 
+_WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
+
 
 class _Protocol(asyncio.StreamReaderProtocol):
     """Streams whose end gives the ticket back.
@@ -27,7 +31,11 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, link: Link, client_connected: ClientConnected, limit: int
     ) -> None:
+        writes: type[asyncio.StreamWriter] | None = _FirstWriter if isinstance(self, _Begun) else None
+
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Coroutine[None, None, None]:
+            if writes is not None:
+                writer.__class__ = writes
             return _serve(loop, link, client_connected, reader, writer)
 
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), connected, loop=loop)
@@ -39,6 +47,58 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._link.ended()
+
+
+class _Begun(_Protocol):
+    """Streams of which the loop does not know yet: their end is told of for them until it does."""
+
+    _stream_reader: Any
+    _stream_writer: Any
+    _transport: Any
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        asyncio.StreamReaderProtocol.connection_made(self, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        asyncio.StreamReaderProtocol.connection_lost(self, error)
+
+    def is_the_loops(self, transport: asyncio.BaseTransport) -> None:
+        """The loop's transport tells it what happens."""
+        self._link.transport = transport
+        self.__class__ = _Moving
+
+
+class _Moving(_Begun):
+    """Streams of which the loop knows, and that know of its transport, or will in the next turn."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._link.ended()
+
+    def move(self, transport: asyncio.BaseTransport) -> None:
+        """Write to the loop's transport."""
+        if self._transport is None:  # it has ended
+            return
+        self._transport = transport
+        if self._stream_reader is not None:
+            self._stream_reader._transport = transport
+        if self._stream_writer is not None:
+            self._stream_writer._transport = transport
+            self._stream_writer.__class__ = asyncio.StreamWriter
+
+
+class _FirstWriter(asyncio.StreamWriter):
+    """A writer to a connection of which the loop does not know yet."""
+
+    _transport: Any
+
+    async def drain(self) -> None:
+        self._transport.flush()
+        await asyncio.StreamWriter.drain(self)
+
+    async def start_tls(self, *arguments: Any, **options: Any) -> None:
+        await self._transport.become_the_loops()  # only with its own transport it does
+        await asyncio.StreamWriter.start_tls(self, *arguments, **options)
 
 
 async def _serve(
@@ -95,6 +155,24 @@ class StreamAdapter(ProtocolAdapter):
         )
         self._client_connected = client_connected
         self._limit = limit
+        self._beginnings: Beginnings | None = None
+
+    async def start(self) -> None:
+        """Nothing is to be started, but the loop is known now."""
+        await super().start()
+        if self._by_descriptor:
+            self._beginnings = Beginnings(self._loop, _Moving.move)
+
+    def connect(self, link: Link, descriptor: int, family: int) -> None:
+        """Begin to serve a connection: with what its client has sent, if that has come."""
+        data = None
+        if self._beginnings is not None and link.proxied is None and family in _WITH_PORTS:
+            data = first_bytes(descriptor)
+        if data:
+            streams = _Begun(self._loop, link, self._client_connected, self._limit)
+            self._beginnings.answer(link, descriptor, family, streams, data)  # type: ignore[union-attr]
+        else:
+            super().connect(link, descriptor, family)
 
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """A reader and a writer, and the function called with them."""

@@ -1,0 +1,379 @@
+"""Streams whose first bytes are there before their loop knows of them: their handlers are to find no difference."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import queue
+import random
+import socket
+import ssl
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pydlb
+from pydlb.adapters import prompt
+from pydlb.adapters.streams import StreamAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LARGE = random.Random(0).randbytes(1 << 16) * 128
+RESET = struct.pack("ii", 1, 0)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Any:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
+    return request.param
+
+
+@pytest.fixture
+def told() -> queue.SimpleQueue[Any]:
+    """What handlers have found."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def serve(loop: str, told: queue.SimpleQueue[Any], certificate: Path) -> Callable[..., Any]:
+    """Serve with a handler of (told, reader, writer)."""
+    factory = None
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+
+    def make(handler: Any, **options: Any) -> Any:
+        adapter = functools.partial(StreamAdapter, functools.partial(handler, told), **options)
+        return pydlb.serve(adapter, "127.0.0.1", 0, workers=1, loop_factory=factory)
+
+    return make
+
+
+@contextlib.contextmanager
+def waiting(server: Any, *sent: bytes) -> Any:
+    """A client each, whose bytes are there when it is accepted."""
+    server.balancer.pause()
+    with contextlib.ExitStack() as all_of_them:
+        clients = [all_of_them.enter_context(socket.create_connection(address(server), 60)) for _ in sent]
+        for client, data in zip(clients, sent, strict=True):
+            client.sendall(data)
+        server.balancer.resume()
+        yield clients
+
+
+def address(server: Any) -> Any:
+    return server.sockets[0].getsockname()
+
+
+async def rest(client: socket.socket) -> bytes:
+    """All that comes until the end."""
+
+    def read_all() -> bytes:
+        return b"".join(iter(functools.partial(client.recv, 1 << 16), b""))
+
+    return await asyncio.to_thread(read_all)
+
+
+async def get(client: socket.socket, count: int) -> bytes:
+    return await asyncio.to_thread(client.recv, count, socket.MSG_WAITALL)
+
+
+async def found(told: queue.SimpleQueue[Any]) -> Any:
+    return await asyncio.to_thread(told.get, timeout=60)
+
+
+def account(server: Any, served: int, aborted: int = 0) -> None:
+    stats = server.balancer.stats()
+    assert (stats.accepted, stats.served, stats.aborted, stats.open) == (served + aborted, served, aborted, 0)
+
+
+async def echo_once(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write((await reader.read(100)).upper())
+    writer.close()
+
+
+async def echo(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(line.upper())
+        await writer.drain()
+    writer.write(b"over")
+    writer.close()
+    await writer.wait_closed()
+    told.put(writer.is_closing())
+
+
+def test_what_asks_at_once_and_only_once_is_not_passed_on(
+    run: Any, serve: Any, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if loop == "uvloop":
+        monkeypatch.setattr(prompt, "connect_descriptor", None)
+
+    async def main() -> None:
+        async with await serve(echo_once) as server:
+            with waiting(server, *[b"a%d" % number for number in range(20)]) as clients:
+                assert [await rest(client) for client in clients] == [b"A%d" % number for number in range(20)]
+        account(server, 20)
+
+    run(main())
+
+
+def test_what_goes_on_goes_on_in_order_and_to_its_end(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        async with await serve(echo) as server:
+            with waiting(server, b"one\ntwo\nth", b"one\n") as (client, other):
+                assert await get(client, 8) == b"ONE\nTWO\n"
+                assert await get(other, 4) == b"ONE\n"
+                for number in range(20):
+                    client.sendall(b"ree%d\nth" % number)
+                    assert await get(client, 7 + (number > 9)) == b"THREE%d\n" % number
+                client.shutdown(socket.SHUT_WR)
+                assert await rest(client) == b"THover"
+                other.shutdown(socket.SHUT_WR)
+                assert await rest(other) == b"over"
+                assert [await found(told) for _ in range(2)] == [True] * 2
+        account(server, 2)
+
+    run(main())
+
+
+async def much(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Many large writes: more than a socket takes; it tells how much its transport kept at most, and at the end."""
+    await reader.readexactly(1)
+    most = 0
+    for start in range(0, len(LARGE), 1 << 16):
+        writer.write(LARGE[start : start + (1 << 16)])
+        most = max(most, writer.transport.get_write_buffer_size())
+        await writer.drain()
+    writer.close()
+    told.put(most)
+
+
+def test_a_large_answer_waits_for_its_client(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        async with await serve(much) as server:
+            with waiting(server, b"?") as (client,):
+                with pytest.raises(queue.Empty):
+                    told.get(timeout=0.2)  # nobody reads: it must be waiting
+                assert await rest(client) == LARGE
+            assert await found(told) < 1 << 18
+        account(server, 1)
+
+    run(main())
+
+
+async def ask_all(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    kept = writer.transport
+    before = [writer.get_extra_info(name) for name in ("peername", "sockname", "sslcontext")]
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    told.put((sock.family, sock.getpeername(), sock.getsockname(), sock.fileno() >= 0, writer.can_write_eof()))
+    goes_on = await reader.readline() == b"go on\n"
+    if goes_on:
+        await asyncio.sleep(0.01)
+        told.put(kept.get_protocol() is writer.transport.get_protocol())
+    told.put(bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)))
+    told.put([writer.is_closing(), before])
+    writer.close()
+    told.put([writer.is_closing(), [writer.get_extra_info(name) for name in ("peername", "sockname", "sslcontext")]])
+    await writer.wait_closed()
+    with contextlib.suppress(ConnectionError):
+        await writer.drain()
+        told.put("drained")
+    await reader.read()
+    told.put(reader.at_eof())
+    told.put("end")
+    await asyncio.sleep(3600)  # with its socket
+
+
+@pytest.mark.parametrize("line", [b"once\n", b"go on\n"])
+def test_what_can_be_asked(run: Any, serve: Any, told: Any, line: bytes) -> None:
+    async def main() -> None:
+        async with await serve(ask_all) as server:
+            with waiting(server, line) as (client,):
+                own, its = client.getsockname(), client.getpeername()
+                assert await found(told) == (socket.AF_INET, own, its, True, True)
+                if line == b"go on\n":
+                    assert await found(told) is True
+                assert await found(told) is True
+                assert await found(told) == [False, [own, its, None]]
+                assert await found(told) == [True, [own, its, None]]
+                assert await found(told) is True
+                assert await found(told) == "end"
+                assert await rest(client) == b""
+        account(server, 1)
+
+    run(main())
+
+
+async def end_writing(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.read(9))
+    writer.write_eof()
+    try:
+        writer.write(b"more")
+    except RuntimeError as error:
+        told.put(str(error))
+    told.put(await reader.read())
+    writer.close()
+
+
+def test_half_a_close(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        async with await serve(end_writing) as server:
+            with waiting(server, b"some") as (client,):
+                assert await rest(client) == b"some"
+                assert "write_eof" in await found(told)
+                client.sendall(b"rest")
+                client.shutdown(socket.SHUT_WR)
+                assert await found(told) == b"rest"
+        account(server, 1)
+
+    run(main())
+
+
+async def do(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As the client asks."""
+    match await reader.readline():
+        case b"fail\n":
+            raise ValueError("as asked")
+        case b"abort\n":
+            writer.transport.abort()
+        case b"cancel\n":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        case b"slow\n":
+            await asyncio.sleep(0.02)
+            writer.writelines([b"slow", bytearray(b" and "), memoryview(b"sure")])
+            writer.close()
+        case b"hold\n":
+            told.put("held")
+            try:
+                told.put(await reader.read())
+            except ConnectionError as error:
+                told.put(type(error))
+            writer.close()
+        case b"twice\n":
+            writer.write(b"a")
+            writer.write(b"b")
+            await writer.drain()
+            writer.write(b"c")
+            writer.close()
+            writer.close()
+            writer.write(b"lost")
+
+
+def test_handlers_that_fail_abort_and_dawdle(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        async with await serve(do) as server:
+            with waiting(server, b"fail\n", b"abort\n", b"cancel\n", b"slow\n", b"twice\n") as clients:
+                answers = []
+                for client in clients:
+                    try:
+                        answers.append(await rest(client))
+                    except ConnectionResetError:
+                        answers.append(b"")
+                assert answers == [b"", b"", b"", b"slow and sure", b"abc"]
+        account(server, 3, 2)
+
+    run(main())
+
+
+def test_clients_that_go(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        async with await serve(do) as server:
+            for how in (b"", RESET):
+                with waiting(server, b"hold\n") as (client,):
+                    assert await found(told) == "held"
+                    if how:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+                assert await found(told) in ((b"",) if not how else (b"", ConnectionResetError))
+            server.balancer.pause()  # gone before it is accepted
+            client = socket.create_connection(address(server), 60)
+            client.sendall(b"twice\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.close()
+            server.balancer.resume()
+            with waiting(server, b"twice\n") as (client,):
+                assert await rest(client) == b"abc"
+        stats = server.balancer.stats()
+        assert stats.open == 0
+        assert stats.served + stats.aborted == stats.accepted >= 3
+
+    run(main())
+
+
+def test_more_than_the_reader_takes(run: Any, serve: Any, told: Any) -> None:
+    async def in_pieces(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = 0
+        while piece := await reader.read(1000):
+            length += len(piece)
+            if length % 7 == 0:
+                await asyncio.sleep(0)
+        writer.write(b"%d" % length)
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(in_pieces, limit=1000) as server:
+            with waiting(server, LARGE[:50_000]) as (client,):
+                await asyncio.to_thread(client.sendall, LARGE)
+                client.shutdown(socket.SHUT_WR)
+                assert await rest(client) == b"%d" % (len(LARGE) + 50_000)
+        account(server, 1)
+
+    run(main())
+
+
+def test_tls_that_begins_later(
+    run: Any, serve: Any, told: Any, certificate: Path, client_context: ssl.SSLContext
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    async def upgrade(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"go\n")
+        await writer.start_tls(context)
+        line = await reader.readline()
+        writer.write(line.upper())
+        await writer.drain()
+        told.put(writer.get_extra_info("sslcontext") is context)
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(upgrade) as server:
+            with waiting(server, b"STARTTLS\n") as (client,):
+                assert await get(client, 3) == b"go\n"
+
+                def speak() -> bytes:
+                    with client_context.wrap_socket(client, server_hostname="localhost") as secure:
+                        secure.sendall(b"secret\n")
+                        return b"".join(iter(functools.partial(secure.recv, 100), b""))
+
+                assert await asyncio.to_thread(speak) == b"SECRET\n"
+                assert await found(told) is True
+        account(server, 1)
+
+    run(main())
+
+
+def test_what_is_open_at_the_end_is_cut_and_counted(run: Any, serve: Any, told: Any) -> None:
+    async def main() -> None:
+        server = await serve(do)
+        with waiting(server, *[b"hold\n"] * 5) as clients:
+            assert [await found(told) for _ in clients] == ["held"] * 5
+            server.close()
+            server.abort_clients()
+            for client in clients:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await rest(client) == b""
+            await server.wait_closed()
+        account(server, 0, 5)
+
+    run(main())
