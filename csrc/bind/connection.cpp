@@ -10,6 +10,7 @@
 
 #include "arguments.hpp"
 #include "inlet.hpp"
+#include "socket.hpp"
 
 namespace py = pybind11;
 
@@ -70,6 +71,15 @@ PyObject *socket_class_of(const Inlet &inlet) {
   return Py_XNewRef(inlet.socket_class);
 }
 
+// Accepted sockets inherit it from their listener: to ask for one of them will do.
+bool closes_quickly(const Connection &connection) {
+  std::atomic<uint64_t> &known = connection.inlet->quick_listener;
+  if (known.load(std::memory_order_relaxed) == connection.listener) return true;
+  if (lingers(connection.fd)) return false;
+  known.store(connection.listener, std::memory_order_relaxed);
+  return true;
+}
+
 // To say what the descriptor is costs nothing; to ask the kernel would.
 PyObject *make_socket(const Connection &connection) {
   PyObject *const socket_class = socket_class_of(*connection.inlet);
@@ -79,6 +89,7 @@ PyObject *make_socket(const Connection &connection) {
   PyObject *made = nullptr;
   if (socket_class && values[0] && values[1] && values[2] && values[3])
     made = PyObject_Vectorcall(socket_class, values, 4, nullptr);
+  if (made && closes_quickly(connection)) note_quick_close(made);
   for (PyObject *value : values) Py_XDECREF(value);
   Py_XDECREF(socket_class);
   return made;

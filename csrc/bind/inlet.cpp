@@ -341,6 +341,7 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) {
   if (!inlet) return nullptr;
   const auto self = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(inlet));
   new (&inlet->port) std::shared_ptr<Port>;
+  new (&inlet->quick_listener) std::atomic<uint64_t>(kNoListener);
   inlet->born = fork_count();
   inlet->worker = worker;
   inlet->blocking = blocking;

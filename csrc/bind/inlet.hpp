@@ -2,8 +2,13 @@
 // code may run, so that a connection can be thrown away in the middle of anything.
 #pragma once
 
+#include <atomic>
+
 #include "pdlb_ledger.h"
 #include "receiving.hpp"
+
+// No listener has this number.
+constexpr uint64_t kNoListener = UINT64_MAX;
 
 struct Inlet {
   PyObject_HEAD PyObject *source_object;
@@ -17,6 +22,8 @@ struct Inlet {
   std::shared_ptr<Port> port;
   uint32_t history, cq_depth;  // history 0: what the port can hold suffices
   bool holds, releases_on_recv;
+  // Of one listener, whose connections inherit it, that the kernel does not wait when they are closed; kNoListener.
+  std::atomic<uint64_t> quick_listener;
 
   // In a forked child the lock may be held for ever.
   bool ours() const { return born == fork_count(); }

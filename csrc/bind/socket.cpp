@@ -9,11 +9,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 
 #include "addresses.hpp"
 #include "handles.hpp"
+#include "socket.hpp"
 
 namespace py = pybind11;
 
@@ -28,12 +30,20 @@ constexpr Py_ssize_t kLeave = -2;
 // The methods of socket.socket that are overridden, and `detach` of what that extends. They live as long as the
 // interpreter.
 struct Inherited {
-  PyObject *init, *recv, *recv_into, *send, *close, *real_close, *detach, *getsockname, *getpeername;
+  PyObject *init, *recv, *recv_into, *send, *close, *real_close, *detach, *getsockname, *getpeername, *setsockopt, *dup;
 };
 Inherited inherited;
 
-// What socket.socket extends.
-PyTypeObject *core;
+// What socket.socket extends, and what extends it here.
+PyTypeObject *core, *extension;
+
+// Where a socket of that type has what is its own, behind what socket.socket has: whether to close it is known to be
+// quick.
+Py_ssize_t own_offset;
+
+std::atomic<bool> &is_quick(PyObject *self) {
+  return *reinterpret_cast<std::atomic<bool> *>(reinterpret_cast<char *>(self) + own_offset);
+}
 
 // What socket.socket remembers: how many files were made of it, and whether it was closed.
 PyObject *io_refs, *closed, *no_refs, *real_close_name;
@@ -152,17 +162,26 @@ PyObject *socket_close(const Call &call) {
   return PyObject_CallMethodNoArgs(call.self, real_close_name);
 }
 
-// To close takes long only where SO_LINGER says so.
-bool lingers(int fd) {
-  linger value{};
-  socklen_t size = sizeof value;
-  return getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size) == 0 && value.l_onoff && value.l_linger;
+// setsockopt(level, option, value[, size])
+PyObject *socket_setsockopt(const Call &call) {
+  PyObject *const option = call.count > 1 ? call.arguments[1] : nullptr;
+  int overflow = 0;
+  const long number = option && PyLong_Check(option) ? PyLong_AsLongAndOverflow(option, &overflow) : SO_LINGER;
+  if (number == SO_LINGER) is_quick(call.self).store(false, std::memory_order_relaxed);
+  return leave_to(inherited.setsockopt, call);
+}
+
+// dup(): what is set by the other one holds for this one too.
+PyObject *socket_dup(const Call &call) {
+  is_quick(call.self).store(false, std::memory_order_relaxed);
+  return leave_to(inherited.dup, call);
 }
 
 // _real_close(): what socket.socket.close() calls once nobody uses the socket, and subclasses extend.
 PyObject *socket_real_close(const Call &call) {
   const int fd = call.count || call.names ? -1 : descriptor_of(call.self);
-  if (fd < 0 || lingers(fd)) return leave_to(inherited.real_close, call);
+  if (fd < 0 || (!is_quick(call.self).load(std::memory_order_relaxed) && lingers(fd)))
+    return leave_to(inherited.real_close, call);
   PyObject *const detached = PyObject_CallOneArg(inherited.detach, call.self);
   if (!detached) return nullptr;
   Py_DECREF(detached);
@@ -229,6 +248,8 @@ PyMethodDef methods[] = {
     method<socket_send>("send", "Send bytes, as socket.socket does; returns how many."),
     method<socket_close>("close", "Close it, as socket.socket does."),
     method<socket_real_close>("_real_close", nullptr),
+    method<socket_setsockopt>("setsockopt", "Set an option, as socket.socket does."),
+    method<socket_dup>("dup", "Another socket for the same connection, as socket.socket makes it."),
     method<socket_getsockname>("getsockname", "The address of this end."),
     method<socket_getpeername>("getpeername", "The address of the other end."),
     {},
@@ -242,12 +263,24 @@ PyObject *inherit(const py::object &base, const char *name) { return py::object(
 
 }  // namespace
 
+// To close takes long only where SO_LINGER says so.
+bool lingers(int fd) {
+  linger value{};
+  socklen_t size = sizeof value;
+  return getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size) == 0 && value.l_onoff && value.l_linger;
+}
+
+void note_quick_close(PyObject *socket) {
+  if (PyObject_TypeCheck(socket, extension)) is_quick(socket).store(true, std::memory_order_relaxed);
+}
+
 void register_socket(py::module_ &module) {
   const py::object base = py::module_::import("socket").attr("socket"),
                    extended = py::module_::import("_socket").attr("socket");
   inherited = {inherit(base, "__init__"),   inherit(base, "recv"),        inherit(base, "recv_into"),
                inherit(base, "send"),       inherit(base, "close"),       inherit(base, "_real_close"),
-               inherit(extended, "detach"), inherit(base, "getsockname"), inherit(base, "getpeername")};
+               inherit(extended, "detach"), inherit(base, "getsockname"), inherit(base, "getpeername"),
+               inherit(base, "setsockopt"), inherit(base, "dup")};
   core = reinterpret_cast<PyTypeObject *>(py::object(extended).release().ptr());
   family = {inherit(extended, "family"), inherit(base, "family"), PyDict_New()};
   kind = {inherit(extended, "type"), inherit(base, "type"), PyDict_New()};
@@ -260,9 +293,12 @@ void register_socket(py::module_ &module) {
                          {Py_tp_getset, named},
                          {Py_tp_doc, const_cast<char *>(kText)},
                          {0, nullptr}};
-  PyType_Spec spec{"pydlb._native.Socket", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  own_offset = reinterpret_cast<PyTypeObject *>(base.ptr())->tp_basicsize;
+  PyType_Spec spec{"pydlb._native.Socket", static_cast<int>(own_offset + static_cast<Py_ssize_t>(sizeof(void *))), 0,
+                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
   const py::tuple bases = py::make_tuple(base);
   PyObject *const type = PyType_FromSpecWithBases(&spec, bases.ptr());
   if (!type) throw py::error_already_set();
+  extension = reinterpret_cast<PyTypeObject *>(type);
   module.attr("Socket") = py::reinterpret_steal<py::object>(type);
 }

@@ -6,6 +6,8 @@ from socket import socket as _socket
 from types import TracebackType
 from typing import Any, Final, Self, final
 
+from typing_extensions import disjoint_base
+
 from ._backend import BackendDomain, BackendPort, Taken
 from .calls import PortCalls
 from .port import Port as _Port
@@ -311,6 +313,7 @@ class Inlet:
     def by_listener(self) -> dict[int, tuple[int, int]]:
         """For each listener, connections given, and ended."""
 
+@disjoint_base
 class Socket(_socket): ...
 
 def receive_now(fd: int, /) -> bytes | None: ...

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import socket
+import struct
 import threading
 import warnings
 from typing import TYPE_CHECKING
@@ -209,3 +212,53 @@ def test_sums_hold_at_any_moment_while_threads_serve(clients: Clients, account: 
         for thread in threads:
             thread.join(30)
         account(balancer.close())
+
+
+LINGERS = struct.pack("ii", 1, 10)
+
+
+def set_by_listener(given: Given) -> tuple[pydlb.Connection, socket.socket]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGERS)
+    given.address = given.balancer.address(given.balancer.listen(sock=listening))
+    return given.connection()
+
+
+def set_by_handler(given: Given) -> tuple[pydlb.Connection, socket.socket]:
+    connection, client = given.connection()
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGERS)
+    return connection, client
+
+
+def set_by_twin(given: Given) -> tuple[pydlb.Connection, socket.socket]:
+    connection, client = given.connection()
+    with connection.socket.dup() as twin:
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGERS)
+    return connection, client
+
+
+@pytest.mark.parametrize("lingering", [set_by_listener, set_by_handler, set_by_twin])
+def test_others_run_while_a_close_lingers(
+    given: Given, lingering: Callable[[Given], tuple[pydlb.Connection, socket.socket]]
+) -> None:
+    given.worker.keep_lock()  # as workers with a handler do
+    plain, _ = given.connection()
+    with plain:
+        plain.socket.fileno()
+    connection, client = lingering(given)
+    sock = connection.socket
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(1 << 16))
+    descriptor = sock.fileno()
+    closing = threading.Thread(target=connection.close)
+    closing.start()
+    with contextlib.suppress(OSError):
+        while True:  # the number is free as soon as the kernel has begun
+            os.fstat(descriptor)
+    assert given.counts() == (2, 1, 1, 0)
+    while client.recv(1 << 20):
+        pass
+    closing.join()
+    assert given.counts() == (2, 0, 2, 0)
