@@ -55,14 +55,20 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         self._worker_selector = selector
         super().__init__(selector)
 
-    def serve_accepted(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
+    def serve_accepted(self, sock: socket.socket, protocol: asyncio.BaseProtocol, *, read: bool = False) -> None:
         """Connect an accepted socket to its protocol, and look at once whether the client has sent something.
 
         As `connect_accepted_socket` without TLS, but nobody waits for `connection_made` to have been called.
+
+        Args:
+            sock: The socket, which does not block.
+            protocol: Its protocol.
+            read: What the client had sent was read just now.
         """
         descriptor = sock.fileno()
         _Transport(self, sock, protocol)  # whose descriptor is new: no other transport can have it
-        self._worker_selector.expect(descriptor)
+        if not read:
+            self._worker_selector.expect(descriptor)
 
     def _make_socket_transport(
         self, sock: socket.socket, protocol: asyncio.BaseProtocol, waiter: object = None, **options: object

@@ -146,8 +146,7 @@ def account(server: Any, served: int, aborted: int = 0) -> None:
 def test_what_asks_at_once_and_only_once_is_not_passed_on(
     run: Callable[..., Any], serve: Any, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if loop == "uvloop":
-        monkeypatch.setattr(prompt, "connect_descriptor", None)
+    monkeypatch.setattr(prompt, "connect_descriptor", None)
 
     async def main() -> None:
         async with await serve() as server:

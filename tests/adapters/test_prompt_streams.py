@@ -111,8 +111,7 @@ async def echo(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWr
 def test_what_asks_at_once_and_only_once_is_not_passed_on(
     run: Any, serve: Any, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if loop == "uvloop":
-        monkeypatch.setattr(prompt, "connect_descriptor", None)
+    monkeypatch.setattr(prompt, "connect_descriptor", None)
 
     async def main() -> None:
         async with await serve(echo_once) as server:

@@ -40,7 +40,7 @@ class Beginnings:
     """The connections of one adapter that its event loop does not know of yet.
 
     Args:
-        loop: One that takes descriptors (`takes_descriptors`).
+        loop: For which `takes_descriptors` is true.
         move: Gives a protocol the loop's transport, once there is one, in place of the one that it has here, and lets
             it tell its link of the end by itself. None where protocols go on with the transport that they have.
 
@@ -279,7 +279,9 @@ class _Prompt(_Transport):
         self.__class__ = _PassedOn
         make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
         try:
-            self._link.connecting = connect_descriptor(self._beginnings.loop, make, self._descriptor, self._family)
+            self._link.connecting = connect_descriptor(
+                self._beginnings.loop, make, self._descriptor, self._family, read=True
+            )
         except Exception as error:
             self._link.failed = True
             self._error = error
@@ -434,6 +436,7 @@ class _PassedOn(_Prompt):
             transport.set_protocol(self._protocol)
             self._protocol.is_the_loops(transport)
         else:
+            self._link.read_little(transport)
             self._entrance = entrance
             entrance.lead_to(self._protocol)
             transport.set_protocol(entrance)

@@ -59,11 +59,15 @@ class Link:
     def opened(self, transport: asyncio.BaseTransport) -> Any:
         """The transport is there, after the TLS handshake if there is one. Returns what the protocol is to see."""
         self.transport = transport
-        if self.connecting is None and hasattr(transport, "max_size"):
-            transport.max_size = _READ_SIZE
+        self.read_little(transport)
         if self._end is not None:  # it was to end before it had begun
             self._end(transport)
         return self._adapter.shown(transport if self.proxied is None else ProxiedTransport(transport, self.proxied))
+
+    def read_little(self, transport: Any) -> None:
+        """Have asyncio's transport read no more at a time than is good."""
+        if self.connecting is None and hasattr(transport, "max_size"):
+            transport.max_size = _READ_SIZE
 
     def ended(self) -> None:
         """The socket is closed."""

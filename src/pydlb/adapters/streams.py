@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from .prompt import Beginnings, first_bytes
@@ -36,6 +37,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Coroutine[None, None, None]:
             if writes is not None:
                 writer.__class__ = writes
+                writer._protocol.first_writer = weakref.ref(writer)  # type: ignore[attr-defined]
             return _serve(loop, link, client_connected, reader, writer)
 
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), connected, loop=loop)
@@ -53,8 +55,8 @@ class _Begun(_Protocol):
     """Streams of which the loop does not know yet: their end is told of for them until it does."""
 
     _stream_reader: Any
-    _stream_writer: Any
     _transport: Any
+    first_writer: weakref.ref[Any]  # asyncio has kept none since 3.13
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         asyncio.StreamReaderProtocol.connection_made(self, transport)
@@ -64,7 +66,7 @@ class _Begun(_Protocol):
 
     def is_the_loops(self, transport: asyncio.BaseTransport) -> None:
         """The loop's transport tells it what happens."""
-        self._link.transport = transport
+        self._link.opened(transport)
         self.__class__ = _Moving
 
 
@@ -82,9 +84,10 @@ class _Moving(_Begun):
         self._transport = transport
         if self._stream_reader is not None:
             self._stream_reader._transport = transport
-        if self._stream_writer is not None:
-            self._stream_writer._transport = transport
-            self._stream_writer.__class__ = asyncio.StreamWriter
+        writer = self.first_writer()
+        if writer is not None:
+            writer._transport = transport
+            writer.__class__ = asyncio.StreamWriter
 
 
 class _FirstWriter(asyncio.StreamWriter):
