@@ -27,7 +27,7 @@ PATIENT = 30.0
 @pytest.mark.parametrize("policy", EVEN)
 @pytest.mark.parametrize("count", [16, 64, 400])
 def test_one_by_one_within_one(policy: Any, count: int, house: Callable[..., Any]) -> None:
-    made = house(4, policy=policy)
+    made = house(4, policy=policy, grace=PATIENT)
     made.visit(count)
     assert made.spread <= 1, made.counts
 
@@ -54,7 +54,7 @@ def test_the_others_lose_none(policy: Any, count: int, house: Callable[..., Any]
 
 
 def test_exact_fills_up_those_that_have_less(house: Callable[..., Any]) -> None:
-    made = house(4, policy="exact")
+    made = house(4, policy="exact", grace=PATIENT)
     made.visit(40)
     made.holders[2].close_all()
     assert set(made.visit(10)) == {"worker_2"}
@@ -69,7 +69,7 @@ def test_exact_fills_up_those_that_have_less(house: Callable[..., Any]) -> None:
     ],
 )
 def test_ties(tie: Any, first: list[str], house: Callable[..., Any]) -> None:
-    made = house(4, policy=policies.Exact(tie=tie))
+    made = house(4, policy=policies.Exact(tie=tie), grace=PATIENT)
     assert made.visit(4) == first
     for holder in made.holders:
         holder.close_all()
@@ -84,7 +84,7 @@ def test_ties(tie: Any, first: list[str], house: Callable[..., Any]) -> None:
 
 def test_balance_is_over_all_listeners_or_per_listener(house: Callable[..., Any]) -> None:
     for per_listener, expected in [(False, {"worker_1"}), (True, {"worker_0"})]:
-        made = house(2, policy=policies.Exact(tie="first", per_listener=per_listener))
+        made = house(2, policy=policies.Exact(tie="first", per_listener=per_listener), grace=PATIENT)
         other = made.balancer.listen()
         made.visit(1)
         assert set(made.visit(1, listener=other)) == expected
@@ -142,7 +142,7 @@ def test_nop_gives_to_whoever_comes(house: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("policy", ["exact", "round_robin", "dlb"])
 def test_weights(policy: Any, house: Callable[..., Any]) -> None:
-    made = house(3, policy=policy)
+    made = house(3, policy=policy, grace=PATIENT)
     for worker, weight in zip(made.workers, (1, 2, 5), strict=True):
         made.balancer.set_weight(worker, weight)
     made.visit(80)
@@ -178,7 +178,7 @@ def test_a_function_picks(house: Callable[..., Any]) -> None:
 
 
 def test_a_function_sees_the_counts(house: Callable[..., Any]) -> None:
-    made = house(4, policy=lambda workers, _: min(workers, key=lambda worker: worker.open))
+    made = house(4, policy=lambda workers, _: min(workers, key=lambda worker: worker.open), grace=PATIENT)
     made.visit(64)
     assert made.counts == [16] * 4
 
