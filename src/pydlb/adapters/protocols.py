@@ -73,6 +73,7 @@ class Link:
         """The socket is closed."""
         self._ticket.release(aborted=self.failed)
         self._adapter.forget(self)
+        self.transport = None  # it may refer to the link, and both would be left to the cycle collector
         if self.connecting is not None:
             next(self.connecting, None)
             self.connecting = None
