@@ -244,7 +244,7 @@ class Domain(_Owner):
             ResourceExhausted: The domain has not enough left.
         """
         _check_amounts(sequence_numbers=sequence_numbers, inflights=inflights, atomic_inflights=atomic_inflights)
-        if sharing not in ("pull", "even"):
+        if not isinstance(sharing, str) or sharing not in ("pull", "even"):
             raise ConfigError(f"sharing is {sharing!r}: it is 'pull' or 'even'")
         if not 0 < grace <= 3600:
             raise ConfigError(f"grace is {grace}: it is a time in seconds, more than 0 and at most 3600")
@@ -356,7 +356,7 @@ class Domain(_Owner):
         _check_amounts(cq_depth=cq_depth)
         if not 0 <= watch <= 3600:
             raise ConfigError(f"watch is {watch}: it is a time in seconds, 0 or more and at most 3600")
-        if release not in ("explicit", "on_recv"):
+        if not isinstance(release, str) or release not in ("explicit", "on_recv"):
             raise ConfigError(f"release is {release!r}: it is 'explicit' or 'on_recv'")
         _check_amounts(prefetch=prefetch)
         if prefetch > 1 and (release != "on_recv" or prefetch > cq_depth):
@@ -419,7 +419,7 @@ def open(device: str | int | os.PathLike[str] = "auto", *, limits: Literal["hard
         DeviceError: The path leads to something else.
         BackendUnavailable: What was asked for cannot be had here; its `reasons` say why.
     """
-    if limits not in ("hardware", "large"):
+    if not isinstance(limits, str) or limits not in ("hardware", "large"):
         raise ConfigError(f"limits is {limits!r}: it is 'hardware' or 'large'")
     return Device(*open_backend(device, large=limits == "large"))
 

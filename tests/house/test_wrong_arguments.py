@@ -91,6 +91,14 @@ def test_of_queues_and_ports(chance: random.Random) -> None:
                 attack(chance, getattr(target, method), {"timeout": 0})
 
 
+def test_an_array_is_none_of_the_names() -> None:
+    """It is not compared with each of them, element by element, of which older numpy warns."""
+    with pytest.raises(pydlb.ConfigError, match="fallback is array"):
+        pydlb.Balancer(0, fallback=np.zeros(3))  # type: ignore[arg-type]
+    with pytest.raises(pydlb.ConfigError, match="limits is array"):
+        pydlb.open(limits=np.zeros(3))  # type: ignore[arg-type]
+
+
 def test_of_the_balancer(chance: random.Random) -> None:
     with pydlb.Balancer(0) as balancer:
         worker = balancer.worker()

@@ -60,7 +60,8 @@ class Begun(NamedTuple):
 
 def check_fallback(fallback: object) -> None:
     """Raise ConfigError unless it is one."""
-    if fallback not in _NAMES:
+    # An array would be compared with each name, element by element.
+    if not isinstance(fallback, str | None) or fallback not in _NAMES:
         raise ConfigError(f"fallback is {fallback!r}: it is one of {', '.join(map(repr, _NAMES))}")
 
 
