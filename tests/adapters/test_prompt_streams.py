@@ -81,7 +81,13 @@ async def rest(client: socket.socket) -> bytes:
 
 
 async def get(client: socket.socket, count: int) -> bytes:
-    return await asyncio.to_thread(client.recv, count, socket.MSG_WAITALL)
+    def read() -> bytes:
+        got = b""
+        while len(got) < count and (more := client.recv(count - len(got))):
+            got += more
+        return got
+
+    return await asyncio.to_thread(read)
 
 
 async def found(told: queue.SimpleQueue[Any]) -> Any:
