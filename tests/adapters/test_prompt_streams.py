@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pydlb
-from pydlb.adapters import prompt
+from pydlb.adapters import descriptors, prompt, streams
 from pydlb.adapters.streams import StreamAdapter
 
 if TYPE_CHECKING:
@@ -380,5 +380,26 @@ def test_what_is_open_at_the_end_is_cut_and_counted(run: Any, serve: Any, told: 
                     assert await rest(client) == b""
             await server.wait_closed()
         account(server, 0, 5)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("module", "part", "sent"), [(streams, "_Begun", b"x"), (descriptors, "Socket", b"")])
+def test_what_cannot_be_made_is_closed_and_counted(
+    run: Any, serve: Any, loop: str, module: Any, part: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    async def main() -> None:
+        async with await serve(echo) as server:
+            monkeypatch.setattr(module, part, fail)
+            with waiting(server, sent) as (client,):
+                if part == "Socket" and loop == "uvloop":  # which needs none
+                    client.shutdown(socket.SHUT_WR)
+                    assert await rest(client) == b"over"
+                else:
+                    assert await rest(client) == b""
+        account(server, *((1, 0) if part == "Socket" and loop == "uvloop" else (0, 1)))
 
     run(main())

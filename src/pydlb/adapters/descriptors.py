@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-__all__ = ["connect_descriptor", "takes_descriptors"]
+__all__ = ["WITH_PORTS", "connect_descriptor", "takes_descriptors"]
+
+# Families whose addresses have ports.
+WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class _Descriptor:
@@ -82,8 +85,12 @@ def connect_descriptor(
 def _connect_socket(
     loop: WorkerLoop, make_protocol: Callable[[], asyncio.BaseProtocol], descriptor: int, family: int, *, read: bool
 ) -> None:
-    number = socket.IPPROTO_TCP if family in (socket.AF_INET, socket.AF_INET6) else 0
-    sock = Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, number, descriptor)
+    number = socket.IPPROTO_TCP if family in WITH_PORTS else 0
+    try:
+        sock = Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, number, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
     try:
         loop.serve_accepted(sock, make_protocol(), read=read)
     except BaseException:

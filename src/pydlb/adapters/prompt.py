@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydlb._native import close_now, own_address, peer_address, receive_now, send_now
 
-from .descriptors import connect_descriptor
+from .descriptors import WITH_PORTS, connect_descriptor
 from .gathering import SHORT, GatheringTransport
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .protocols import Link
 
-__all__ = ["Beginnings", "first_bytes"]
+__all__ = ["Beginnings", "can_begin", "first_bytes"]
 
 # In a response's header: the end will follow, and is sent in one packet with what comes before. Else the kernel sends
 # that when the loop is given the connection, or after a fifth of a second.
@@ -52,7 +52,9 @@ class Beginnings:
         self.move: Final = move
         self._begun: list[_Prompt] = []
 
-    def begin(self, link: Link, descriptor: int, family: int, make_protocol: Callable[[], Any]) -> None:
+    def begin(
+        self, link: Link, descriptor: int, family: int, make_protocol: Callable[[], Any], data: bytes | None = None
+    ) -> None:
         """Serve a connection.
 
         Args:
@@ -60,37 +62,20 @@ class Beginnings:
             descriptor: A socket that does not block; owned from now on, also if this fails.
             family: Of its addresses.
             make_protocol: Makes its protocol: one for a stream of bytes that are given to it.
+            data: What the client has sent, where that was read already.
 
         Raises:
             Exception: What `make_protocol` raised.
         """
         try:
-            protocol = make_protocol()
+            link.transport = transport = _Prompt(self, link, descriptor, family, make_protocol())
         except BaseException:
             close_now(descriptor)
             raise
-        transport = _Prompt(self, link, descriptor, family, protocol)
-        link.transport = transport
-        data = first_bytes(descriptor)
-        if data:
-            self._answer(transport, data)
-        else:
+        data = data or first_bytes(descriptor)
+        if not data:
             transport.pass_on()
-
-    def answer(self, link: Link, descriptor: int, family: int, protocol: Any, data: bytes) -> None:
-        """Serve a connection whose first request was read.
-
-        Args:
-            link: As for `begin`.
-            descriptor: As for `begin`.
-            family: As for `begin`.
-            protocol: For a stream of bytes that are given to it.
-            data: What was read.
-        """
-        link.transport = transport = _Prompt(self, link, descriptor, family, protocol)
-        self._answer(transport, data)
-
-    def _answer(self, transport: _Prompt, data: bytes) -> None:
+            return
         if not self._begun:
             self.loop.call_soon(self._all_have_begun)
         self._begun.append(transport)
@@ -100,6 +85,11 @@ class Beginnings:
         """Those that came in one turn have put behind this what they have to do."""
         begun, self._begun = self._begun, []
         self.loop.call_soon(_end_first_turns, begun)
+
+
+def can_begin(link: Link, family: int) -> bool:
+    """Whether a connection can be answered without its loop: it has an address with a port, its own."""
+    return link.proxied is None and family in WITH_PORTS
 
 
 def first_bytes(descriptor: int) -> bytes | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from .prompt import Beginnings, first_bytes
+from .prompt import Beginnings, can_begin, first_bytes
 from .protocols import Link, ProtocolAdapter
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["StreamAdapter"]
 
 _LIMIT: Final = 2**16
-
-_WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class _Protocol(asyncio.StreamReaderProtocol):
@@ -169,11 +167,11 @@ class StreamAdapter(ProtocolAdapter):
     def connect(self, link: Link, descriptor: int, family: int) -> None:
         """Begin to serve a connection: with what its client has sent, if that has come."""
         data = None
-        if self._beginnings is not None and link.proxied is None and family in _WITH_PORTS:
+        if self._beginnings is not None and can_begin(link, family):
             data = first_bytes(descriptor)
         if data:
-            streams = _Begun(self._loop, link, self._client_connected, self._limit)
-            self._beginnings.answer(link, descriptor, family, streams, data)  # type: ignore[union-attr]
+            make = functools.partial(_Begun, self._loop, link, self._client_connected, self._limit)
+            self._beginnings.begin(link, descriptor, family, make, data)  # type: ignore[union-attr]
         else:
             super().connect(link, descriptor, family)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from .gathering import GatheringTransport, introduced
-from .prompt import Beginnings
+from .prompt import Beginnings, can_begin
 from .protocols import Link, ProtocolAdapter, counted
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["UvicornAdapter"]
 
 logger = logging.getLogger("uvicorn.error")
-
-_WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 
 _CLOSE: Final = (b"connection", b"close")
 
@@ -83,7 +80,7 @@ class UvicornAdapter(ProtocolAdapter):
 
     def connect(self, link: Link, descriptor: int, family: int) -> None:
         """Begin to serve a connection: with its first request, if that has come."""
-        if self._beginnings is None or link.proxied is not None or family not in _WITH_PORTS:
+        if self._beginnings is None or not can_begin(link, family):
             super().connect(link, descriptor, family)
         else:
             self._beginnings.begin(link, descriptor, family, self._make_http)
