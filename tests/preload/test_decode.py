@@ -302,7 +302,9 @@ STORE = re.compile(
     r"v?pextr[bwdq]|v?extractps|vextract[fi](128|(32|64)x[248])|vp?maskmov(ps|pd|d|q)|"
     r"mov|movabs|movbe|movdiri|movdir64b|movs|stos"
 )
-PREFIX = re.compile(r"((rep[nz]*|lock|data16|addr32|rex\S*|[cdefgs]s|xacquire|xrelease|notrack|bnd)\s+)*")
+PREFIX = re.compile(
+    r"((\{evex\}|\{vex\}|rep[nz]*|lock|data16|addr32|rex\S*|[cdefgs]s|xacquire|xrelease|notrack|bnd)\s+)*"
+)
 
 
 def random_code(chance: random.Random) -> bytes:
