@@ -18,10 +18,10 @@ from .pace import Pace
 from .selector import WorkerSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     from .adapters import Adapter
-    from .workers import Worker
+    from .workers import Connection, Worker
 
 __all__ = ["LoopWorker"]
 
@@ -109,6 +109,7 @@ class LoopWorker:
         self._more = False
         self._busy_since = 0.0
         self._turns = 0
+        self._left = 0
         self._pace: Pace | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -155,6 +156,7 @@ class LoopWorker:
             self.loop = self._loop_factory()
             asyncio.set_event_loop(self.loop)
             self.adapter = self._make_adapter()
+            self._submit_all = getattr(self.adapter, "submit_all", self._submit_each)
             self.loop.run_until_complete(self.adapter.start())
             self.loop.add_reader(self.worker.fileno(), self._receive)
             if self.worker.door is not None:
@@ -191,17 +193,22 @@ class LoopWorker:
             self._listen_no_more()
             return
         self._taken = len(connections)
-        for connection in connections:
-            self.adapter.submit(connection)
+        left = len(self.adapter.active)
+        self._submit_all(connections)
         now = self.loop.time()
         if more:
             self._more_since = now
         if self._selector is not None:
             self._selector.more |= more
         elif connections or more:
+            self._left = left
             self._be_busy(now, more=more)
         else:
             self._be_there()
+
+    def _submit_each(self, connections: Iterable[Connection]) -> None:
+        for connection in connections:
+            self.adapter.submit(connection)
 
     def _listen_no_more(self) -> None:
         with contextlib.suppress(ClosedError):
@@ -219,7 +226,7 @@ class LoopWorker:
         return _MOST if busy <= _QUICK * max(1, self._taken) and not self._selector.slow else 1
 
     # A loop that others made does not tell when it sleeps. But after it took a connection it is busy until that one's
-    # first request was read and answered: some turns later.
+    # first request was read and answered: some turns later, or as soon as it has no more connections than before.
 
     def _be_busy(self, now: float, *, more: bool) -> None:
         """Be given nothing more until a few turns have passed, then look for more, if there is, or be there again."""
@@ -233,9 +240,11 @@ class LoopWorker:
 
     def _turn(self) -> None:
         self._turns -= 1
-        if self._turns > 0:
+        if self._turns > 0 and len(self.adapter.active) > self._left:
             self.loop.call_soon(self._turn)
-        elif self._more or self.loop.time() - self._busy_since < _QUICK_BY_CLOCK:
+            return
+        self._turns = 0
+        if self._more or self.loop.time() - self._busy_since < _QUICK_BY_CLOCK:
             self._receive()
         elif self.loop.time() - self._busy_since > _SLOW and self.adapter.active:
             self.loop.call_later(_QUIET, self._be_there)  # it may have to do the same once more in a moment

@@ -76,15 +76,14 @@ class Beginnings:
         if not data:
             transport.pass_on()
             return
-        if not self._begun:
-            self.loop.call_soon(self._all_have_begun)
         self._begun.append(transport)
         transport.begin(data)
 
-    def _all_have_begun(self) -> None:
-        """Those that came in one turn have put behind this what they have to do."""
-        begun, self._begun = self._begun, []
-        self.loop.call_soon(_end_first_turns, begun)
+    def all_have_begun(self) -> None:
+        """The loop has before it what those have to do that have begun until now: their first turns end behind that."""
+        if self._begun:
+            begun, self._begun = self._begun, []
+            self.loop.call_soon(_end_first_turns, begun)
 
 
 def can_begin(link: Link, family: int) -> bool:

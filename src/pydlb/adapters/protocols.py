@@ -15,10 +15,12 @@ from .proxied import ProxiedTransport
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from pydlb.proxied import Proxied
     from pydlb.workers import Connection, Ticket
+
+    from .prompt import Beginnings
 
 __all__ = ["Link", "ProtocolAdapter", "counted"]
 
@@ -155,6 +157,7 @@ class ProtocolAdapter:
         self._empty = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._by_descriptor = False
+        self.beginnings: Beginnings | None = None  # where connections can be answered before their loop knows of them
 
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """The protocol for one connection: it calls the link's `opened` and `ended`."""
@@ -171,6 +174,16 @@ class ProtocolAdapter:
 
     def submit(self, connection: Connection) -> None:
         """Serve one more connection."""
+        self.submit_all((connection,))
+
+    def submit_all(self, connections: Iterable[Connection]) -> None:
+        """Serve several more, whose first turn ends together."""
+        for connection in connections:
+            self._submit(connection)
+        if self.beginnings is not None:
+            self.beginnings.all_have_begun()
+
+    def _submit(self, connection: Connection) -> None:
         if not self._by_descriptor:
             self._submit_socket(connection)
             return

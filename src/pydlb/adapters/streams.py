@@ -156,22 +156,21 @@ class StreamAdapter(ProtocolAdapter):
         )
         self._client_connected = client_connected
         self._limit = limit
-        self._beginnings: Beginnings | None = None
 
     async def start(self) -> None:
         """Nothing is to be started, but the loop is known now."""
         await super().start()
         if self._by_descriptor:
-            self._beginnings = Beginnings(self._loop, _Moving.move)
+            self.beginnings = Beginnings(self._loop, _Moving.move)
 
     def connect(self, link: Link, descriptor: int, family: int) -> None:
         """Begin to serve a connection: with what its client has sent, if that has come."""
         data = None
-        if self._beginnings is not None and can_begin(link, family):
+        if self.beginnings is not None and can_begin(link, family):
             data = first_bytes(descriptor)
         if data:
             make = functools.partial(_Begun, self._loop, link, self._client_connected, self._limit)
-            self._beginnings.begin(link, descriptor, family, make, data)  # type: ignore[union-attr]
+            self.beginnings.begin(link, descriptor, family, make, data)  # type: ignore[union-attr]
         else:
             super().connect(link, descriptor, family)
 

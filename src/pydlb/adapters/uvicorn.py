@@ -62,13 +62,12 @@ class UvicornAdapter(ProtocolAdapter):
         self._server.lifespan = config.lifespan_class(config)
         self._on_exhausted = on_exhausted
         self._ticks: asyncio.Task[None] | None = None
-        self._beginnings: Beginnings | None = None
 
     async def start(self) -> None:
         """Start the application: its lifespan, if it has one."""
         await super().start()
         if self._by_descriptor and self._is_uvicorns:
-            self._beginnings = Beginnings(self._loop)
+            self.beginnings = Beginnings(self._loop)
         await self._server.startup(sockets=[])
         self._ticks = self._loop.create_task(self._tick())
 
@@ -80,10 +79,10 @@ class UvicornAdapter(ProtocolAdapter):
 
     def connect(self, link: Link, descriptor: int, family: int) -> None:
         """Begin to serve a connection: with its first request, if that has come."""
-        if self._beginnings is None or not can_begin(link, family):
+        if self.beginnings is None or not can_begin(link, family):
             super().connect(link, descriptor, family)
         else:
-            self._beginnings.begin(link, descriptor, family, self._make_http)
+            self.beginnings.begin(link, descriptor, family, self._make_http)
 
     def _make_http(self) -> Any:
         return self._http(
