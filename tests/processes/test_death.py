@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -142,6 +143,24 @@ def test_one_that_asks_is_replaced_and_loses_nothing(clients: Any, wait_until: C
         client.close()
         wait_until(lambda: not any(thread.name == "pydlb-replace" for thread in threading.enumerate()))
         assert balancer.stats().workers[0].served == 1
+
+
+def test_signal_reaches_a_worker_whose_handler_waits(clients: Any, wait_until: Callable[..., None]) -> None:
+    """Whichever thread has it, and although Python runs nothing for it until the client has sent something."""
+    with pydlb.Balancer(1, handler=handlers.name_process, worker_class="process") as balancer:
+        balancer.listen()
+        client = clients.connect(balancer.address())
+        name = clients.ask(client)
+        process = int(name)
+        (other,) = {int(task.name) for task in Path(f"/proc/{process}/task").iterdir()} - {process}
+        libc = ctypes.CDLL(None, use_errno=True)
+        for _ in range(2):  # nor are there two for one that is asked twice
+            assert libc.tgkill(process, other, signal.SIGTERM) == 0
+        wait_until(lambda: [worker.name for worker in balancer.workers] == ["worker_1"])
+        assert clients.ask(client) == name, "it goes on with what it has"
+        client.close()
+        wait_until(lambda: not any(thread.name == "pydlb-replace" for thread in threading.enumerate()))
+        assert [worker.name for worker in balancer.workers] == ["worker_1"]
 
 
 def test_parent_that_dies_leaves_no_workers(tmp_path: Any, running: Callable[[int], bool]) -> None:

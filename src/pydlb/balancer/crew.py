@@ -108,6 +108,8 @@ class Crew:
         self._workers: list[Worker] = []
         self._runners: list[Runner] = []
         self._makers: dict[Worker, Callable[[Worker], Runner]] = {}
+        self._leaving: set[Worker] = set()  # those that want to be replaced, and are being so
+        self._replaced: set[Worker] = set()  # for whom another one is being started
         self._left: list[Worker] = []
         self._ended = False
 
@@ -292,7 +294,11 @@ class Crew:
             self._steering.pause(worker)
 
     def leaving(self, worker: ProcessWorker) -> None:
-        """It wants to be replaced. Returns at once."""
+        """It wants to be replaced, and may say so more than once. Returns at once."""
+        with self._lock:
+            if worker in self._leaving or worker in self._left:
+                return
+            self._leaving.add(worker)
         threading.Thread(target=self._let_go, args=(worker,), name="pydlb-replace", daemon=True).start()
 
     def _let_go(self, worker: Worker) -> None:
@@ -300,6 +306,9 @@ class Crew:
             self.replace(worker, self._patience)
         except DLBError as error:
             logger.warning("cannot replace %s: %s", worker.name, error)
+        finally:
+            with self._lock:
+                self._leaving.remove(worker)
 
     # ---- leaving ---------------------------------------------------------------------------------------------------
 
@@ -327,11 +336,18 @@ class Crew:
         """Remove it when another one has started; returns how many connections were still open."""
         with self._lock:
             make_runner = self._makers.get(worker)
-        if make_runner is None:
-            raise ConfigError(f"{worker!r} is not a worker that this balancer runs")
+            if make_runner is None:
+                raise ConfigError(f"{worker!r} is not a worker that this balancer runs")
+            if worker in self._replaced:
+                raise ConfigError(f"{worker!r} is being replaced already")
+            self._replaced.add(worker)
         logger.info("Replacing %s", worker.name)
-        self.add_run(make_runner, None)
-        return self.remove(worker, timeout)
+        try:
+            self.add_run(make_runner, None)
+            return self.remove(worker, timeout)
+        finally:
+            with self._lock:
+                self._replaced.remove(worker)
 
     def drain(self, worker: Worker, timeout: float | None) -> int:
         """Give it nothing until it is resumed, and wait for what it has; returns how many are still open."""

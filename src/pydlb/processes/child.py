@@ -81,6 +81,9 @@ class _Child:
         self._receiver.set_shelf(assignment.shelf.number)
         self._started = self._over = False
         self._beat_due = 0.0
+        # What Python runs on a signal waits until the main thread is back from the call that it is in, which may be a
+        # handler's that waits for its client. What the interpreter writes here at once wakes the thread that hears.
+        self._signals, self._signalled = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> int:
         """Start, serve, end. Returns the exit status."""
@@ -89,6 +92,7 @@ class _Child:
         # but handled by nothing: what the application starts would ignore it, too.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, self._asked_to_leave)
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
         try:
             self._make()
             threading.Thread(target=self._hear, name="channel", daemon=True).start()
@@ -163,9 +167,12 @@ class _Child:
             return None
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
         if self._parent is not None:
             poll.register(self._parent, select.POLLIN)
-        ready = [descriptor for descriptor, _ in poll.poll()]
+        while (ready := [descriptor for descriptor, _ in poll.poll()]) == [self._signals]:
+            if signal.SIGTERM in os.read(self._signals, 4096):
+                self._asked_to_leave()
         return self._channel.receive() if self._channel.fileno() in ready else None
 
     def _do(self, message: Message, sockets: list[socket.socket]) -> None:
