@@ -57,12 +57,15 @@ def of_peer(name: str, *options: str) -> float:
     return (instructions(path, *options, str(2 * EVENTS)) - instructions(path, *options, str(EVENTS))) / EVENTS
 
 
-def beside(row: str, sched: str, batch: int, name: str, options: list[str], bar: float) -> Result:
-    mine = of_core("--sched", sched, "--batch", str(batch))
+def beside(
+    row: str, sched: str, batch: int, name: str, options: list[str], bar: float, *, on_recv: bool = False
+) -> Result:
+    mine = of_core("--sched", sched, "--batch", str(batch), *(["--on-recv"] if on_recv else []))
     other = of_peer(name, *options, str(batch))
     return Result(
         row=row,
-        what=f"instructions/event, {sched}, batch {batch}, beside {PEERS[name]}{' '.join(options)}",
+        what=f"instructions/event, {sched}, batch {batch}{', released on recv' if on_recv else ''}, "
+        f"beside {PEERS[name]}{' '.join(options)}",
         value=mine / other,
         least=mine / other,
         most=mine / other,
@@ -95,6 +98,8 @@ def measure(rounds: int) -> Iterator[Result]:
     for row, sched, batch, peers in ROWS:
         for name, options, bar in peers:
             yield beside(row, sched, batch, name, options, bar)
+            if row == "4":
+                yield beside(row, sched, batch, name, options, bar, on_recv=True)
     mine = of_core("--sched", "ordered", "--forward", "--batch", "32")
     yield Result(
         row="3",

@@ -63,6 +63,7 @@ for of in "${what[@]}"; do
         for sched in unordered atomic ordered directed; do
           row "$sched, batch $batch" --sched $sched --batch $batch
         done
+        [ $batch = 32 ] || row "atomic, batch 1, released on recv" --batch 1 --on-recv
         row "ordered and forwarded, batch $batch" --sched ordered --forward --batch $batch
       done ;;
     growth)

@@ -342,14 +342,27 @@ void pdlb_engine_use(struct pdlb_engine *engine, uint32_t index, struct pdlb_eng
   *user = (struct pdlb_engine_user){
       .engine = engine,
       .port = port,
+      .base = engine->base,
+      .routes = engine->header->route,
+      .idle = engine->idle,
       .history = engine_history(engine, port),
       .flows = engine->base + engine->header->flows_at,
       .flows_stride = engine->header->flows_stride,
+      .holds_one = port->owns + 1,
       .index = index,
       .owner = engine->owner,
 #ifdef ENGINE_HAS_WIDE
       .wide = front_wide_here(),
 #endif
   };
+  engine_look_at_only_link(user);
   atomic_store_explicit(&user->port->user, engine->owner, memory_order_release);
+}
+
+void pdlb_engine_heed_host(struct pdlb_engine *engine, uint32_t index, bool heed) {
+  _Atomic uint32_t *const notice = &engine->ports[index].notice;
+  if (heed)
+    atomic_fetch_or_explicit(notice, NOTICE_HOST, memory_order_seq_cst);
+  else
+    atomic_fetch_and_explicit(notice, ~NOTICE_HOST, memory_order_seq_cst);
 }

@@ -50,13 +50,23 @@ struct pdlb_engine {
   uint32_t owner; /* what this process writes into a lock that it holds; never 0 */
 };
 
-/* A port as the thread that uses it holds it. */
+/* A port as the thread that uses it holds it: what it needs for each element at hand, so that it need not be looked up.
+ */
 struct pdlb_engine_user {
   struct pdlb_engine *engine;
   struct engine_port *port;
+  char *base;                     /* the engine's, as the next two */
+  const _Atomic uint32_t *routes; /* where queues lie, by what elements tell */
+  const _Atomic uint64_t *idle;
   _Atomic uint64_t *history; /* the port's slice of the history list */
   char *flows;               /* the flow words of load-balanced queue 0; those of the next one are */
   uint64_t flows_stride;     /* so many bytes further on */
+  /* The queue that the port is linked to, where it is but one: as the port's only link was when last looked at. */
+  struct engine_queue *queue;
+  _Atomic uint32_t *queue_flows; /* its flow words */
+  uint64_t queue_entry;          /* what a history says of one atomic element of it, but for the flow; or of nothing */
+  uint32_t only;                 /* that link; or what no link is, and `queue` is one without elements */
+  uint32_t holds_one;            /* what a flow word says while one element of the flow is in flight on the port */
   uint32_t index;
   uint32_t owner; /* the engine's */
   bool wide;      /* this processor has what front_wide.h takes */
@@ -96,6 +106,9 @@ int pdlb_engine_depth(const struct pdlb_engine *engine, uint32_t queue);
 
 /* This process uses the port, `port` being an index, from now on. */
 void pdlb_engine_use(struct pdlb_engine *engine, uint32_t port, struct pdlb_engine_user *user);
+/* Any thread: the host wants to be asked before the port is given anything, or no longer. That is for who inlines
+ * one.h; the functions below do not heed it. */
+void pdlb_engine_heed_host(struct pdlb_engine *engine, uint32_t port, bool heed);
 
 uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why);
@@ -103,7 +116,7 @@ uint32_t pdlb_engine_forward(const struct pdlb_engine_user *user, const struct p
                              enum pdlb_refusal *why);
 /* Up to `max` elements for the port. Where it held back because another port is due first, `*retry_at` is lowered to
  * the time at which it is to look again, to have what that port may lose; `retry_at` may be NULL. */
-uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
+uint32_t pdlb_engine_schedule(struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at);
 /* Up to `most` elements: what each port of a queue may take without taking more than others can. `user` serves it, and
  * no other; else 1. */

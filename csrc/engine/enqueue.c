@@ -6,6 +6,7 @@
  */
 #include "front_wide.h"
 #include "internal.h"
+#include "one.h"
 
 enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key) {
   const struct engine_header *header = engine->header;
@@ -121,12 +122,6 @@ static __attribute__((noinline)) bool put_in_front(struct engine_queue *queue, u
   return front_put(queue, slot, events, straight, way) && front_put(queue, 0, events + straight, count - straight, way);
 }
 
-static inline void put_one_in_front(struct engine_queue *queue, uint64_t tail, const struct pdlb_event *event) {
-  const size_t slot = tail & FRONT_MASK;
-  queue->front[slot] = *event;
-  queue->front_key[slot] = front_key_of(event);
-}
-
 /* The commit: whoever sees the tail sees the elements before it. */
 static inline void store_front_tail(struct engine_queue *queue, uint64_t tail) {
   atomic_store_explicit(&queue->front_tail, tail, memory_order_release);
@@ -184,7 +179,7 @@ static inline void put(struct pdlb_engine *engine, struct engine_queue *queue, c
   const uint64_t tail = engine_get(&queue->front_tail);
   const uint32_t way = engine_event_key(events);
   if (count == 1 && front_takes(queue, tail, 1, way)) {
-    put_one_in_front(queue, tail, events);
+    engine_put_one_in_front(queue, tail, events);
     store_front_tail(queue, tail + 1);
   } else {
     put_otherwise(engine, queue, events, count, way);
@@ -269,7 +264,7 @@ static __attribute__((noinline)) uint32_t send_runs(const struct pdlb_engine_use
 
 /* ---- sending: at once, all the same way, into a front with room -------------------------------------------------- */
 
-static __attribute__((noinline)) uint32_t offer_and_return(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
+__attribute__((noinline)) uint32_t engine_offer_sent(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
   /* What the choice among them looks at may change without a way through the lock. */
   atomic_fetch_or_explicit(&engine->idle[0], 0, memory_order_seq_cst);
   engine_offer_to_idle(engine, queue, count);
@@ -283,7 +278,7 @@ static inline uint32_t leave(const struct pdlb_engine_user *user, struct engine_
   engine_unlock(&queue->ingress);
   engine_add(&user->port->sent, count);
   *why = PDLB_TAKEN;
-  if (UNLIKELY(engine_may_offer(user->engine, queue))) return offer_and_return(user->engine, queue->index, count);
+  if (UNLIKELY(engine_may_offer(user->idle, queue))) return engine_offer_sent(user->engine, queue->index, count);
   return count;
 }
 
@@ -367,11 +362,21 @@ static __attribute__((noinline)) uint32_t send_one_otherwise(const struct pdlb_e
   return leave(user, queue, 1, why);
 }
 
-static __attribute__((noinline)) uint32_t send_one_behind(const struct pdlb_engine_user *user,
-                                                          const struct pdlb_event *event, enum pdlb_refusal *why,
-                                                          struct engine_queue *queue) {
+uint32_t engine_send_one_behind(const struct pdlb_engine_user *user, const struct pdlb_event *event,
+                                enum pdlb_refusal *why, struct engine_queue *queue) {
   if (UNLIKELY(!rings_take(queue) || !has_credits(queue, 1))) return send_one_otherwise(user, event, why, queue);
   put_one_in_ring(user->engine, queue, event);
+  return leave(user, queue, engine_one(), why);
+}
+
+/* One element: what engine_send_one does, or did not do. */
+static __attribute__((noinline)) uint32_t send_one(const struct pdlb_engine_user *user, const struct pdlb_event *event,
+                                                   enum pdlb_refusal *why, struct engine_queue *queue, uint32_t way) {
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return send_runs(user, event, 1, why);
+  const uint64_t tail = engine_get(&queue->front_tail);
+  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return engine_send_one_behind(user, event, why, queue);
+  engine_put_one_in_front(queue, tail, event);
+  store_front_tail(queue, tail + 1);
   return leave(user, queue, engine_one(), why);
 }
 
@@ -379,20 +384,15 @@ static __attribute__((noinline)) uint32_t send_one_behind(const struct pdlb_engi
  * hoped for goes the general way. */
 uint32_t pdlb_engine_send(const struct pdlb_engine_user *user, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why) {
-  const uint32_t no_sends = NOTICE_STOPPED | NOTICE_DISABLED;
-  if (UNLIKELY((engine_notice(user->port) & no_sends) || !count)) return send_runs(user, events, count, why);
-  const uint32_t way = engine_event_key(events);
-  struct engine_queue *queue = engine_route(user->engine, way);
-  if (UNLIKELY(!queue)) return send_runs(user, events, count, why);
+  if (UNLIKELY(!count) || UNLIKELY(engine_has_any(&user->port->notice, NOTICE_STOPPED | NOTICE_DISABLED)))
+    return send_runs(user, events, count, why);
+  const size_t key = engine_event_key(events);
+  const uint32_t way = (uint32_t)key, at = atomic_load_explicit(&user->routes[key], memory_order_acquire);
+  if (UNLIKELY(!at)) return send_runs(user, events, count, why);
+  struct engine_queue *queue = (struct engine_queue *)(user->base + at);
 #ifdef ENGINE_HAS_WIDE
   if (count >= 32 && user->wide) return send_batch_wide(user, events, count, why, queue, way);
 #endif
   if (count > 1) return send_batch(user, events, count, why, queue, way);
-
-  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return send_runs(user, events, 1, why);
-  const uint64_t tail = engine_get(&queue->front_tail);
-  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return send_one_behind(user, events, why, queue);
-  put_one_in_front(queue, tail, events);
-  store_front_tail(queue, tail + 1);
-  return leave(user, queue, engine_one(), why);
+  return send_one(user, events, why, queue, way);
 }

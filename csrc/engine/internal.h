@@ -1,4 +1,4 @@
-/* What the engine's sources share with each other and with nobody else. */
+/* What the engine's sources share with each other, and with those that inline one.h. */
 #ifndef PDLB_ENGINE_INTERNAL_H
 #define PDLB_ENGINE_INTERNAL_H
 
@@ -29,6 +29,38 @@ static inline uint64_t engine_get(const _Atomic uint64_t *counter) {
   return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
+/* A look at a word that others may write: compilers do not fold one into a comparison, either. */
+static inline bool engine_is(const _Atomic uint32_t *place, uint32_t value) {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+  bool is;
+  __asm__ __volatile__("cmpl %2, %1" : "=@cce"(is) : "m"(*(const uint32_t *)place), "ri"(value));
+  return is;
+#else
+  return atomic_load_explicit(place, memory_order_relaxed) == value;
+#endif
+}
+
+static inline bool engine_is_64(const _Atomic uint64_t *place, uint64_t value) {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+  bool is;
+  __asm__ __volatile__("cmpq %2, %1" : "=@cce"(is) : "m"(*(const uint64_t *)place), "r"(value));
+  return is;
+#else
+  return atomic_load_explicit(place, memory_order_relaxed) == value;
+#endif
+}
+
+/* Whether the word has any of the bits, which are a constant. */
+static inline __attribute__((always_inline)) bool engine_has_any(const _Atomic uint32_t *place, uint32_t bits) {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+  bool has;
+  __asm__ __volatile__("testl %2, %1" : "=@ccnz"(has) : "m"(*(const uint32_t *)place), "ir"(bits));
+  return has;
+#else
+  return atomic_load_explicit(place, memory_order_relaxed) & bits;
+#endif
+}
+
 static inline uint32_t engine_slow(const struct engine_queue *queue) {
   return atomic_load_explicit(&queue->slow, memory_order_relaxed);
 }
@@ -49,8 +81,13 @@ static inline void engine_fetch_to_write(const void *place) {
 
 /* 1, and the compiler cannot tell: it would else keep the outcome of a comparison in a register all the way. */
 static inline uint32_t engine_one(void) {
+#if defined(__x86_64__)
+  uint32_t one;
+  __asm__("movl $1, %0" : "=r"(one));
+#else
   uint32_t one = 1;
   __asm__("" : "+r"(one));
+#endif
   return one;
 }
 
@@ -97,24 +134,30 @@ void engine_append_with_credits(struct pdlb_engine *engine, uint32_t queue, cons
                                 uint32_t count);
 /* With no ingress lock held: as many as there are credits for. Wakes nobody. */
 uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
+/* Under the queue's ingress lock, which is given up: one element that the front does not take, at least not at first
+ * sight. Wakes whom it is for. */
+uint32_t engine_send_one_behind(const struct pdlb_engine_user *user, const struct pdlb_event *event,
+                                enum pdlb_refusal *why, struct engine_queue *queue);
 /* How many of the elements, from the first on, have the first one's key. */
 uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count);
 
 /* ---- wake.c ------------------------------------------------------------------------------------------------------ */
 
 void engine_offer_to_idle(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
+/* After a send of `count`, which had no such operation as engine_offer asks for. Returns the count. */
+uint32_t engine_offer_sent(struct pdlb_engine *engine, uint32_t queue, uint32_t count);
 
 /* Whether a port that serves the queue may be idle. */
-static inline bool engine_may_offer(const struct pdlb_engine *engine, const struct engine_queue *queue) {
+static inline bool engine_may_offer(const _Atomic uint64_t *idle, const struct engine_queue *queue) {
   const uint32_t word = atomic_load_explicit(&queue->linked_word, memory_order_relaxed);
-  return atomic_load_explicit(&engine->idle[word], memory_order_seq_cst) &
+  return atomic_load_explicit(&idle[word], memory_order_seq_cst) &
          atomic_load_explicit(&queue->linked, memory_order_relaxed);
 }
 
 /* `count` elements of `queue` wait: wake idle ports for them. To be called with no lock held, and after a
  * sequentially consistent operation that followed the commit. (A send does without: see wake.c.) */
 static inline void engine_offer(struct pdlb_engine *engine, uint32_t queue, uint32_t count) {
-  if (UNLIKELY(engine_may_offer(engine, &engine->queues[queue]))) engine_offer_to_idle(engine, queue, count);
+  if (UNLIKELY(engine_may_offer(engine->idle, &engine->queues[queue]))) engine_offer_to_idle(engine, queue, count);
 }
 
 /* Even sharing: wake up to `count` idle ports that are due, unless enough were called already. Returns how many were
@@ -219,7 +262,7 @@ static inline __attribute__((always_inline)) bool engine_release_quietly(const s
                                                                          uint32_t count) {
   struct engine_port *port = user->port;
   const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
-  if (UNLIKELY(head == atomic_load_explicit(&port->history_tail, memory_order_relaxed))) return false;
+  if (UNLIKELY(engine_is(&port->history_tail, head))) return false;
   const uint64_t entry = atomic_load_explicit(&user->history[head & port->history_mask], memory_order_relaxed);
   if (LIKELY(!(entry >> ENTRY_TYPE_SHIFT))) {
     /* Of an atomic flow, on which nobody waits if the word tells of this one element. */
@@ -270,6 +313,9 @@ static inline void engine_shorten_oldest(const struct pdlb_engine *engine, struc
 }
 
 /* ---- schedule.c, pass.c ------------------------------------------------------------------------------------------ */
+
+/* Note which queue the port is linked to, if it is one. */
+void engine_look_at_only_link(struct pdlb_engine_user *user);
 
 /* What one port may take of one queue, at whatever pace that needs. With no lock held. */
 uint32_t engine_pass(struct pdlb_engine *engine, uint32_t port, uint32_t slot, uint32_t queue,

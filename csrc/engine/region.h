@@ -246,6 +246,7 @@ typedef _Atomic uint64_t history_entry;
 #define NOTICE_RELEASES 16u /* each schedule first releases what the one before returned */
 #define NOTICE_CALLED 32u   /* it sleeps no more, and has not come yet: something is left for it */
 #define NOTICE_FULL 64u     /* it holds as much as it may: a release makes it one that can be given something */
+#define NOTICE_HOST 128u    /* the host wants to be asked before it is given anything */
 
 struct engine_port {
   /* Fixed once configured. */

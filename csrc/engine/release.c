@@ -166,8 +166,8 @@ static __attribute__((noinline)) uint32_t release_some(const struct pdlb_engine_
 }
 
 uint32_t pdlb_engine_release(const struct pdlb_engine_user *user, uint32_t count) {
-  const uint32_t notice = engine_notice(user->port) & (NOTICE_LATER | NOTICE_FULL);
-  return LIKELY(!notice && engine_release_quietly(user, count)) ? count : release_some(user, count);
+  const bool notice = engine_has_any(&user->port->notice, NOTICE_LATER | NOTICE_FULL);
+  return LIKELY(!notice) && LIKELY(engine_release_quietly(user, count)) ? count : release_some(user, count);
 }
 
 void pdlb_engine_release_later(struct pdlb_engine *engine, uint32_t port_index, uint32_t count) {

@@ -6,6 +6,7 @@
  */
 #include "front_wide.h"
 #include "internal.h"
+#include "one.h"
 
 /* ---- all of a front ---------------------------------------------------------------------------------------------- */
 
@@ -53,32 +54,10 @@ static __attribute__((noinline)) bool hold_atomic(const struct pdlb_engine_user 
   return false;
 }
 
-/* Ordered elements get their places in line. False if there are not enough. */
-static inline bool take_places(struct engine_queue *queue, uint32_t count, uint32_t *first) {
-  *first = queue->next_sequence;
-  if (UNLIKELY(*first - queue->oldest_sequence + count > queue->window)) return false;
-  queue->next_sequence = *first + count;
-  return true;
-}
-
 /* Under the egress lock: nothing waits but what lies in the front, whence it can be had as it comes; and the port still
  * serves the queue. */
 static inline bool front_is_all(const struct engine_queue *queue, const _Atomic uint32_t *link, uint32_t linked) {
-  return !engine_slow(queue) && atomic_load_explicit(link, memory_order_relaxed) == linked;
-}
-
-/* The port has what its history tells up to `history_tail`: `count` elements that have left the queue. */
-static inline void take_hold(struct engine_port *port, struct engine_queue *queue, uint32_t count,
-                             uint32_t history_tail, uint32_t type) {
-  atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
-  engine_add(&port->received, count);
-  if (UNLIKELY(type == PDLB_SCHED_DIRECTED))
-    engine_add(&port->released, count);
-  else
-    engine_take_room(port, count);
-  port->last_received = count;
-  engine_add(&queue->scheduled, count);
-  engine_unlock(&queue->egress);
+  return engine_is(&queue->slow, 0) && engine_is(link, linked);
 }
 
 /* The history tells of elements of one type, copied out, as the port's next ones, if it may have them all. */
@@ -91,7 +70,7 @@ static inline __attribute__((always_inline)) bool hold_all(const struct pdlb_eng
     if (UNLIKELY(!hold_atomic(user, queue, events, count, *history_tail))) return false;
     *history_tail += count;
   } else if (type != PDLB_SCHED_DIRECTED) {
-    if (type == PDLB_SCHED_ORDERED && !take_places(queue, count, &first)) return false;
+    if (type == PDLB_SCHED_ORDERED && !engine_take_places(queue, count, &first)) return false;
     atomic_store_explicit(&user->history[*history_tail & port->history_mask],
                           ENTRY_MAKE(first, count, queue->index, type), memory_order_relaxed);
     ++*history_tail;
@@ -170,7 +149,7 @@ static __attribute__((noinline)) uint32_t take_part_of_front(const struct pdlb_e
   if (most > straight) memcpy(events + straight, queue->front, (most - straight) * sizeof *events);
   if (UNLIKELY(!hold_all(user, queue, events, most, type, &history_tail))) goto otherwise;
   atomic_store_explicit(&queue->front_taken, taken + most, memory_order_release); /* the commit */
-  take_hold(port, queue, most, history_tail, type);
+  engine_take_hold(port, queue, most, history_tail, type);
   return most;
 
 otherwise:
@@ -201,7 +180,7 @@ static inline __attribute__((always_inline)) uint32_t take_front(const struct pd
   sort_out(queue, taken, count, events);
   if (UNLIKELY(!hold_all(user, queue, events, count, type, &history_tail))) goto otherwise;
   atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
-  take_hold(port, queue, count, history_tail, type);
+  engine_take_hold(port, queue, count, history_tail, type);
   return count;
 
 otherwise:
@@ -262,7 +241,7 @@ static __attribute__((noinline)) uint32_t take_ring(const struct pdlb_engine_use
   queue->picks = (queue->picks + count) % STARVATION_PERIOD;
   atomic_store_explicit(&queue->head[priority], head + count, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, count);
-  take_hold(port, queue, count, history_tail, type);
+  engine_take_hold(port, queue, count, history_tail, type);
   return count;
 
 otherwise:
@@ -271,50 +250,6 @@ otherwise:
 }
 
 /* ---- one element ------------------------------------------------------------------------------------------------- */
-
-/* The history tells of it as the port's next one, if the port may have it. */
-static inline bool hold_one(const struct pdlb_engine_user *user, const struct engine_port *port,
-                            struct engine_queue *queue, const struct pdlb_event *event, uint32_t type,
-                            uint32_t *history_tail) {
-  uint64_t entry = queue->entry;
-  if (LIKELY(type == PDLB_SCHED_ATOMIC)) {
-    const size_t flow = event->flow;
-    _Atomic uint32_t *const at = &flows_of(user->engine, queue)[flow];
-    const uint32_t word = atomic_load_explicit(at, memory_order_acquire);
-    if (UNLIKELY(!engine_may_take_flow(word, port->owns))) return false;
-    atomic_store_explicit(at, (word | port->owns) + 1, memory_order_relaxed);
-    entry |= flow;
-  } else if (UNLIKELY(type == PDLB_SCHED_ORDERED)) {
-    uint32_t first;
-    if (!take_places(queue, 1, &first)) return false;
-    entry = ENTRY_MAKE(first, 1, queue->index, type);
-  } else {
-    entry |= (uint64_t)type << ENTRY_TYPE_SHIFT;
-  }
-  *history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
-  if (LIKELY(type != PDLB_SCHED_DIRECTED))
-    atomic_store_explicit(&user->history[(*history_tail)++ & port->history_mask], entry, memory_order_relaxed);
-  return true;
-}
-
-/* The only element that waits, in the front. */
-static inline bool take_only(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t linked,
-                             struct pdlb_event *event) {
-  struct engine_port *port = user->port;
-  const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
-  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
-  *event = queue->front[(tail - 1) & FRONT_MASK];
-  const uint32_t type = pdlb_event_type(event);
-  uint32_t history_tail;
-  if (UNLIKELY(engine_get(&queue->front_taken) != tail - 1 || !front_is_all(queue, &port->only_link, linked) ||
-               !hold_one(user, port, queue, event, type, &history_tail))) {
-    engine_unlock(&queue->egress);
-    return false;
-  }
-  atomic_store_explicit(&queue->front_taken, tail, memory_order_release); /* the commit */
-  take_hold(port, queue, 1, history_tail, type);
-  return true;
-}
 
 /* The first one of the most urgent ring that has any; NIL if there is none. */
 static inline uint32_t urgent_ring(const struct engine_queue *queue) {
@@ -337,11 +272,11 @@ static inline bool take_head(const struct pdlb_engine_user *user, struct engine_
   if (left_of_run(queue) > RING_AHEAD) __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
-  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) return false;
+  if (UNLIKELY(!engine_hold_one(user, port, event, type, &history_tail))) return false;
   queue->picks++;
   atomic_store_explicit(&queue->head[priority], head + 1, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, 1);
-  take_hold(port, queue, 1, history_tail, type);
+  engine_take_hold(port, queue, 1, history_tail, type);
   return true;
 }
 
@@ -353,10 +288,10 @@ static inline bool take_oldest(const struct pdlb_engine_user *user, struct engin
   *event = queue->front[taken & FRONT_MASK];
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
-  if (UNLIKELY(!hold_one(user, port, queue, event, type, &history_tail))) return false;
+  if (UNLIKELY(!engine_hold_one(user, port, event, type, &history_tail))) return false;
   queue->picks++;
   atomic_store_explicit(&queue->front_taken, taken + 1, memory_order_release); /* the commit */
-  take_hold(port, queue, 1, history_tail, type);
+  engine_take_hold(port, queue, 1, history_tail, type);
   return true;
 }
 
@@ -442,15 +377,23 @@ WIDE static
 }
 #endif
 
+static
+    __attribute__((noinline)) uint32_t take_linked_narrow(const struct pdlb_engine_user *user,
+                                                          struct engine_queue *queue, const _Atomic uint32_t *link,
+                                                          uint32_t linked, struct pdlb_event *events, uint32_t most) {
+  return take_front(user, queue, link, linked, events, most, front_sort_out);
+}
+
 static inline uint32_t take_linked(const struct pdlb_engine_user *user, struct engine_queue *queue,
                                    const _Atomic uint32_t *link, uint32_t linked, struct pdlb_event *events,
                                    uint32_t most) {
   const uint64_t waiting = engine_get(&queue->front_tail) - engine_get(&queue->front_taken);
-  if (!waiting && engine_slow(queue) == SLOW_RINGS) return take_ring(user, queue, link, linked, events, most);
 #ifdef ENGINE_HAS_WIDE
   if (user->wide && waiting >= WIDE_PAYS) return take_linked_wide(user, queue, link, linked, events, most);
 #endif
-  return take_front(user, queue, link, linked, events, most, front_sort_out);
+  if (!waiting && engine_slow(queue) == SLOW_RINGS) return take_ring(user, queue, link, linked, events, most);
+  if (engine_slow(queue) & SLOW_KIND) return 0;
+  return take_linked_narrow(user, queue, link, linked, events, most);
 }
 
 /* One of so many calls serves the links the other way round. */
@@ -461,8 +404,10 @@ static __attribute__((noinline)) uint32_t schedule_links(const struct pdlb_engin
   const uint32_t notice = engine_notice(port);
   uint64_t nobody_asks;
   if (!retry_at) retry_at = &nobody_asks;
-  if (UNLIKELY(notice)) heed_notices(engine, user->index, notice);
-  if (UNLIKELY(notice & NOTICE_DISABLED)) return 0;
+  if (UNLIKELY(notice)) {
+    heed_notices(engine, user->index, notice);
+    if (notice & NOTICE_DISABLED) return 0;
+  }
   max = room_for(port, max);
   const uint64_t order = atomic_load_explicit(&port->link_order, memory_order_acquire);
   const bool upside_down = UNLIKELY(++port->calls % STARVATION_PERIOD == 0);
@@ -504,9 +449,8 @@ static __attribute__((noinline)) uint32_t schedule_front(const struct pdlb_engin
 }
 
 static __attribute__((noinline)) uint32_t schedule_only(const struct pdlb_engine_user *user, struct pdlb_event *events,
-                                                        uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
-                                                        uint32_t only) {
-  return LIKELY(take_only(user, queue, only, events)) ? engine_one() : schedule_links(user, events, max, retry_at);
+                                                        uint32_t max, uint64_t *retry_at) {
+  return LIKELY(engine_take_only(user, events)) ? engine_one() : schedule_links(user, events, max, retry_at);
 }
 
 /* Nothing waits in the queue's front. */
@@ -532,10 +476,10 @@ static __attribute__((noinline)) uint32_t schedule_run(const struct pdlb_engine_
 static inline __attribute__((always_inline)) uint32_t schedule_queue(const struct pdlb_engine_user *user,
                                                                      struct pdlb_event *events, uint32_t max,
                                                                      uint64_t *retry_at, uint32_t only) {
-  struct engine_queue *queue = engine_queue_of(user->engine, only);
+  struct engine_queue *queue = user->queue;
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
   const uint64_t waiting = tail - engine_get(&queue->front_taken);
-  if (waiting == 1) return schedule_only(user, events, max, retry_at, queue, only);
+  if (waiting == 1 && max) return schedule_only(user, events, max, retry_at);
   if (UNLIKELY(!waiting)) return schedule_rings(user, events, max, retry_at, queue, only);
 #ifdef ENGINE_HAS_WIDE
   if (user->wide) return schedule_front_wide(user, events, max, retry_at, queue, only);
@@ -552,19 +496,42 @@ static __attribute__((noinline)) uint32_t schedule_releasing(const struct pdlb_e
   if (UNLIKELY(count && !engine_release_quietly(user, count))) return schedule_links(user, events, max, retry_at);
   port->last_received = 0;
   /* Ports that release with a receive are those that take one after the other at a rate where this pays. */
-  struct engine_queue *queue = engine_queue_of(user->engine, only);
+  struct engine_queue *queue = user->queue;
   if (max == 1 && left_of_run(queue)) return schedule_run(user, events, max, retry_at, queue, only);
   return schedule_queue(user, events, max, retry_at, only);
 }
 
+/* What a port without a queue, or with several, may look at: nothing waits there. */
+static struct engine_queue no_queue;
+
+/* So that no port's only link is the same: that is 0, or where a queue lies. */
+#define ONLY_NONE 1u
+
+void engine_look_at_only_link(struct pdlb_engine_user *user) {
+  const uint32_t only = atomic_load_explicit(&user->port->only_link, memory_order_acquire);
+  user->only = only ? only : ONLY_NONE;
+  user->queue = only ? engine_queue_of(user->engine, only) : &no_queue;
+  /* Where what is in flight is counted, the general way sees to it. */
+  user->queue_entry = only && !user->queue->limited ? user->queue->entry : UINT64_MAX;
+  user->queue_flows = flows_of(user->engine, user->queue);
+}
+
+/* The port has not the one link that it had when last looked at. */
+static __attribute__((noinline)) uint32_t schedule_anew(struct pdlb_engine_user *user, struct pdlb_event *events,
+                                                        uint32_t max, uint64_t *retry_at) {
+  if (!engine_is(&user->port->only_link, 0) || user->only != ONLY_NONE) engine_look_at_only_link(user);
+  return schedule_links(user, events, max, retry_at);
+}
+
 /* As in sending: nothing is called but to end with it. */
-uint32_t pdlb_engine_schedule(const struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
+uint32_t pdlb_engine_schedule(struct pdlb_engine_user *user, struct pdlb_event *events, uint32_t max,
                               uint64_t *retry_at) {
   const struct engine_port *port = user->port;
-  const uint32_t only = atomic_load_explicit(&port->only_link, memory_order_acquire);
-  const uint32_t notice = engine_notice(port) & ~NOTICE_STOPPED;
-  if (UNLIKELY(!only || (notice & ~NOTICE_RELEASES) || !max)) return schedule_links(user, events, max, retry_at);
-  if (notice) return schedule_releasing(user, events, max, retry_at, only);
+  const uint32_t only = user->only;
+  if (UNLIKELY(!engine_is(&port->only_link, only))) return schedule_anew(user, events, max, retry_at);
+  if (UNLIKELY(engine_has_any(&port->notice, ~(NOTICE_STOPPED | NOTICE_HOST | NOTICE_RELEASES))))
+    return schedule_links(user, events, max, retry_at);
+  if (engine_has_any(&port->notice, NOTICE_RELEASES)) return schedule_releasing(user, events, max, retry_at, only);
   return schedule_queue(user, events, max, retry_at, only);
 }
 

@@ -7,6 +7,7 @@
  */
 #include <sched.h>
 
+#include "one.h"
 #include "software.h"
 
 #define LOOKS_BETWEEN 32u
@@ -35,12 +36,25 @@ void software_looked(struct software_port *port, bool held_back, bool found, boo
   }
 }
 
-int software_successive_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
-  struct software_port *port = (struct software_port *)base;
+static __attribute__((noinline)) int recv_at_pace(struct software_port *port, struct pdlb_event *events, uint32_t max,
+                                                  uint64_t deadline) {
   if (max != 1 || deadline || pdlb_engine_knows_next(&port->user))
-    return software_port_recv(base, events, max, deadline);
+    return software_port_recv(&port->base, events, max, deadline);
   const bool held_back = software_hold_back(port);
-  const int count = software_port_recv(base, events, 1, 0);
+  const int count = software_port_recv(&port->base, events, 1, 0);
   software_looked(port, held_back, count > 0, pdlb_engine_knows_next(&port->user));
   return count;
+}
+
+int software_successive_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct software_port *port = (struct software_port *)base;
+  if (max != 1 || deadline) return recv_at_pace(port, events, max, deadline);
+  /* It is known to find one alone, and one alone is there. */
+  if (LIKELY(port->pace.alone) && LIKELY(port->pace.looks_left) &&
+      LIKELY(!engine_has_any(&port->user.port->notice, NOTICES_TO_TAKE_ONE & ~NOTICE_RELEASES)) &&
+      LIKELY(engine_exchange_only(&port->user, events))) {
+    port->pace.looks_left--;
+    return (int)engine_one();
+  }
+  return recv_at_pace(port, events, 1, 0);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "one.h"
 #include "software.h"
 
 static int port_close(struct pdlb_port *base) {
@@ -56,7 +57,7 @@ static int port_enable(struct pdlb_port *base, bool enabled, struct pdlb_error *
 static uint32_t port_send(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
                           enum pdlb_refusal *why) {
   struct software_port *port = (struct software_port *)base;
-  return pdlb_engine_send(&port->user, events, count, why);
+  return count == 1 ? engine_send_one(&port->user, events, why) : pdlb_engine_send(&port->user, events, count, why);
 }
 
 static uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *events, uint32_t count,
@@ -67,7 +68,19 @@ static uint32_t port_forward(struct pdlb_port *base, const struct pdlb_event *ev
 
 static uint32_t port_release(struct pdlb_port *base, uint32_t count) {
   struct software_port *port = (struct software_port *)base;
+  if (count == 1 && LIKELY(!engine_has_any(&port->user.port->notice, NOTICE_LATER | NOTICE_FULL)) &&
+      LIKELY(engine_release_oldest(&port->user)))
+    return engine_one();
   return pdlb_engine_release(&port->user, count);
+}
+
+static int port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
+  struct software_port *port = (struct software_port *)base;
+  if (max != 1 || deadline) return software_port_recv(base, events, max, deadline);
+  if (LIKELY(!engine_has_any(&port->user.port->notice, NOTICES_TO_TAKE_ONE)) &&
+      LIKELY(engine_take_only(&port->user, events)))
+    return (int)engine_one();
+  return software_port_recv(base, events, 1, 0);
 }
 
 /* What was taken ahead has not been received: there is nothing yet to release of it, or to forward in its place. */
@@ -128,7 +141,7 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
    .cancel = software_port_cancel,                             \
    .stats = port_stats}
 
-static const struct pdlb_port_ops port_ops = OPS(port_forward, software_port_recv, port_release);
+static const struct pdlb_port_ops port_ops = OPS(port_forward, port_recv, port_release);
 static const struct pdlb_port_ops successive_ops = OPS(port_forward, software_successive_recv, port_release);
 static const struct pdlb_port_ops prefetching_ops =
     OPS(prefetching_forward, software_prefetching_recv, prefetching_release);

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "one.h"
 #include "software.h"
 
 #define NANOSECONDS 1000000000u
@@ -137,10 +138,16 @@ void software_wake(void *context, uint32_t port, uint32_t late, uint64_t grace) 
   rouse(domain, waiter);
 }
 
+/* What a receive has to heed from now on, said where it looks. */
+static void set_special(struct software_domain *domain, uint32_t index, uint32_t special) {
+  atomic_fetch_or_explicit(&domain->waiters[index].doorbell->special, special, memory_order_seq_cst);
+  pdlb_engine_heed_host(&domain->engine, index, true);
+}
+
 void software_port_cancel(struct pdlb_port *base) {
   struct software_port *port = (struct software_port *)base;
   struct doorbell *doorbell = port->doorbell;
-  atomic_fetch_or_explicit(&doorbell->special, DOORBELL_CANCELLED, memory_order_seq_cst);
+  set_special(port->domain, port->index, DOORBELL_CANCELLED);
   /* It is chosen no more, and what it was chosen for goes to others. */
   pdlb_engine_port_enable(&port->domain->engine, port->index, false);
   rouse(port->domain, port->waiter);
@@ -277,7 +284,7 @@ static __attribute__((noinline)) int recv_or_wait(struct software_port *port, st
 
 int software_port_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   struct software_port *port = (struct software_port *)base;
-  if (atomic_load_explicit(&port->doorbell->special, memory_order_acquire) || deadline)
+  if (deadline || engine_has_any(&port->user.port->notice, NOTICE_HOST))
     return recv_or_wait(port, events, max, deadline);
   return (int)pdlb_engine_schedule(&port->user, events, max, NULL);
 }
@@ -348,7 +355,7 @@ int software_port_fd(struct pdlb_port *base, struct pdlb_error *error) {
   pthread_mutex_unlock(&waiter->mutex);
   if (rc < 0) return pdlb_fail(error, -rc, "fileno", "no descriptor to wait for port %u: %s", base->id, strerror(-rc));
   if (fresh) {
-    atomic_fetch_or_explicit(&waiter->doorbell->special, DOORBELL_HAS_FD, memory_order_seq_cst);
+    set_special(port->domain, port->index, DOORBELL_HAS_FD);
     arm_fd(port);
     /* A cancel that came before it could signal the descriptor. */
     if (is_cancelled(waiter->doorbell)) signal_fd(port->domain, waiter);

@@ -18,7 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "one.h"
 #include "rig.h"
+#include "software.h"
 
 #if defined(__x86_64__)
 
@@ -226,6 +228,24 @@ static void forward(struct child *child, uint8_t queue, enum pdlb_sched type) {
 
 static void act_forward(struct child *child) { forward(child, child->world->sink, PDLB_SCHED_UNORDERED); }
 
+/* What a port that nobody waits for by descriptor does with single elements; the child's have one. */
+static const struct pdlb_engine_user *user_of(struct pdlb_port *port) { return &((struct software_port *)port)->user; }
+
+static void act_take_only(struct child *child) { engine_take_only(user_of(child->single), child->held); }
+
+static void prepare_only(struct child *child) { CHECK(engine_take_only(user_of(child->single), child->held)); }
+
+/* One is held, and the only one that waits. */
+static void prepare_two(struct child *child) {
+  prepare_only(child);
+  send_of(child, 1, child->world->work, PDLB_SCHED_ATOMIC, 16);
+}
+
+static void act_release_only(struct child *child) { pdlb_port_release(child->single, 1); }
+static void act_exchange_only(struct child *child) { engine_exchange_only(user_of(child->single), child->held); }
+
+static void before_one_unordered(struct world *world) { send(world, 1, world->work, PDLB_SCHED_UNORDERED, 16); }
+
 /* Somebody is asleep for whom the child's element is. */
 static void before_asleep(struct world *world) {
   struct pdlb_error error = {0};
@@ -266,6 +286,10 @@ static const struct operation operations[] = {
     {"release later", before_some, prepare_held, act_release_later},
     {"forward the next in line", before_line, prepare_held, act_forward},
     {"forward later places in line", before_places, prepare_held, act_forward},
+    {"receive the only one", before_one, nothing_to_prepare, act_take_only},
+    {"release the only one", before_one, prepare_only, act_release_only},
+    {"release the only one, unordered", before_one_unordered, prepare_only, act_release_only},
+    {"release the only one and receive the next", before_one, prepare_two, act_exchange_only},
     {"forward from a flow", before_some, prepare_held, act_forward},
 };
 
