@@ -9,6 +9,7 @@
 #include <atomic>
 
 #include "arguments.hpp"
+#include "connection.hpp"
 #include "inlet.hpp"
 #include "socket.hpp"
 
@@ -257,12 +258,15 @@ PyObject *connection_detach_descriptor(PyObject *self, PyObject *) {
   return set_ended();
 }
 
-PyObject *ticket_release(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
-  Ticket &ticket = ticket_of(self);
-  const int aborted = aborted_of(release_signature, arguments, count, names);
-  if (aborted < 0) return nullptr;
+void release(Ticket &ticket, bool aborted) {
   if (ticket.counts.exchange(false, std::memory_order_acq_rel))
     end_connection(*ticket.inlet, ticket.listener, ticket.port, aborted);
+}
+
+PyObject *ticket_release(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
+  const int aborted = aborted_of(release_signature, arguments, count, names);
+  if (aborted < 0) return nullptr;
+  release(ticket_of(self), aborted);
   Py_RETURN_NONE;
 }
 
@@ -357,6 +361,33 @@ PyTypeObject *publish(py::module_ &module, const char *name, const char *place, 
 }
 
 }  // namespace
+
+Bare bare_descriptor(PyObject *object) {
+  if (!Py_IS_TYPE(object, connection_type)) return {-1, 0};
+  const Connection &connection = connection_of(object);
+  const bool has_port = connection.family == AF_INET || connection.family == AF_INET6;
+  const bool bare = has_port && !connection.named && !connection.socket.load(std::memory_order_acquire) &&
+                    connection.state.load(std::memory_order_acquire) == kOpen;
+  return {bare ? connection.fd : -1, connection.family};
+}
+
+PyObject *take_descriptor(PyObject *connection) {
+  PyObject *const ticket = make_ticket(connection_of(connection));
+  if (!ticket || claim(connection_of(connection), kDetached)) return ticket;
+  Py_DECREF(ticket);
+  return set_ended();
+}
+
+int release_ticket(PyObject *ticket, bool aborted) {
+  if (Py_IS_TYPE(ticket, ticket_type)) return release(ticket_of(ticket), aborted), 0;
+  const auto method = py::reinterpret_steal<py::object>(PyObject_GetAttrString(ticket, "release"));
+  const auto none = py::reinterpret_steal<py::object>(PyTuple_New(0));
+  const auto names = py::reinterpret_steal<py::object>(Py_BuildValue("{sO}", "aborted", aborted ? Py_True : Py_False));
+  if (!method || !none || !names) return -1;
+  PyObject *const result = PyObject_Call(method.ptr(), none.ptr(), names.ptr());
+  Py_XDECREF(result);
+  return result ? 0 : -1;
+}
 
 PyObject *make_connection(Inlet &inlet, const pdlb_accepted &accepted, uint32_t port, bool blocking) {
   Connection *const connection = PyObject_New(Connection, connection_type);

@@ -210,4 +210,6 @@ void register_inlet(pybind11::module_ &module);
 void register_poller(pybind11::module_ &module);
 void register_receiver(pybind11::module_ &module);
 void register_socket(pybind11::module_ &module);
+void register_link(pybind11::module_ &module);
 void register_prompt(pybind11::module_ &module);
+void register_first_turns(pybind11::module_ &module);

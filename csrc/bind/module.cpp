@@ -24,7 +24,9 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   register_connection(module);
   register_receiver(module);
   register_socket(module);
+  register_link(module);
   register_prompt(module);
+  register_first_turns(module);
   register_acceptor(module);
   module.def("live_handles", [] {
     return py::dict("devices"_a = live_handles.devices.load(), "domains"_a = live_handles.domains.load(),

@@ -1,15 +1,21 @@
 // What is done with a connection before its event loop knows of it: nothing here waits, so the interpreter lock is
-// kept.
-#include <pybind11/pybind11.h>
+// kept. The ordinary way of one that is answered at once is here, and what may happen to it else in Python.
+#include "prompt.hpp"
+
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <cstddef>
+#include <cstring>
+#include <string_view>
+#include <vector>
 
 #include "addresses.hpp"
 #include "handles.hpp"
+#include "inlet.hpp"
 
 namespace py = pybind11;
 
@@ -17,6 +23,13 @@ namespace {
 
 // As many bytes as an event loop reads at a time.
 constexpr size_t kBlock = 1 << 16;
+
+// More bytes than these are not kept to be sent with others.
+constexpr Py_ssize_t kShort = 1 << 16;
+
+// In a response's header: the end will follow, and is sent in one packet with what comes before. Else the kernel sends
+// that when the loop is given the connection, or after a fifth of a second.
+constexpr std::string_view kCloses = "onnection: close\r\n";
 
 // -1 with the error set.
 int descriptor_of(PyObject *number) {
@@ -28,48 +41,277 @@ int descriptor_of(PyObject *number) {
 
 bool is_not_now() { return errno == EAGAIN || errno == EINTR; }
 
-// receive_now(fd) -> bytes | None
-PyObject *receive_now(PyObject *, PyObject *number) {
-  const int fd = descriptor_of(number);
-  if (fd < 0) return nullptr;
-  std::array<char, kBlock> buffer;
-  const ssize_t got = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
-  if (got >= 0) return PyBytes_FromStringAndSize(buffer.data(), got);
-  if (is_not_now()) Py_RETURN_NONE;
-  return PyErr_SetFromErrno(PyExc_OSError);
+// ---- addresses ------------------------------------------------------------------------------------------------------
+
+struct Address {
+  sockaddr_storage of;
+  bool known;
+
+  using Ask = int (*)(int, sockaddr *, socklen_t *);
+
+  void ask(Ask asked, int fd) {
+    socklen_t size = sizeof of;
+    known = asked(fd, reinterpret_cast<sockaddr *>(&of), &size) == 0;
+  }
+
+  // None if there is none.
+  PyObject *tuple() const {
+    PyObject *const made = known ? address_tuple(of) : nullptr;
+    return made || PyErr_Occurred() ? made : Py_NewRef(Py_None);
+  }
+};
+
+// ---- the transport --------------------------------------------------------------------------------------------------
+
+// What the transport has behind what its base class has. Python sees the parts as slots, which it visits and clears.
+struct Prompt {
+  PyObject *held, *beginnings, *link, *protocol, *error;
+  int fd, family;
+  char due, opened, introducing, knows;
+  Address peer, own;  // once it is closed, for whoever asks still
+};
+
+Py_ssize_t offset;
+PyTypeObject *prompt_class, *closed_class, *class_of_links;
+
+struct Names {
+  PyObject *class_, *connection_made, *data_received, *connection_lost, *is_closing, *end_first_turn, *failed,
+      *write_large, *write_rest, *close, *abort, *sslcontext, *other_info, *report;
+};
+Names names;
+
+Prompt &prompt_of(PyObject *self) { return *reinterpret_cast<Prompt *>(reinterpret_cast<char *>(self) + offset); }
+
+// The loop does not know of it, and it is not closed.
+bool is_prompt(PyObject *self) { return Py_IS_TYPE(self, prompt_class); }
+
+// Takes over `value`.
+void set(PyObject **part, PyObject *value) {
+  PyObject *const before = *part;
+  *part = value;
+  Py_XDECREF(before);
 }
 
-// send_now(fd, data, more) -> int
-PyObject *send_now(PyObject *, PyObject *const *arguments, Py_ssize_t count) {
-  if (count != 3)
-    return PyErr_Format(PyExc_TypeError, "send_now takes a descriptor, bytes, and whether more will come");
-  const int fd = descriptor_of(arguments[0]);
-  if (fd < 0) return nullptr;
-  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (arguments[2] == Py_True ? MSG_MORE : 0);
+int done(PyObject *result) {
+  Py_XDECREF(result);
+  return result ? 0 : -1;
+}
+
+PyObject *none_if(int rc) { return rc < 0 ? nullptr : Py_NewRef(Py_None); }
+
+// What was kept, which is the caller's now; nullptr if nothing was.
+PyObject *take_held(Prompt &prompt) {
+  if (prompt.held == Py_None) return nullptr;
+  PyObject *const held = prompt.held;
+  prompt.held = Py_NewRef(Py_None);
+  return held;
+}
+
+// The error that is being handled, which is the caller's now.
+PyObject *fetch_error() {
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyErr_NormalizeException(&type, &value, &trace);
+  if (trace) PyException_SetTraceback(value, trace);
+  Py_XDECREF(type);
+  Py_XDECREF(trace);
+  return value;
+}
+
+int close_now(PyObject *self) {
+  Prompt &prompt = prompt_of(self);
+  if (prompt.knows) {  // handlers tell who it was when they have closed it
+    prompt.peer.ask(getpeername, prompt.fd);
+    prompt.own.ask(getsockname, prompt.fd);
+  }
+  const int rc = PyObject_SetAttr(self, names.class_, reinterpret_cast<PyObject *>(closed_class));
+  close(prompt.fd);
+  return rc;
+}
+
+// Two pieces in one packet; the second may be missing.
+int send_pieces(PyObject *self, PyObject *first, PyObject *second, bool more) {
+  Prompt &prompt = prompt_of(self);
+  std::array<iovec, 2> pieces{{{PyBytes_AS_STRING(first), static_cast<size_t>(PyBytes_GET_SIZE(first))}, {}}};
+  if (second) pieces[1] = {PyBytes_AS_STRING(second), static_cast<size_t>(PyBytes_GET_SIZE(second))};
+  msghdr message{};
+  message.msg_iov = pieces.data();
+  message.msg_iovlen = second ? 2 : 1;
+  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+  const size_t size = pieces[0].iov_len + pieces[1].iov_len;
+  ssize_t sent = second ? sendmsg(prompt.fd, &message, flags) : send(prompt.fd, pieces[0].iov_base, size, flags);
+  if (sent == static_cast<ssize_t>(size)) return 0;
+  if (sent < 0 && !is_not_now()) {
+    PyErr_SetFromErrno(PyExc_OSError);
+    set(&prompt.error, fetch_error());
+    return done(PyObject_CallMethodNoArgs(self, names.abort));
+  }
+  PyObject *all = Py_NewRef(first);
+  if (second) PyBytes_Concat(&all, second);
+  const auto both = py::reinterpret_steal<py::object>(all);
+  const auto count = py::reinterpret_steal<py::object>(PyLong_FromSsize_t(std::max<ssize_t>(sent, 0)));
+  if (!both || !count) return -1;
+  return done(PyObject_CallMethodObjArgs(self, names.write_rest, both.ptr(), count.ptr(), nullptr));
+}
+
+// write(data)
+PyObject *prompt_write(PyObject *self, PyObject *data) {
+  Prompt &prompt = prompt_of(self);
+  if (!PyBytes_CheckExact(data) || PyBytes_GET_SIZE(data) >= kShort)
+    return PyObject_CallMethodOneArg(self, names.write_large, data);
+  if (const auto held = py::reinterpret_steal<py::object>(take_held(prompt))) {
+    const std::string_view before{PyBytes_AS_STRING(held.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(held.ptr()))};
+    return none_if(send_pieces(self, held.ptr(), data, before.find(kCloses) != std::string_view::npos));
+  }
+  if (prompt.due) return none_if(send_pieces(self, data, nullptr, false));
+  set(&prompt.held, Py_NewRef(data));
+  prompt.due = true;
+  Py_RETURN_NONE;
+}
+
+// flush()
+PyObject *prompt_flush(PyObject *self, PyObject *) {
+  const auto held = py::reinterpret_steal<py::object>(take_held(prompt_of(self)));
+  return none_if(held ? send_pieces(self, held.ptr(), nullptr, false) : 0);
+}
+
+// close()
+PyObject *prompt_close(PyObject *self, PyObject *) {
+  const auto held = py::reinterpret_steal<py::object>(take_held(prompt_of(self)));
+  if (held && send_pieces(self, held.ptr(), nullptr, true) < 0) return nullptr;
+  if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.close);
+  return none_if(close_now(self));
+}
+
+// abort()
+PyObject *prompt_abort(PyObject *self, PyObject *) {
+  set(&prompt_of(self).held, Py_NewRef(Py_None));
+  return none_if(close_now(self));
+}
+
+// get_extra_info(name, default=None): protocols ask each whether it is encrypted.
+PyObject *prompt_extra_info(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
+  if (count == 1 && !keywords && arguments[0] == names.sslcontext) Py_RETURN_NONE;
+  std::array<PyObject *, 4> all{self};
+  const Py_ssize_t given = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
+  if (given > 2) return PyErr_Format(PyExc_TypeError, "get_extra_info() takes a name and a default");
+  std::copy_n(arguments, given, all.begin() + 1);
+  return PyObject_VectorcallMethod(names.other_info, all.data(), static_cast<size_t>(count) + 1, keywords);
+}
+
+// Whose it was and is not any more.
+PyObject *known_peer(PyObject *self, PyObject *) { return prompt_of(self).peer.tuple(); }
+PyObject *known_own(PyObject *self, PyObject *) { return prompt_of(self).own.tuple(); }
+
+PyObject *yes(PyObject *, PyObject *) { Py_RETURN_TRUE; }
+PyObject *no(PyObject *, PyObject *) { Py_RETURN_FALSE; }
+
+// send_now(data) -> int: how much of it could be sent
+PyObject *prompt_send_now(PyObject *self, PyObject *data) {
   Py_buffer view;
-  if (PyObject_GetBuffer(arguments[1], &view, PyBUF_SIMPLE) < 0) return nullptr;
-  const ssize_t sent = send(fd, view.buf, static_cast<size_t>(view.len), flags);
+  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return nullptr;
+  const ssize_t sent = send(prompt_of(self).fd, view.buf, static_cast<size_t>(view.len), MSG_DONTWAIT | MSG_NOSIGNAL);
   PyBuffer_Release(&view);
   if (sent >= 0) return PyLong_FromSsize_t(sent);
   return is_not_now() ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
 }
 
-PyObject *address_by(int (*ask)(int, sockaddr *, socklen_t *), PyObject *number) {
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
+int tell_of_the_end(PyObject *self, PyObject *protocol) {
+  const int rc = done(PyObject_CallMethodOneArg(protocol, names.connection_lost, prompt_of(self).error));
+  if (rc == 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return rc;
+  const auto error = py::reinterpret_steal<py::object>(fetch_error());
+  return done(PyObject_CallMethodObjArgs(self, names.report, error.ptr(), protocol, nullptr));
+}
+
+// Of one that is closed: tell the protocol, and then the link, whatever the protocol did.
+int lose(PyObject *self) {
+  Prompt &prompt = prompt_of(self);
+  if (prompt.protocol == Py_None) return 0;
+  const auto protocol = py::reinterpret_steal<py::object>(prompt.protocol);
+  prompt.protocol = Py_NewRef(Py_None);
+  const auto link = py::reinterpret_borrow<py::object>(prompt.link);
+  const int told = prompt.opened ? tell_of_the_end(self, protocol.ptr()) : 0;
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  const int ended = end_link(reinterpret_cast<Link *>(link.ptr()));
+  if (told < 0) PyErr_Restore(type, value, trace);
+  return std::min(told, ended);
+}
+
+PyObject *prompt_lose(PyObject *self, PyObject *) { return none_if(lose(self)); }
+
+PyMethodDef methods[] = {
+    {"write_first", prompt_write, METH_O, nullptr},
+    {"flush_first", prompt_flush, METH_NOARGS, nullptr},
+    {"close_first", prompt_close, METH_NOARGS, nullptr},
+    {"abort_first", prompt_abort, METH_NOARGS, nullptr},
+    {"extra_info_first", as_function(prompt_extra_info), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"send_now", prompt_send_now, METH_O, nullptr},
+    {"known_peer", known_peer, METH_NOARGS, nullptr},
+    {"known_own", known_own, METH_NOARGS, nullptr},
+    {"lose_closed", prompt_lose, METH_NOARGS, nullptr},
+    {"yes", yes, METH_NOARGS, nullptr},
+    {"no", no, METH_NOARGS, nullptr},
+    {},
+};
+
+template <typename Part>
+PyMemberDef part(const char *name, int kind, Part Prompt::*which) {
+  static const Prompt empty{};
+  const auto place = reinterpret_cast<const char *>(&(empty.*which)) - reinterpret_cast<const char *>(&empty);
+  return {name, kind, offset + place, 0, nullptr};
+}
+
+// prompt_type(base) -> type: what transports derive from; once, for asyncio is imported only when it is used.
+PyObject *prompt_type(PyObject *, PyObject *base) {
+  if (!PyType_Check(base)) return PyErr_Format(PyExc_TypeError, "%R is no class", base);
+  offset = reinterpret_cast<PyTypeObject *>(base)->tp_basicsize;
+  PyMemberDef members[] = {
+      part("_held", T_OBJECT_EX, &Prompt::held),
+      part("_beginnings", T_OBJECT_EX, &Prompt::beginnings),
+      part("_link", T_OBJECT_EX, &Prompt::link),
+      part("_protocol", T_OBJECT_EX, &Prompt::protocol),
+      part("_error", T_OBJECT_EX, &Prompt::error),
+      part("_descriptor", T_INT, &Prompt::fd),
+      part("_family", T_INT, &Prompt::family),
+      part("_due", T_BOOL, &Prompt::due),
+      part("introducing", T_BOOL, &Prompt::introducing),
+      part("_opened", T_BOOL, &Prompt::opened),
+      {},
+  };
+  PyType_Slot slots[] = {{Py_tp_members, members}, {Py_tp_methods, methods}, {}};
+  PyType_Spec spec{"pydlb._native.Prompt", static_cast<int>(offset + static_cast<Py_ssize_t>(sizeof(Prompt))), 0,
+                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  const auto bases = py::reinterpret_steal<py::object>(PyTuple_Pack(1, base));
+  return bases ? PyType_FromSpecWithBases(&spec, bases.ptr()) : nullptr;
+}
+
+// set_prompt_classes(prompt, closed, link): what instances are made of.
+PyObject *set_prompt_classes(PyObject *, PyObject *arguments) {
+  PyObject *prompt, *closed, *link;
+  if (!PyArg_ParseTuple(arguments, "O!O!O!", &PyType_Type, &prompt, &PyType_Type, &closed, &PyType_Type, &link))
+    return nullptr;
+  prompt_class = reinterpret_cast<PyTypeObject *>(Py_NewRef(prompt));
+  closed_class = reinterpret_cast<PyTypeObject *>(Py_NewRef(closed));
+  class_of_links = reinterpret_cast<PyTypeObject *>(Py_NewRef(link));
+  Py_RETURN_NONE;
+}
+
+// ---- functions of descriptors ---------------------------------------------------------------------------------------
+
+PyObject *address_by(Address::Ask ask, PyObject *number) {
   const int fd = descriptor_of(number);
   if (fd < 0) return nullptr;
-  if (ask(fd, reinterpret_cast<sockaddr *>(&address), &size) < 0) Py_RETURN_NONE;
-  PyObject *const made = address_tuple(address);
-  if (!made && !PyErr_Occurred()) Py_RETURN_NONE;
-  return made;
+  Address address{};
+  address.ask(ask, fd);
+  return address.tuple();
 }
 
 PyObject *own_address(PyObject *, PyObject *number) { return address_by(getsockname, number); }
 PyObject *peer_address(PyObject *, PyObject *number) { return address_by(getpeername, number); }
 
 // close_now(fd)
-PyObject *close_now(PyObject *, PyObject *number) {
+PyObject *close_descriptor(PyObject *, PyObject *number) {
   const int fd = descriptor_of(number);
   if (fd < 0) return nullptr;
   close(fd);
@@ -77,17 +319,72 @@ PyObject *close_now(PyObject *, PyObject *number) {
 }
 
 PyMethodDef functions[] = {
-    {"receive_now", receive_now, METH_O, "What has come, at most 64 KiB; None if nothing has, b'' at the end."},
-    {"send_now", reinterpret_cast<PyCFunction>(reinterpret_cast<void *>(&send_now)), METH_FASTCALL,
-     "Send what can be sent now, with what follows or the end if more will come; how many bytes."},
+    {"prompt_type", prompt_type, METH_O, "A class that transports of a base class derive from. Once."},
+    {"set_prompt_classes", set_prompt_classes, METH_VARARGS,
+     "The classes of such transports, of closed ones, of links."},
     {"own_address", own_address, METH_O, "The address of this end; None if there is none."},
     {"peer_address", peer_address, METH_O, "The address of the other end; None if there is none."},
-    {"close_now", close_now, METH_O, "Close a descriptor."},
+    {"close_now", close_descriptor, METH_O, "Close a descriptor."},
     {},
 };
 
 }  // namespace
 
+PyTypeObject *link_class() { return class_of_links; }
+
+PyObject *first_bytes(int fd) {
+  std::array<char, kBlock> buffer;
+  const ssize_t got = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
+  return got > 0 ? PyBytes_FromStringAndSize(buffer.data(), got) : nullptr;
+}
+
+PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, PyObject *protocol, bool knows) {
+  PyObject *const self = prompt_class->tp_alloc(prompt_class, 0);
+  if (!self) return close(fd), nullptr;
+  Prompt &prompt = prompt_of(self);
+  prompt.held = Py_NewRef(Py_None);
+  prompt.error = Py_NewRef(Py_None);
+  prompt.beginnings = Py_NewRef(beginnings);
+  prompt.link = Py_NewRef(reinterpret_cast<PyObject *>(link));
+  prompt.protocol = Py_NewRef(protocol);
+  prompt.fd = fd;
+  prompt.family = family;
+  prompt.knows = knows;
+  set(&link->transport, Py_NewRef(self));
+  return self;
+}
+
+int begin_prompt(PyObject *self, PyObject *data) {
+  Prompt &prompt = prompt_of(self);
+  prompt.opened = true;
+  int rc = done(PyObject_CallMethodOneArg(prompt.protocol, names.connection_made, self));
+  bool closing = false;
+  if (rc == 0 && !is_prompt(self)) {
+    const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(self, names.is_closing));
+    rc = answer ? 0 : -1;
+    closing = answer && answer.ptr() == Py_True;
+  }
+  if (rc == 0 && !closing) {
+    const auto protocol = py::reinterpret_borrow<py::object>(prompt.protocol);
+    rc = done(PyObject_CallMethodOneArg(protocol.ptr(), names.data_received, data));
+  }
+  if (rc == 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return rc;
+  const auto error = py::reinterpret_steal<py::object>(fetch_error());
+  return done(PyObject_CallMethodOneArg(self, names.failed, error.ptr()));
+}
+
+int end_first_turn(PyObject *self) {
+  if (Py_IS_TYPE(self, closed_class)) return lose(self);
+  return done(PyObject_CallMethodNoArgs(self, names.end_first_turn));
+}
+
 void register_prompt(py::module_ &module) {
+  names = {PyUnicode_InternFromString("__class__"),     PyUnicode_InternFromString("connection_made"),
+           PyUnicode_InternFromString("data_received"), PyUnicode_InternFromString("connection_lost"),
+           PyUnicode_InternFromString("is_closing"),    PyUnicode_InternFromString("end_first_turn"),
+           PyUnicode_InternFromString("failed"),        PyUnicode_InternFromString("write_large"),
+           PyUnicode_InternFromString("write_rest"),    PyUnicode_InternFromString("close"),
+           PyUnicode_InternFromString("abort"),         PyUnicode_InternFromString("sslcontext"),
+           PyUnicode_InternFromString("other_info"),    PyUnicode_InternFromString("_report")};
   if (PyModule_AddFunctions(module.ptr(), functions) < 0) throw py::error_already_set();
 }

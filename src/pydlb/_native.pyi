@@ -1,6 +1,7 @@
 """The C core, as the binding shows it. What the methods mean stands with the protocols in `_backend`."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from selectors import SelectorKey
 from socket import socket as _socket
 from types import TracebackType
@@ -316,8 +317,46 @@ class Inlet:
 @disjoint_base
 class Socket(_socket): ...
 
-def receive_now(fd: int, /) -> bytes | None: ...
-def send_now(fd: int, data: bytes | bytearray | memoryview, more: bool, /) -> int: ...
+@disjoint_base
+class Link:
+    """What :class:`pydlb.adapters.protocols.Link` is made of."""
+
+    _adapter: Any
+    _ticket: Any
+    _end: Callable[[Any], object] | None
+    connecting: Iterator[object] | None
+    failed: bool
+    proxied: Proxied | None
+    task: asyncio.Task[None] | None
+    transport: Any
+    def __new__(cls, adapter: object, ticket: object, proxied: Proxied | None, /) -> Self: ...
+    def ended(self) -> None:
+        """The socket is closed."""
+
+@disjoint_base
+class Beginnings:
+    """What :class:`pydlb.adapters.prompt.Beginnings` is made of."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def move(self) -> Callable[[Any, Any], object] | None: ...
+    def __new__(
+        cls,
+        adapter: object,
+        loop: asyncio.AbstractEventLoop,
+        make: Callable[[Any], object],
+        move: Callable[[Any, Any], object] | None,
+        /,
+    ) -> Self: ...
+    def serve(self, connections: Sequence[Connection], /) -> None:
+        """Serve connections, from their first bytes on; by the adapter's `_submit` where there are none."""
+
+    def transport(self, link: Link, descriptor: int, family: int, /) -> asyncio.Transport:
+        """Make protocol and transport for one without bytes; the descriptor is the transport's, also if it fails."""
+
+def prompt_type(base: type, /) -> type: ...
+def set_prompt_classes(prompt: type, closed: type, link: type, /) -> None: ...
 def own_address(fd: int, /) -> tuple[str, int] | tuple[str, int, int, int] | None: ...
 def peer_address(fd: int, /) -> tuple[str, int] | tuple[str, int, int, int] | None: ...
 def close_now(fd: int, /) -> None: ...

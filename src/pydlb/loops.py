@@ -18,7 +18,7 @@ from .pace import Pace
 from .selector import WorkerSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Sequence
 
     from .adapters import Adapter
     from .workers import Connection, Worker
@@ -206,7 +206,7 @@ class LoopWorker:
         else:
             self._be_there()
 
-    def _submit_each(self, connections: Iterable[Connection]) -> None:
+    def _submit_each(self, connections: Sequence[Connection]) -> None:
         for connection in connections:
             self.adapter.submit(connection)
 

@@ -15,75 +15,51 @@ from asyncio.trsock import TransportSocket
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
-from pydlb._native import close_now, own_address, peer_address, receive_now, send_now
+from pydlb import _native
+from pydlb._native import own_address, peer_address
 
 from .descriptors import WITH_PORTS, connect_descriptor
-from .gathering import SHORT, GatheringTransport
+from .gathering import GatheringTransport
+from .protocols import Link
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-    from .protocols import Link
-
-__all__ = ["Beginnings", "can_begin", "first_bytes"]
-
-# In a response's header: the end will follow, and is sent in one packet with what comes before. Else the kernel sends
-# that when the loop is given the connection, or after a fifth of a second.
-_CLOSES: Final = b"onnection: close\r\n"
+__all__ = ["Beginnings", "can_begin"]
 
 # What uvloop has, until somebody asks for others.
 _WATER: Final = (2**14, 2**16)
 
 
-class Beginnings:
+class Beginnings(_native.Beginnings):
     """The connections of one adapter that its event loop does not know of yet.
 
     Args:
+        adapter: Their links are its, and it serves those of which nothing is there to begin with, by its `_submit`.
         loop: For which `takes_descriptors` is true.
+        make: Makes the protocol for a link: one for a stream of bytes that are given to it.
         move: Gives a protocol the loop's transport, once there is one, in place of the one that it has here, and lets
             it tell its link of the end by itself. None where protocols go on with the transport that they have.
 
     **Synchronization**: the loop only.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, move: Callable[[Any, Any], object] | None = None) -> None:
-        self.loop: Final = loop
-        self.move: Final = move
-        self._begun: list[_Prompt] = []
+    __slots__ = ()
 
-    def begin(
-        self, link: Link, descriptor: int, family: int, make_protocol: Callable[[], Any], data: bytes | None = None
-    ) -> None:
-        """Serve a connection.
+    def pass_on(self, link: Link, descriptor: int, family: int) -> None:
+        """Serve a connection of which nothing is there to begin with.
 
         Args:
             link: It has the transport from now on, and is told when the connection has ended.
             descriptor: A socket that does not block; owned from now on, also if this fails.
             family: Of its addresses.
-            make_protocol: Makes its protocol: one for a stream of bytes that are given to it.
-            data: What the client has sent, where that was read already.
 
         Raises:
-            Exception: What `make_protocol` raised.
+            Exception: What `make` raised.
         """
-        try:
-            link.transport = transport = _Prompt(self, link, descriptor, family, make_protocol())
-        except BaseException:
-            close_now(descriptor)
-            raise
-        data = data or first_bytes(descriptor)
-        if not data:
-            transport.pass_on()
-            return
-        self._begun.append(transport)
-        transport.begin(data)
-
-    def all_have_begun(self) -> None:
-        """The loop has before it what those have to do that have begun until now: their first turns end behind that."""
-        if self._begun:
-            begun, self._begun = self._begun, []
-            self.loop.call_soon(_end_first_turns, begun)
+        transport: Any = self.transport(link, descriptor, family)
+        transport.pass_on()
 
 
 def can_begin(link: Link, family: int) -> bool:
@@ -91,58 +67,65 @@ def can_begin(link: Link, family: int) -> bool:
     return link.proxied is None and family in WITH_PORTS
 
 
-def first_bytes(descriptor: int) -> bytes | None:
-    """What a client has sent, if anything. Of errors and the end the loop learns, too, and does what is to be done."""
-    try:
-        return receive_now(descriptor)
-    except OSError:
-        return None
+if TYPE_CHECKING:
+
+    class _Base(GatheringTransport):
+        """What transports are made of: what is done for each connection that is answered at once is native."""
+
+        _beginnings: Beginnings
+        _entrance: _Entrance | None
+        _descriptor: int
+        _error: Exception | None
+        _family: int
+        _link: Link
+        _opened: bool  # the protocol knows that it is connected
+        _protocol: Any
+
+        def write_first(self, data: bytes | bytearray | memoryview) -> None:
+            """Send it, or keep it for a moment."""
+
+        def flush_first(self) -> None:
+            """Send what is kept."""
+
+        def close_first(self) -> None:
+            """Close it once everything is sent."""
+
+        def abort_first(self) -> None:
+            """Close it now."""
+
+        def extra_info_first(self, name: str, default: Any = None) -> Any:
+            """Nothing is encrypted; for all else `other_info` is asked."""
+
+        def send_now(self, data: bytes | bytearray | memoryview) -> int:
+            """Send what can be sent now; how many bytes."""
+
+        def known_peer(self) -> Any:
+            """Whose it was when it was closed; None if nobody knows."""
+
+        def known_own(self) -> Any:
+            """Its own address when it was closed; None if nobody knows."""
+
+        def lose_closed(self) -> None:
+            """Tell the protocol of the end, and the link."""
+
+        def yes(self) -> bool:
+            """True."""
+
+        def no(self) -> bool:
+            """False."""
+
+else:
+    _Base = _native.prompt_type(GatheringTransport)
 
 
-def _end_first_turns(begun: list[_Prompt]) -> None:
-    for transport in begun:
-        transport.end_first_turn()
-
-
-class _Transport(GatheringTransport):
+class _Transport(_Base):
     """What a protocol sees of its connection: a descriptor at first, then the loop's transport.
 
     It changes its class with what it is, so that no call has to ask: a `_Prompt` becomes `_Closed`, or `_PassedOn` and
     then this; or at last `_Left`, where its protocol is moved to the loop's transport.
     """
 
-    __slots__ = (
-        "_beginnings",
-        "_closing",
-        "_descriptor",
-        "_entrance",
-        "_eof",
-        "_error",
-        "_family",
-        "_full",
-        "_known",
-        "_later",
-        "_link",
-        "_opened",
-        "_protocol",
-        "_reads",
-        "_waiting",
-    )
-
-    def __init__(self, beginnings: Beginnings, link: Link, descriptor: int, family: int, protocol: Any) -> None:
-        self._call_soon = beginnings.loop.call_soon
-        self._held: bytes | None = None
-        self._due = False
-        self.introducing = False
-        self._beginnings = beginnings
-        self._link = link
-        self._descriptor = descriptor
-        self._family = family
-        self._protocol = protocol
-        self._opened = False  # the protocol knows that it is connected
-        self._error: Exception | None = None
-        self._known: tuple[Any, Any] | None = None
-        self._entrance: _Entrance | None = None
+    __slots__ = ("_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting")
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
@@ -228,20 +211,28 @@ class _Transport(GatheringTransport):
 
 
 class _Prompt(_Transport):
-    """One of which the loop does not know."""
+    """One of which the loop does not know.
+
+    Its ordinary calls are native: here are their other ends.
+    """
 
     __slots__ = ()
 
-    def begin(self, data: bytes) -> None:
-        """Tell the protocol that it is connected, and what has come."""
-        self._opened = True
-        try:
-            self._protocol.connection_made(self)
-            if not self.is_closing():
-                self._protocol.data_received(data)
-        except Exception as error:
-            self._report(error, self._protocol)
-            self.abort()
+    write = _Base.write_first
+    flush = _Base.flush_first
+    close = _Base.close_first
+    abort = _Base.abort_first
+    is_closing = _Base.no
+    get_extra_info = _Base.extra_info_first
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes to another protocol."""
+        self._protocol = protocol
+
+    def failed(self, error: Exception) -> None:
+        """Its protocol did not begin."""
+        self._report(error, self._protocol)
+        self.abort()
 
     def end_first_turn(self) -> None:
         """It goes on."""
@@ -251,18 +242,14 @@ class _Prompt(_Transport):
         else:
             self.end_first_turn()
 
-    def flush(self) -> None:
-        """Send what is kept."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._send(held)
-
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """Let the loop have it, and tell its transport something as soon as there is one."""
         held, self._held = self._held, None
         self._due = False
         self._later: list[Callable[[Any], object]] = [] if held is None else [methodcaller("write", held)]
         self._later += later
+        self._call_soon = self._beginnings.loop.call_soon
+        self._entrance = None
         self._reads, self._closing, self._eof = True, False, False
         self._waiting, self._full = 0, False
         self.__class__ = _PassedOn
@@ -279,40 +266,25 @@ class _Prompt(_Transport):
 
     # ---- as a transport --------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send it, or keep it for a moment."""
-        held = self._held
-        if type(data) is not bytes or len(data) >= SHORT:
-            if held is not None:
-                self._held = None
-                self._send(held)
-            self._send_rest(data)
-        elif held is not None:
-            self._held = None
-            self._send(held + data, more=_CLOSES in held)
-        elif self._due:
-            self._send(data)
-        else:
-            self._held = data
-            self._due = True
-
-    def _send_rest(self, data: bytes | bytearray | memoryview) -> None:
-        """Send it after something else, which may not have gone."""
-        if type(self) is _Prompt:
-            self._send(data)
-        else:
+    def write_large(self, data: bytes | bytearray | memoryview) -> None:
+        """Send what was kept, and this."""
+        self.flush()
+        if type(self) is not _Prompt:
             self.write(data)
-
-    def _send(self, data: bytes | bytearray | memoryview, *, more: bool = False) -> None:
+            return
         try:
-            sent = send_now(self._descriptor, data, more)
+            sent = self.send_now(data)
         except OSError as error:
             self._error = error
             self.abort()
-            return
-        if sent < len(data):
-            self.pass_on()
-            self.write(bytes(data)[sent:])
+        else:
+            if sent < memoryview(data).nbytes:
+                self.write_rest(data, sent)
+
+    def write_rest(self, data: bytes | bytearray | memoryview, sent: int) -> None:
+        """Let the loop send what could not be sent at once."""
+        self.pass_on()
+        self.write(bytes(data)[sent:])
 
     def socket(self) -> Any:
         """What can be asked about the socket."""
@@ -335,34 +307,12 @@ class _Prompt(_Transport):
         """It can."""
         return True
 
-    def close(self) -> None:
-        """Close it once everything is sent."""
-        held = self._held
-        if held is not None:
-            self._held = None
-            self._send(held, more=True)
-        if type(self) is _Prompt:
-            self._close_now()
-        else:
-            self.close()
-
-    def abort(self) -> None:
-        """Close it now."""
-        self._held = None
-        self._close_now()
-
-    def _close_now(self) -> None:
-        if self._beginnings.move is not None:  # handlers tell who it was when they have closed it
-            self._known = peer_address(self._descriptor), own_address(self._descriptor)
-        self.__class__ = _Closed
-        close_now(self._descriptor)
-
     def get_write_buffer_size(self) -> int:
         """Bytes that are not sent yet."""
         return len(self._held or b"")
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As :meth:`asyncio.BaseTransport.get_extra_info`."""
+    def other_info(self, name: str, default: Any = None) -> Any:
+        """What is asked more seldom."""
         if name == "peername":
             found = peer_address(self._descriptor)
         elif name == "sockname":
@@ -374,10 +324,6 @@ class _Prompt(_Transport):
         if found is None:
             return default
         return found[:2] if self.introducing else found
-
-    def is_closing(self) -> bool:
-        """It is not, yet."""
-        return False
 
     def is_reading(self) -> bool:
         """It is about to."""
@@ -404,6 +350,9 @@ class _PassedOn(_Prompt):
     """One that the loop makes a transport for: what that is to be told waits."""
 
     __slots__ = ()
+
+    def flush(self) -> None:
+        """Nothing is kept."""
 
     def end_first_turn(self) -> None:
         """It is the loop's already."""
@@ -495,9 +444,11 @@ class _Closed(_Prompt):
 
     __slots__ = ()
 
-    def end_first_turn(self) -> None:
-        """Tell the protocol."""
-        self.lose(self._error)
+    end_first_turn = _Base.lose_closed
+    is_closing = _Base.yes
+
+    def flush(self) -> None:
+        """Nothing is kept."""
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """There is nothing to pass on."""
@@ -526,13 +477,11 @@ class _Closed(_Prompt):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Who it was is known still."""
-        if self._known is None or name not in ("peername", "sockname"):
-            return default
-        return self._known[name == "sockname"] or default
-
-    def is_closing(self) -> bool:
-        """It is."""
-        return True
+        if name == "peername":
+            return self.known_peer() or default
+        if name == "sockname":
+            return self.known_own() or default
+        return default
 
     def is_reading(self) -> bool:
         """It does not."""
@@ -611,3 +560,6 @@ class _Copy(socket.socket):
 
     def __del__(self) -> None:
         self.close()
+
+
+_native.set_prompt_classes(_Prompt, _Closed, Link)

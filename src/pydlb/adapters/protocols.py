@@ -8,6 +8,7 @@ import logging
 import operator
 from typing import TYPE_CHECKING, Any, Final
 
+from pydlb import _native
 from pydlb.eventloop import WorkerLoop
 
 from .descriptors import connect_descriptor, takes_descriptors
@@ -15,10 +16,9 @@ from .proxied import ProxiedTransport
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Sequence
 
-    from pydlb.proxied import Proxied
-    from pydlb.workers import Connection, Ticket
+    from pydlb.workers import Connection
 
     from .prompt import Beginnings
 
@@ -35,7 +35,7 @@ LINGER: Final = 1.0
 FAREWELL: Final = 1.0
 
 
-class Link:
+class Link(_native.Link):
     """One connection on an event loop, from its socket to its last byte.
 
     Attributes:
@@ -46,17 +46,7 @@ class Link:
         transport: Its transport, once there is one.
     """
 
-    __slots__ = ("_adapter", "_end", "_ticket", "connecting", "failed", "proxied", "task", "transport")
-
-    def __init__(self, adapter: ProtocolAdapter, ticket: Ticket, proxied: Proxied | None) -> None:
-        self._adapter = adapter
-        self._ticket = ticket
-        self.proxied: Final = proxied
-        self.failed = False
-        self.task: asyncio.Task[None] | None = None
-        self.connecting: Iterator[object] | None = None
-        self._end: Callable[[Any], object] | None = None
-        self.transport: Any = None
+    __slots__ = ()
 
     def opened(self, transport: asyncio.BaseTransport) -> Any:
         """The transport is there, after the TLS handshake if there is one. Returns what the protocol is to see."""
@@ -70,15 +60,6 @@ class Link:
         """Have asyncio's transport read no more at a time than is good."""
         if self.connecting is None and hasattr(transport, "max_size"):
             transport.max_size = _READ_SIZE
-
-    def ended(self) -> None:
-        """The socket is closed."""
-        self._ticket.release(aborted=self.failed)
-        self._adapter.forget(self)
-        self.transport = None  # it may refer to the link, and both would be left to the cycle collector
-        if self.connecting is not None:
-            next(self.connecting, None)
-            self.connecting = None
 
     def close(self) -> None:
         """Close it once what was written to it is sent."""
@@ -176,12 +157,13 @@ class ProtocolAdapter:
         """Serve one more connection."""
         self.submit_all((connection,))
 
-    def submit_all(self, connections: Iterable[Connection]) -> None:
+    def submit_all(self, connections: Sequence[Connection]) -> None:
         """Serve several more, whose first turn ends together."""
+        if self.beginnings is not None:
+            self.beginnings.serve(connections)
+            return
         for connection in connections:
             self._submit(connection)
-        if self.beginnings is not None:
-            self.beginnings.all_have_begun()
 
     def _submit(self, connection: Connection) -> None:
         if not self._by_descriptor:

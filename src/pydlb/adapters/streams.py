@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from .prompt import Beginnings, can_begin, first_bytes
+from .prompt import Beginnings
 from .protocols import Link, ProtocolAdapter
 
 if TYPE_CHECKING:
@@ -30,12 +29,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, link: Link, client_connected: ClientConnected, limit: int
     ) -> None:
-        writes: type[asyncio.StreamWriter] | None = _FirstWriter if isinstance(self, _Begun) else None
-
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Coroutine[None, None, None]:
-            if writes is not None:
-                writer.__class__ = writes
-                writer._protocol.first_writer = weakref.ref(writer)  # type: ignore[attr-defined]
             return _serve(loop, link, client_connected, reader, writer)
 
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), connected, loop=loop)
@@ -49,22 +43,17 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self._link.ended()
 
 
-class _Begun(_Protocol):
+class _Begun(asyncio.StreamReaderProtocol):
     """Streams of which the loop does not know yet: their end is told of for them until it does."""
 
+    link: Link
     _stream_reader: Any
     _transport: Any
     first_writer: weakref.ref[Any]  # asyncio has kept none since 3.13
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        asyncio.StreamReaderProtocol.connection_made(self, transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        asyncio.StreamReaderProtocol.connection_lost(self, error)
-
     def is_the_loops(self, transport: asyncio.BaseTransport) -> None:
         """The loop's transport tells it what happens."""
-        self._link.opened(transport)
+        self.link.opened(transport)
         self.__class__ = _Moving
 
 
@@ -73,7 +62,7 @@ class _Moving(_Begun):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        self._link.ended()
+        self.link.ended()
 
     def move(self, transport: asyncio.BaseTransport) -> None:
         """Write to the loop's transport."""
@@ -113,11 +102,14 @@ async def _serve(
         result = client_connected(reader, writer)
         if result is not None:
             await result
-    except asyncio.CancelledError:
-        link.failed = True
-        writer.transport.abort()  # the end of the task: asyncio before 3.12 would report it as an error
-    except Exception as error:
-        link.failed = True
+    except (Exception, asyncio.CancelledError) as error:
+        _abort(loop, link, writer, error)
+
+
+def _abort(loop: asyncio.AbstractEventLoop, link: Link, writer: asyncio.StreamWriter, error: BaseException) -> None:
+    """The function has failed, or its task was cancelled: asyncio before 3.12 would report that as an error."""
+    link.failed = True
+    if not isinstance(error, asyncio.CancelledError):
         loop.call_exception_handler(
             {
                 "message": "Unhandled exception in client_connected_cb",
@@ -125,7 +117,7 @@ async def _serve(
                 "transport": writer.transport,
             }
         )
-        writer.transport.abort()
+    writer.transport.abort()
 
 
 class StreamAdapter(ProtocolAdapter):
@@ -161,18 +153,24 @@ class StreamAdapter(ProtocolAdapter):
         """Nothing is to be started, but the loop is known now."""
         await super().start()
         if self._by_descriptor:
-            self.beginnings = Beginnings(self._loop, _Moving.move)
+            self.beginnings = Beginnings(self, self._loop, self._make_begun, _Moving.move)
 
-    def connect(self, link: Link, descriptor: int, family: int) -> None:
-        """Begin to serve a connection: with what its client has sent, if that has come."""
-        data = None
-        if self.beginnings is not None and can_begin(link, family):
-            data = first_bytes(descriptor)
-        if data:
-            make = functools.partial(_Begun, self._loop, link, self._client_connected, self._limit)
-            self.beginnings.begin(link, descriptor, family, make, data)  # type: ignore[union-attr]
-        else:
-            super().connect(link, descriptor, family)
+    def _make_begun(self, link: Link) -> _Begun:
+        reader = asyncio.StreamReader(self._limit, self._loop)
+        protocol = _Begun(reader, self._begun, self._loop)
+        protocol.link = link
+        return protocol
+
+    async def _begun(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.__class__ = _FirstWriter
+        protocol: Any = writer._protocol  # type: ignore[attr-defined]
+        protocol.first_writer = weakref.ref(writer)
+        try:
+            result = self._client_connected(reader, writer)
+            if result is not None:
+                await result
+        except (Exception, asyncio.CancelledError) as error:
+            _abort(self._loop, protocol.link, writer, error)
 
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """A reader and a writer, and the function called with them."""

@@ -67,7 +67,7 @@ class UvicornAdapter(ProtocolAdapter):
         """Start the application: its lifespan, if it has one."""
         await super().start()
         if self._by_descriptor and self._is_uvicorns:
-            self.beginnings = Beginnings(self._loop)
+            self.beginnings = Beginnings(self, self._loop, self._make_http, None)
         await self._server.startup(sockets=[])
         self._ticks = self._loop.create_task(self._tick())
 
@@ -78,13 +78,13 @@ class UvicornAdapter(ProtocolAdapter):
             self._on_exhausted()
 
     def connect(self, link: Link, descriptor: int, family: int) -> None:
-        """Begin to serve a connection: with its first request, if that has come."""
+        """Begin to serve a connection whose first request has not come."""
         if self.beginnings is None or not can_begin(link, family):
             super().connect(link, descriptor, family)
         else:
-            self.beginnings.begin(link, descriptor, family, self._make_http)
+            self.beginnings.pass_on(link, descriptor, family)
 
-    def _make_http(self) -> Any:
+    def _make_http(self, _: Link) -> Any:
         return self._http(
             config=self._config, server_state=self._server.server_state, app_state=self._server.lifespan.state
         )
