@@ -5,6 +5,7 @@
 // interval, 5 ms, if another thread is busy.
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <ctime>
 
 #include "arguments.hpp"
@@ -21,8 +22,9 @@ struct Calls {
   PyObject_HEAD std::shared_ptr<Port> port;
   PyObject *domain;
   uint32_t cq_depth;
-  // The queue that send_one last sent to: its key need not be looked up again.
-  uint32_t queue_key;
+  // The queue that send_one last sent to, and what an event for it is that says no more: neither need be looked up
+  // again.
+  pdlb_event plain;
   PyObject *queue;
   Integers received;
 };
@@ -121,8 +123,8 @@ PyObject *recv(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyO
 // ---- one event ------------------------------------------------------------------------------------------------------
 
 // A queue's key holds its id and the type in which it is sent to by default. The queue is remembered.
-bool key_of(Calls *calls, PyObject *queue, uint32_t *key) {
-  if (queue == calls->queue) return *key = calls->queue_key, true;
+bool remember_queue(Calls *calls, PyObject *queue) {
+  if (queue == calls->queue) return true;
   PyObject *domain = PyObject_GetAttrString(queue, "_native_domain");
   PyObject *value = domain ? PyObject_GetAttrString(queue, "_key") : nullptr;
   const bool ours = domain == calls->domain;
@@ -136,17 +138,28 @@ bool key_of(Calls *calls, PyObject *queue, uint32_t *key) {
   if (PyErr_Occurred()) return false;
   if (!ours) return set_config("the queue belongs to another scheduling domain than the port"), false;
   Py_XSETREF(calls->queue, Py_NewRef(queue));
-  *key = calls->queue_key = static_cast<uint32_t>(number);
+  calls->plain = pdlb_event{};
+  calls->plain.queue = static_cast<uint8_t>(number);
+  calls->plain.sched = pdlb_sched_byte(static_cast<unsigned>(number >> 8), 0);
   return true;
+}
+
+// The same event with other data, in one store: whoever copies all of it at once would wait for two.
+inline void with_data(const pdlb_event &plain, uint64_t data, pdlb_event *event) {
+  using Halves = uint64_t __attribute__((vector_size(sizeof(pdlb_event))));
+  Halves halves;
+  std::memcpy(&halves, &plain, sizeof halves);
+  halves[0] = data;
+  std::memcpy(static_cast<void *>(event), &halves, sizeof halves);
 }
 
 Signature<6> send_one_signature{"send_one", 2, 2, {"", "", "flow", "priority", "sched", "opaque"}};
 
 // What send_one was told by name. False with the Python error set.
-bool options_of(const std::array<PyObject *, 6> &values, pdlb_event *event, uint32_t type) {
+bool options_of(const std::array<PyObject *, 6> &values, pdlb_event *event) {
   const auto [data, queue, flow, priority, sched, opaque] = values;
   (void)data, (void)queue;
-  uint64_t number[4] = {0, 0, type, 0};
+  uint64_t number[4] = {0, 0, pdlb_event_type(event), 0};
   if ((flow && !unsigned_of(flow, "flow must be from 0 to 65535", UINT16_MAX, &number[0])) ||
       (priority &&
        !unsigned_of(priority, "priority must be from 0 (served first) to 7", PDLB_PRIORITIES - 1, &number[1])) ||
@@ -170,25 +183,25 @@ PyObject *send_event(const Calls *calls, const pdlb_event &event) {
 __attribute__((noinline)) PyObject *send_any(Calls *calls, PyObject *const *arguments, Py_ssize_t count,
                                              PyObject *names) {
   std::array<PyObject *, 6> values;
-  pdlb_event event{};
+  uint64_t data;
   if (!send_one_signature.read(arguments, count, names, &values) ||
-      !unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &event.data))
+      !unsigned_of(arguments[0], "data must be from 0 to 2**64 - 1", UINT64_MAX, &data))
     return nullptr;
   const Use use(*calls->port);
-  uint32_t key;
-  if (!use || !key_of(calls, arguments[1], &key) || !options_of(values, &event, key >> 8)) return nullptr;
-  event.queue = static_cast<uint8_t>(key);
-  return send_event(calls, event);
+  if (!use || !remember_queue(calls, arguments[1])) return nullptr;
+  pdlb_event event = calls->plain;
+  event.data = data;
+  return options_of(values, &event) ? send_event(calls, event) : nullptr;
 }
 
 // What is sent time and again, to the same queue and with no more said of it, is read without a call.
 PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   Calls *calls = calls_of(self);
-  pdlb_event event{};
-  if (count != 2 || names || arguments[1] != calls->queue || !two_digits(arguments[0], &event.data))
+  uint64_t data;
+  if (count != 2 || names || arguments[1] != calls->queue || !two_digits(arguments[0], &data))
     return send_any(calls, arguments, count, names);
-  event.queue = static_cast<uint8_t>(calls->queue_key);
-  event.sched = pdlb_sched_byte(calls->queue_key >> 8, 0);
+  pdlb_event event;
+  with_data(calls->plain, data, &event);
   const BriefUse use(*calls->port);
   return use ? send_event(calls, event) : nullptr;
 }
