@@ -11,7 +11,7 @@ namespace py = pybind11;
 
 namespace {
 
-PyObject *links_name, *forget_name;
+PyObject *links_name, *awaited_name, *all_ended_name;
 
 Link &link_of(PyObject *self) { return *reinterpret_cast<Link *>(self); }
 
@@ -63,12 +63,15 @@ void set_none(PyObject **part) {
   Py_XDECREF(before);
 }
 
-// The last one that is open tells its adapter, for whom others may wait.
+// The last one that is open tells its adapter, if that was asked to wait for it.
 int forget(Link &link) {
   const auto links = py::reinterpret_steal<py::object>(PyObject_GetAttr(link.adapter, links_name));
   if (!links || PySet_Discard(links.ptr(), reinterpret_cast<PyObject *>(&link)) < 0) return -1;
   if (PySet_GET_SIZE(links.ptr()) > 0) return 0;
-  PyObject *const result = PyObject_CallMethodOneArg(link.adapter, forget_name, reinterpret_cast<PyObject *>(&link));
+  const auto awaited = py::reinterpret_steal<py::object>(PyObject_GetAttr(link.adapter, awaited_name));
+  if (!awaited) return -1;
+  if (awaited.ptr() != Py_True) return 0;
+  PyObject *const result = PyObject_CallMethodNoArgs(link.adapter, all_ended_name);
   Py_XDECREF(result);
   return result ? 0 : -1;
 }
@@ -123,7 +126,8 @@ int end_link(Link *link) {
 
 void register_link(py::module_ &module) {
   links_name = PyUnicode_InternFromString("_links");
-  forget_name = PyUnicode_InternFromString("forget");
+  awaited_name = PyUnicode_InternFromString("_is_awaited");
+  all_ended_name = PyUnicode_InternFromString("all_ended");
   PyType_Slot slots[] = {slot(Py_tp_new, construct),
                          slot(Py_tp_traverse, traverse),
                          slot(Py_tp_clear, clear),

@@ -43,20 +43,25 @@ bool is_not_now() { return errno == EAGAIN || errno == EINTR; }
 
 // ---- addresses ------------------------------------------------------------------------------------------------------
 
+// Of one of the families that have ports.
 struct Address {
-  sockaddr_storage of;
+  union {
+    sockaddr any;
+    sockaddr_in of_4;
+    sockaddr_in6 of_6;
+  };
   bool known;
 
   using Ask = int (*)(int, sockaddr *, socklen_t *);
 
   void ask(Ask asked, int fd) {
-    socklen_t size = sizeof of;
-    known = asked(fd, reinterpret_cast<sockaddr *>(&of), &size) == 0;
+    socklen_t size = sizeof of_6;
+    known = asked(fd, &any, &size) == 0;
   }
 
   // None if there is none.
   PyObject *tuple() const {
-    PyObject *const made = known ? address_tuple(of) : nullptr;
+    PyObject *const made = known ? address_tuple(any) : nullptr;
     return made || PyErr_Occurred() ? made : Py_NewRef(Py_None);
   }
 };

@@ -196,7 +196,7 @@ PyObject *address_of(const Call &call, int (*ask)(int, sockaddr *, socklen_t *),
   const int fd = call.count || call.names ? -1 : descriptor_of(call.self);
   if (fd < 0) return leave_to(method, call);
   if (ask(fd, reinterpret_cast<sockaddr *>(&address), &size) < 0) return PyErr_SetFromErrno(PyExc_OSError);
-  if (PyObject *const made = address_tuple(address)) return made;
+  if (PyObject *const made = address_tuple(reinterpret_cast<const sockaddr &>(address))) return made;
   return PyErr_Occurred() ? nullptr : leave_to(method, call);
 }
 

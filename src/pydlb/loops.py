@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from .adapters import Adapter
+    from .port import Port
     from .workers import Connection, Worker
 
 __all__ = ["LoopWorker"]
@@ -110,6 +111,8 @@ class LoopWorker:
         self._busy_since = 0.0
         self._turns = 0
         self._left = 0
+        self._told: bool | None = None
+        self._told_to: Port | None = None
         self._pace: Pace | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -230,8 +233,7 @@ class LoopWorker:
 
     def _be_busy(self, now: float, *, more: bool) -> None:
         """Be given nothing more until a few turns have passed, then look for more, if there is, or be there again."""
-        with contextlib.suppress(ClosedError):
-            self.worker.port.set_parked(False)
+        self._tell(there=False)
         self._more = more
         self._busy_since = now
         before, self._turns = self._turns, _FIRST_TURNS
@@ -253,8 +255,16 @@ class LoopWorker:
 
     def _be_there(self) -> None:
         if self._turns == 0:
-            with contextlib.suppress(ClosedError):
-                self.worker.port.set_parked(True)
+            self._tell(there=True)
+
+    def _tell(self, *, there: bool) -> None:
+        """Tell the port whether it is there: one that it has moved to meanwhile knows nothing yet."""
+        port = self.worker.station.port
+        if self._told is there and self._told_to is port:
+            return
+        with contextlib.suppress(ClosedError):
+            port.set_parked(there)
+        self._told, self._told_to = there, port
 
     async def _stop(self) -> None:
         """Stop the adapter, and then the loop, also if that fails."""

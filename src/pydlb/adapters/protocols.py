@@ -136,6 +136,7 @@ class ProtocolAdapter:
         self._links: set[Link] = set()
         self.by_transport: dict[Any, Link] = {}
         self._empty = asyncio.Event()
+        self._is_awaited = False  # somebody wants to know when no connection is open
         self._loop: asyncio.AbstractEventLoop
         self._by_descriptor = False
         self.beginnings: Beginnings | None = None  # where connections can be answered before their loop knows of them
@@ -216,11 +217,9 @@ class ProtocolAdapter:
         link.failed = True
         link.ended()
 
-    def forget(self, link: Link) -> None:
-        """The link has ended."""
-        self._links.discard(link)
-        if not self._links:
-            self._empty.set()
+    def all_ended(self) -> None:
+        """No connection is open, and that was awaited."""
+        self._empty.set()
 
     @property
     def active(self) -> Collection[Link]:
@@ -262,6 +261,7 @@ class ProtocolAdapter:
         if not self._links or timeout == 0:
             return len(self._links)
         self._empty.clear()
+        self._is_awaited = True
         try:
             await asyncio.wait_for(self._empty.wait(), timeout)
         except TimeoutError:
