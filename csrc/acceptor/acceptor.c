@@ -64,6 +64,7 @@ static void discard(struct pdlb_acceptor *acceptor) {
   pthread_cond_destroy(&acceptor->has_moved);
   pthread_mutex_destroy(&acceptor->call_mutex);
   pthread_mutex_destroy(&acceptor->mutex);
+  pthread_mutex_destroy(&acceptor->duty);
   free(acceptor);
 }
 
@@ -74,6 +75,7 @@ static void init_locks(struct pdlb_acceptor *acceptor) {
   pthread_cond_init(&acceptor->has_stopped, &attributes);
   pthread_cond_init(&acceptor->has_moved, &attributes);
   pthread_condattr_destroy(&attributes);
+  pthread_mutex_init(&acceptor->duty, NULL);
   pthread_mutex_init(&acceptor->mutex, NULL);
   pthread_mutex_init(&acceptor->call_mutex, NULL);
   pthread_mutex_init(&acceptor->workers.mutex, NULL);
@@ -118,7 +120,8 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->domain = domain;
   acceptor->port = port;
   acceptor->config = *config;
-  acceptor->listeners.epoll_fd = acceptor->listeners.door_fd = acceptor->call_fd = acceptor->monitor.fd = -1;
+  acceptor->listeners.epoll_fd = acceptor->listeners.door_fd = acceptor->listeners.lead_fd = acceptor->call_fd =
+      acceptor->monitor.fd = -1;
   acceptor->listeners.arrivals_only = config->board != NULL;
   acceptor->accepted_before = config->board == NULL;
   acceptor->workers.processes = config->board != NULL;
@@ -127,6 +130,7 @@ int pdlb_acceptor_start(struct pdlb_domain *domain, struct pdlb_port *port, cons
   acceptor->workers.holds = config->holds;
   acceptor->workers.policy = (struct pdlb_policy_config){.queue = config->queue, .grace_ns = PDLB_FOREVER / 2};
   acceptor->drain_until = PDLB_FOREVER;
+  atomic_init(&acceptor->leader, PDLB_NONE);
   int rc = slots_init(&acceptor->slots, config->slots);
   if (config->board && rc == 0) rc = init_permits(acceptor);
   if (rc == 0) rc = open_descriptors(acceptor);
@@ -299,6 +303,7 @@ void pdlb_acceptor_stats(const struct pdlb_acceptor *acceptor, struct pdlb_accep
   stats->overflowed = atomic_load_explicit(&acceptor->overflowed, memory_order_relaxed);
   stats->retries = atomic_load_explicit(&acceptor->retries, memory_order_relaxed);
   stats->kept = atomic_load_explicit(&acceptor->kept, memory_order_relaxed);
+  stats->led = atomic_load_explicit(&acceptor->led, memory_order_relaxed);
   stats->resent = atomic_load_explicit(&acceptor->resent, memory_order_relaxed);
   stats->backoffs = atomic_load_explicit(&acceptor->backoffs, memory_order_relaxed);
   stats->header_broken = atomic_load_explicit(&acceptor->intake.broken, memory_order_relaxed);

@@ -275,7 +275,7 @@ static bool somebody_waits(const struct workers *workers) {
   return false;
 }
 
-static bool anything_waits(const struct pdlb_acceptor *acceptor) {
+bool handoff_waits(const struct pdlb_acceptor *acceptor) {
   return atomic_load_explicit(&acceptor->accepted, memory_order_relaxed) !=
          atomic_load_explicit(&acceptor->taken, memory_order_relaxed) +
              atomic_load_explicit(&acceptor->refused, memory_order_relaxed) + intake_closed(&acceptor->intake);
@@ -287,7 +287,7 @@ static bool anything_waits(const struct pdlb_acceptor *acceptor) {
 static uint64_t take_back_held(struct pdlb_acceptor *acceptor, uint64_t now) {
   const struct workers *workers = &acceptor->workers;
   uint64_t look_at = PDLB_FOREVER;
-  if (!workers->holds || workers->policy.queue == PDLB_NONE || !anything_waits(acceptor)) return look_at;
+  if (!workers->holds || workers->policy.queue == PDLB_NONE || !handoff_waits(acceptor)) return look_at;
   const bool may = acceptor->unsent_count == 0 && !acceptor->resend.left && somebody_waits(workers);
   for (uint32_t index = 0; index < acceptor->slots.count && acceptor->unsent_count < MAX_BATCH; index++) {
     const uint64_t overdue = slots_overdue_at(&acceptor->slots, index);

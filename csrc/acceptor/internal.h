@@ -56,6 +56,7 @@ struct pdlb_acceptor {
   pthread_mutex_t call_mutex;
   int call_fd; /* guarded by it; -1 after the end */
 
+  pthread_mutex_t duty;  /* held by whoever accepts, for its turn: the thread, or the worker that leads */
   pthread_mutex_t mutex; /* guards what follows */
   struct listeners listeners;
   bool paused, stopping, stopped, ending, ended;
@@ -74,7 +75,10 @@ struct pdlb_acceptor {
   struct intake intake; /* from the first listener on that has one: */
   bool has_intake;
 
-  /* The thread's own. */
+  bool may_accept; /* as it was when the listeners were last looked at */
+
+  /* On duty. */
+  bool alone; /* the last connection came a while after the one before */
   bool total_reached, was_full;
   struct parting parting[MAX_PARTING];
   uint32_t parting_count;
@@ -95,9 +99,12 @@ struct pdlb_acceptor {
   struct resend resend;
   bool homeless; /* something waits that no worker was there for */
 
+  _Atomic uint32_t leader;   /* the worker that accepts next, if it sleeps then; PDLB_NONE: the thread */
+  _Atomic bool look;         /* at all listeners: the leader found the thread on duty */
   _Atomic uint64_t awake_at; /* when the thread looks at the clock next; PDLB_FOREVER while it is about to */
   _Atomic uint32_t unpicked; /* connections that workers have just accepted by themselves */
   _Atomic uint64_t kept;     /* connections that stayed with the worker that accepted them */
+  _Atomic uint64_t led;      /* that a worker accepted in the thread's place */
   _Atomic bool held_up;      /* the thread waits for a slot or a credit: call it after a take */
   _Atomic uint64_t accepted, taken, drained, aborted, taken_back, times_held_up, backoffs;
   _Atomic uint64_t retries, resent;
@@ -129,10 +136,18 @@ bool accept_backs_off(const struct pdlb_acceptor *acceptor);
 /* Whether workers accept from it, not the thread. */
 bool lanes_serve(const struct pdlb_acceptor *acceptor, const struct listener *listener, bool refuses);
 
+/* On duty, under the mutex: a turn for every listener that has something. */
+void accept_from_all(struct pdlb_acceptor *acceptor);
+/* On duty, under the mutex: let the worker lead that comes next, if connections come one by one. */
+void lead_pass_on(struct pdlb_acceptor *acceptor);
+
+/* Any thread: the thread is the domain's clock, and may not know yet that there is something to keep the time for. */
+void acceptor_keep_time(struct pdlb_acceptor *acceptor);
+
 /* Any thread: wake the accepting thread. */
 void acceptor_call(struct pdlb_acceptor *acceptor);
 
-/* The thread, without its mutex: pick workers for what is fresh, and send. There must be nothing unsent. */
+/* On duty, without the mutex: pick workers for what is fresh, and send. There must be nothing unsent. */
 void handoff_fresh(struct pdlb_acceptor *acceptor);
 /* The thread: send what has no credit yet. True if nothing is left of it. */
 bool handoff_send(struct pdlb_acceptor *acceptor);
@@ -155,6 +170,9 @@ void acceptor_note_take(struct pdlb_acceptor *acceptor, uint32_t worker, const s
 void move_carry_out(struct pdlb_acceptor *acceptor);
 /* Wait for the domain's bell too, if it has one (EPOLL_CTL_ADD), or no more. */
 int move_watch_bell(struct pdlb_acceptor *acceptor, int operation);
+
+/* Whether there is a connection that nobody has taken yet. */
+bool handoff_waits(const struct pdlb_acceptor *acceptor);
 
 /* The thread: accepts until it is told to end. */
 void *acceptor_run(void *acceptor);

@@ -8,9 +8,6 @@
 #define READY 16
 #define RETRY_NS 1000000u
 
-/* The clock may be so late for what a worker has sent. */
-#define LATE_NS 5000000u
-
 int pdlb_acceptor_door(const struct pdlb_acceptor *acceptor) { return acceptor->listeners.door_fd; }
 
 bool lanes_serve(const struct pdlb_acceptor *acceptor, const struct listener *listener, bool refuses) {
@@ -99,11 +96,6 @@ static bool send_event(struct pdlb_acceptor *acceptor, const struct pdlb_lane *l
   }
 }
 
-/* The thread is the domain's clock, and does not know yet that there is something to keep the time for. */
-static void keep_time(struct pdlb_acceptor *acceptor) {
-  if (atomic_load_explicit(&acceptor->awake_at, memory_order_seq_cst) > pdlb_now() + LATE_NS) acceptor_call(acceptor);
-}
-
 /* True if it stays here. */
 static bool hand_on(struct pdlb_acceptor *acceptor, const struct pdlb_lane *lane, struct fresh *fresh) {
   struct pdlb_event event;
@@ -139,6 +131,6 @@ uint32_t pdlb_acceptor_accept(struct pdlb_acceptor *acceptor, const struct pdlb_
   if (!goes_on) acceptor_call(acceptor);
   for (uint32_t i = 0; i < count; i++)
     if (hand_on(acceptor, lane, &fresh[i])) kept[stay++] = fresh[i].accepted;
-  if (stay < count) keep_time(acceptor);
+  if (stay < count) acceptor_keep_time(acceptor);
   return stay;
 }

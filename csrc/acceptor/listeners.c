@@ -28,6 +28,7 @@ int listeners_add(struct listeners *listeners, int fd, enum pdlb_proxy proxy) {
       .protocol = option(own, SO_PROTOCOL),
       .id = id,
       .watched_by = -1,
+      .led_by = -1,
       .proxy = proxy,
   };
   return (int)id;
@@ -45,16 +46,32 @@ bool listener_has_more(const struct listener *listener) {
   return poll(&state, 1, 0) != 0;
 }
 
+static bool add(int set, const struct listener *listener, uint32_t events, uint64_t mark) {
+  struct epoll_event event = {.events = events, .data = {.u64 = mark}};
+  return epoll_ctl(set, EPOLL_CTL_ADD, listener->fd, &event) == 0;
+}
+
+static bool take_out(int *set, const struct listener *listener) {
+  struct epoll_event event = {0};
+  if (*set >= 0 && epoll_ctl(*set, EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
+  *set = -1;
+  return true;
+}
+
+/* Of those that wait exclusively the kernel wakes the first one that sleeps. So the worker that leads comes first, and
+ * the thread is woken if that one is awake, and may be busy. What had been told to one of them is told anew by the
+ * addition. */
 static bool watch(const struct listeners *listeners, struct listener *listener, bool wanted) {
   const int set = !wanted ? -1 : listener->for_workers ? listeners->door_fd : listeners->epoll_fd;
-  if (listener->watched_by == set) return true;
-  const uint32_t events = listeners->arrivals_only ? EPOLLIN | EPOLLET : EPOLLIN;
-  struct epoll_event event = {.events = events, .data = {.u64 = listener->id}};
-  if (listener->watched_by >= 0) {
-    if (epoll_ctl(listener->watched_by, EPOLL_CTL_DEL, listener->fd, &event) < 0) return false;
-    listener->watched_by = -1;
-  }
-  if (set >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, listener->fd, &event) < 0) return false;
+  const bool may_be_led = wanted && !listener->for_workers && !listener->proxy && listener->state == LISTENER_OPEN;
+  const int lead = may_be_led ? listeners->lead_fd : -1;
+  if (listener->watched_by == set && listener->led_by == lead) return true;
+  take_out(&listener->led_by, listener);
+  listener->led_by = -1; /* else that set is gone */
+  if (!take_out(&listener->watched_by, listener)) return false;
+  if (lead >= 0 && add(lead, listener, EPOLLIN | EPOLLEXCLUSIVE, listeners->lead_mark)) listener->led_by = lead;
+  const uint32_t how = (listeners->arrivals_only ? EPOLLET : 0) | (listener->led_by >= 0 ? EPOLLEXCLUSIVE : 0);
+  if (set >= 0 && !add(set, listener, EPOLLIN | how, listener->id)) return false;
   listener->watched_by = set;
   return true;
 }
@@ -86,6 +103,19 @@ bool listeners_draining(const struct listeners *listeners) {
   for (uint32_t place = 0; place < listeners->count; place++)
     if (listeners->table[place].state == LISTENER_DRAINING) return true;
   return false;
+}
+
+bool listeners_ask(struct listeners *listeners) {
+  bool any = false;
+  for (uint32_t place = 0; place < listeners->count; place++) {
+    struct listener *listener = &listeners->table[place];
+    if (listener->state == LISTENER_OPEN && listener->led_by >= 0) any |= listener->ready = listener_has_more(listener);
+  }
+  return any;
+}
+
+void listeners_look(struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++) listeners->table[place].ready = true;
 }
 
 bool listeners_watch(struct listeners *listeners, bool wanted) {

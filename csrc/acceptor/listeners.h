@@ -18,6 +18,7 @@ struct listener {
   uint32_t id;
   bool for_workers; /* they accept from it: it belongs into the set of the door, else into the thread's own */
   int watched_by;   /* the epoll set that it is in, -1 for none */
+  int led_by;       /* and that of the worker that leads, -1 for none */
   bool ready;       /* the thread's own set told of it, and it has not had its turn since */
   enum pdlb_proxy proxy;
   uint32_t last_looks;
@@ -28,6 +29,8 @@ struct listener {
 struct listeners {
   int epoll_fd;
   int door_fd;        /* the epoll set that workers look into who accept by themselves; -1 if none does */
+  int lead_fd;        /* the epoll set in which the worker sleeps that accepts next; -1 if the thread does */
+  uint64_t lead_mark; /* by which that worker knows the entry */
   bool arrivals_only; /* the epoll set tells of each connection once, though it is left in the backlog */
   uint32_t next_id;
   uint32_t count; /* places of the table ever used */
@@ -47,6 +50,10 @@ void listeners_drop_all(struct listeners *listeners);
 void listeners_drain_all(struct listeners *listeners);
 bool listeners_any(const struct listeners *listeners);
 bool listeners_draining(const struct listeners *listeners);
+/* Of those that a worker leads at, let have a turn which have something. False if none does. */
+bool listeners_ask(struct listeners *listeners);
+/* Let all of them have a turn. */
+void listeners_look(struct listeners *listeners);
 /* Let the epoll sets be readable for connections, or not. False if one cannot be watched for want of memory. */
 bool listeners_watch(struct listeners *listeners, bool wanted);
 

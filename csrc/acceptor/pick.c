@@ -211,3 +211,9 @@ struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival)
   if (worker) workers->last = worker->handle & (MAX_WORKERS - 1);
   return worker;
 }
+
+struct worker *pick_ahead(struct workers *workers) {
+  const struct pdlb_arrival any = {.current = PDLB_NONE};
+  const bool is_known = workers->policy.policy == PDLB_POLICY_EXACT && !workers->policy.per_listener;
+  return is_known ? pick_exact(workers, &any) : NULL;
+}

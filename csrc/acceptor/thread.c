@@ -22,8 +22,10 @@
 /* While nothing can be accepted, because processes have too much. */
 #define LOOK_AGAIN_NS (10u * MILLISECOND)
 
-/* A connection that comes so long after the one before comes by itself. */
+/* A connection that comes so long after the one before comes by itself; and one that comes so long after it, alone:
+ * there is time to hand the lead on. */
 #define BY_ITSELF_NS 50000u
+#define ALONE_NS 100000u
 
 /* ---- accepting ------------------------------------------------------------------------------------------------- */
 
@@ -148,6 +150,7 @@ static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct l
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
+    acceptor->alone = listener->accepted_at - before > ALONE_NS;
     if (listener->state == LISTENER_OPEN && listener->accepted_at - before > BY_ITSELF_NS) break;
   }
   return outcome;
@@ -155,7 +158,7 @@ static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct l
 
 /* Under the mutex: a turn for every listener that has something, the draining ones until nothing is there. Each is
  * first in its turn, so that none is kept from the last slots for ever. */
-static void accept_from_all(struct pdlb_acceptor *acceptor) {
+void accept_from_all(struct pdlb_acceptor *acceptor) {
   struct listeners *listeners = &acceptor->listeners;
   const uint32_t first = listeners->turn++;
   for (uint32_t i = 0; i < listeners->count; i++) {
@@ -168,6 +171,13 @@ static void accept_from_all(struct pdlb_acceptor *acceptor) {
       listeners_drop(listeners, listener);
     if (outcome == NO_MEANS) return;
   }
+}
+
+/* The clock may be so late for what a worker has sent. */
+#define LATE_NS 5000000u
+
+void acceptor_keep_time(struct pdlb_acceptor *acceptor) {
+  if (atomic_load_explicit(&acceptor->awake_at, memory_order_seq_cst) > pdlb_now() + LATE_NS) acceptor_call(acceptor);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------------ */
@@ -186,11 +196,14 @@ static int sleep_until(const struct pdlb_acceptor *acceptor, uint64_t until, str
   return epoll_wait(acceptor->listeners.epoll_fd, ready, READY, most);
 }
 
-/* Returns under the mutex. */
+/* Returns on duty, under the mutex. */
 static void wait_until(struct pdlb_acceptor *acceptor, uint64_t until) {
   struct epoll_event ready[READY];
+  pthread_mutex_unlock(&acceptor->duty);
   const int found = sleep_until(acceptor, until, ready);
+  pthread_mutex_lock(&acceptor->duty);
   pthread_mutex_lock(&acceptor->mutex);
+  if (atomic_exchange_explicit(&acceptor->look, false, memory_order_acquire)) listeners_look(&acceptor->listeners);
   for (int i = 0; i < found; i++) {
     const uint64_t who = ready[i].data.u64;
     struct listener *const listener = who <= UINT32_MAX ? listeners_find(&acceptor->listeners, (uint32_t)who) : NULL;
@@ -256,6 +269,7 @@ static uint64_t step(struct pdlb_acceptor *acceptor) {
   const bool may_accept = wanted && has_room(acceptor) && !accept_backs_off(acceptor) &&
                           limits_judge(acceptor, unpicked(acceptor)) != LIMITS_LEAVE;
   if (acceptor->config.by_workers) leave_it_to_workers(acceptor);
+  acceptor->may_accept = may_accept;
   if (!listeners_watch(listeners, may_accept)) back_off(acceptor, ENOMEM);
   /* A process that dies does not call. */
   if (!may_accept && acceptor->config.board && pdlb_now() + LOOK_AGAIN_NS < look) look = pdlb_now() + LOOK_AGAIN_NS;
@@ -300,6 +314,7 @@ static void nap(uint32_t behind) {
 void *acceptor_run(void *argument) {
   struct pdlb_acceptor *acceptor = argument;
   pdlb_shorten_slice();
+  pthread_mutex_lock(&acceptor->duty);
   pthread_mutex_lock(&acceptor->mutex);
   while (!acceptor->ending) {
     move_carry_out(acceptor);
@@ -309,21 +324,23 @@ void *acceptor_run(void *argument) {
     const uint64_t parting = limits_see_off(acceptor);
     if (parting < next) next = parting;
     /* Before the look: whoever sends after it calls. */
-    if (acceptor->config.by_workers) atomic_store_explicit(&acceptor->awake_at, PDLB_FOREVER, memory_order_seq_cst);
+    atomic_store_explicit(&acceptor->awake_at, PDLB_FOREVER, memory_order_seq_cst);
     const uint64_t look = handoff_look(acceptor), tick = pdlb_domain_tick(acceptor->domain, pdlb_now());
     pthread_mutex_lock(&acceptor->mutex);
     note_trouble(acceptor);
     stop_if_done(acceptor);
+    lead_pass_on(acceptor);
     if (acceptor->stopping && !acceptor->stopped && acceptor->drain_until < next) next = acceptor->drain_until;
     pthread_mutex_unlock(&acceptor->mutex);
     if (look < next) next = look;
     if (acceptor->behind) nap(acceptor->behind);
     if (tick < next) next = tick;
-    if (acceptor->config.by_workers) atomic_store_explicit(&acceptor->awake_at, next, memory_order_seq_cst);
+    atomic_store_explicit(&acceptor->awake_at, next, memory_order_seq_cst);
     wait_until(acceptor, next);
   }
   acceptor->ended = true;
   pthread_cond_broadcast(&acceptor->has_moved);
   pthread_mutex_unlock(&acceptor->mutex);
+  pthread_mutex_unlock(&acceptor->duty);
   return NULL;
 }

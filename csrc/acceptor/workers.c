@@ -31,6 +31,7 @@ struct worker *workers_add(struct workers *workers, uint32_t queue) {
   worker->turn = 0;
   worker->came_at = 0;
   worker->waits = false;
+  worker->loop_fd = -1;
   worker->seat = NULL;
   worker->shelf = (struct shelf){.put_fd = -1, .take_fd = -1};
   worker->shelved = worker->unshelved = worker->steps = worker->reminded_at = 0;

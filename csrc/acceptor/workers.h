@@ -39,6 +39,12 @@ struct worker {
   struct assigned *assigned;
   uint32_t size, head, tail;
 
+  /* Of one that is an event loop: the epoll set in which it sleeps, -1 for none; what makes it look at its port there;
+   * and that port's id. */
+  int loop_fd;
+  uint64_t loop_mark;
+  uint32_t loop_port;
+
   /* Of one that is a process: */
   struct seat *seat; /* where it counts; NULL: it is none, or has ended for good */
   struct shelf shelf;
@@ -98,6 +104,9 @@ uint32_t worker_count(const struct worker *worker, uint32_t listener, bool per_l
 
 /* The policy's choice, of those that are there and come for what they are given; NULL for none. */
 struct worker *pick(struct workers *workers, const struct pdlb_arrival *arrival);
+
+/* Whom `pick` would choose for a connection of any listener and client; NULL if that depends on those, or on chance. */
+struct worker *pick_ahead(struct workers *workers);
 
 /* Where nobody is picked and there is no queue for all: who has least to do; those that stall only if all do. */
 struct worker *pick_idlest(struct workers *workers);

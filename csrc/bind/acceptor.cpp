@@ -136,6 +136,9 @@ class Acceptor : public Source {
     return pdlb_acceptor_accept(acceptor_, &lane, max, kept);
   }
 
+  bool lead(uint32_t worker, pdlb_port *port) override { return pdlb_acceptor_lead(acceptor_, worker, port); }
+  void led(pdlb_port *port) override { pdlb_acceptor_led(acceptor_, port); }
+
   void closed(uint32_t worker, uint32_t listener, bool) override { pdlb_acceptor_closed(acceptor_, worker, listener); }
 
   pdlb_acceptor *raw() const {
@@ -235,6 +238,12 @@ uint32_t add_worker(const Acceptor &acceptor, uint32_t queue) {
   return worker;
 }
 
+// The epoll set in which its event loop sleeps, -1 for none; what stands for its port there; that port's id.
+void set_loop(const Acceptor &acceptor, uint32_t worker, int set, uint32_t mark, uint32_t port) {
+  pdlb_error error{};
+  check(pdlb_acceptor_worker_loop(acceptor.raw(), worker, set, mark, port, &error), error);
+}
+
 // A descriptor of the worker's shelf, which stays the acceptor's.
 int seat_worker(const Acceptor &acceptor, uint32_t worker, uint32_t seat) {
   pdlb_error error{};
@@ -281,7 +290,7 @@ py::dict stats(const Acceptor &acceptor) {
   return py::dict("accepted"_a = stats.accepted, "taken"_a = stats.taken, "refused"_a = stats.refused,
                   "refused_in_all"_a = stats.refused_in_all, "full"_a = stats.full, "overflowed"_a = stats.overflowed,
                   "drained"_a = stats.drained, "aborted"_a = stats.aborted, "taken_back"_a = stats.taken_back,
-                  "retries"_a = stats.retries, "resent"_a = stats.resent, "kept"_a = stats.kept,
+                  "retries"_a = stats.retries, "resent"_a = stats.resent, "kept"_a = stats.kept, "led"_a = stats.led,
                   "held_up"_a = stats.held_up, "backoffs"_a = stats.backoffs, "last_errno"_a = stats.last_errno,
                   "header_broken"_a = stats.header_broken, "header_late"_a = stats.header_late,
                   "header_gone"_a = stats.header_gone,
@@ -319,6 +328,7 @@ void register_acceptor(py::module_ &module) {
       .def("take_left", &take_left)
       .def("add_worker", &add_worker, "queue"_a)
       .def("seat_worker", &seat_worker, "worker"_a, "seat"_a)
+      .def("set_loop", &set_loop, "worker"_a, "sleeps_in"_a, "mark"_a, "port"_a)
       .def(
           "bury_worker",
           [](const Acceptor &acceptor, uint32_t worker) { pdlb_acceptor_worker_bury(acceptor.raw(), worker); },

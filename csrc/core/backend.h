@@ -55,6 +55,7 @@ struct pdlb_domain_ops {
                    struct pdlb_error *error);                                         /* NULL: cannot */
   int (*bury)(struct pdlb_domain *domain, uint32_t member, struct pdlb_error *error); /* NULL: cannot */
   uint32_t (*standing)(struct pdlb_domain *domain, uint64_t patience_ns);             /* NULL: nothing stands */
+  uint32_t (*next)(const struct pdlb_domain *domain, uint32_t queue);                 /* NULL: cannot tell */
 };
 
 struct pdlb_port_ops {

@@ -66,6 +66,10 @@ int pdlb_domain_set_external_clock(struct pdlb_domain *domain, bool external, st
 
 uint64_t pdlb_domain_tick(struct pdlb_domain *domain, uint64_t now) { return domain->ops->tick(domain, now); }
 
+uint32_t pdlb_domain_next(const struct pdlb_domain *domain, uint32_t queue) {
+  return domain->ops->next ? domain->ops->next(domain, queue) : PDLB_NONE;
+}
+
 int pdlb_domain_stats(struct pdlb_domain *domain, struct pdlb_domain_stats *stats) {
   return domain->ops->stats(domain, stats);
 }

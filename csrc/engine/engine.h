@@ -141,6 +141,8 @@ bool pdlb_engine_has_work(const struct pdlb_engine *engine, uint32_t port);
  * is parked. Returns what was known before. */
 enum pdlb_presence { PDLB_UNKNOWN = 0, PDLB_PARKED, PDLB_AWAKE };
 enum pdlb_presence pdlb_engine_presence(struct pdlb_engine *engine, uint32_t port, enum pdlb_presence presence);
+/* The idle port that would be woken for what is sent to the queue next, all ones if there is none. */
+uint32_t pdlb_engine_next(const struct pdlb_engine *engine, uint32_t queue);
 /* Offer what waits to another idle port where the first has let the grace pass; of an even queue, have an idle port
  * look whether it has. Returns the next time to call. */
 uint64_t pdlb_engine_tick(struct pdlb_engine *engine, uint64_t now);

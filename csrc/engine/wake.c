@@ -216,6 +216,13 @@ static uint32_t fill_level(const struct pdlb_engine *engine, uint32_t queue, uin
   return low;
 }
 
+uint32_t pdlb_engine_next(const struct pdlb_engine *engine, uint32_t queue) {
+  if (!engine->queues[queue].even) return best_idle(engine, queue, NULL);
+  struct engine_due due = {.level = fill_level(engine, queue, 1)};
+  engine_turns_compare(engine, queue, 1, &due);
+  return best_idle(engine, queue, &due);
+}
+
 /* Those that are due and had their grace lose their turn to the port that looks, unless nobody told them. True if any
  * lost it. */
 static bool pass_over(struct pdlb_engine *engine, uint32_t queue, uint32_t level, uint32_t looks) {

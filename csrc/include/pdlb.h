@@ -103,6 +103,9 @@ int pdlb_domain_set_external_clock(struct pdlb_domain *domain, bool external, st
 /* Any thread. Hands work that has waited longer than its queue's grace to another idle port. Returns the time at
  * which it wants to be called again, PDLB_FOREVER if nothing waits. */
 uint64_t pdlb_domain_tick(struct pdlb_domain *domain, uint64_t now);
+/* Any thread. The id of the idle port that would be woken, as things are, for what is sent next to a load-balanced
+ * queue; PDLB_NONE if there is none, or only a device knows. */
+uint32_t pdlb_domain_next(const struct pdlb_domain *domain, uint32_t queue);
 
 struct pdlb_domain_stats {
   uint64_t enqueued;  /* elements taken by send and forward, those held back in an ordered line too */

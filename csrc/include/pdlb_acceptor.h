@@ -231,6 +231,20 @@ int pdlb_acceptor_door(const struct pdlb_acceptor *acceptor);
 uint32_t pdlb_acceptor_accept(struct pdlb_acceptor *acceptor, const struct pdlb_lane *lane, uint32_t max,
                               struct pdlb_accepted *kept);
 
+/* ---- the worker that comes next accepts -----------------------------------------------------------------------------
+ * Where workers are event loops, and connections come one at a time, the accepting thread lets that worker accept that
+ * would be chosen for the next one, while it sleeps: so one thread is woken for it, not two. */
+
+/* Any thread. The worker sleeps in an epoll set of its own, in which `mark` stands for its port, whose id is `port`:
+ * what is ready under that mark makes it receive, with these two calls around. `set` -1: it does not any more, and the
+ * set is not touched again. */
+int pdlb_acceptor_worker_loop(struct pdlb_acceptor *acceptor, uint32_t worker, int set, uint64_t mark, uint32_t port,
+                              struct pdlb_error *error);
+/* The worker's thread, before it receives from its port. True if it accepted something: then, after the receive, it has
+ * led. */
+bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t worker, struct pdlb_port *port);
+void pdlb_acceptor_led(struct pdlb_acceptor *acceptor, struct pdlb_port *port);
+
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
  * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */
 int pdlb_acceptor_take(struct pdlb_acceptor *acceptor, uint32_t worker, uint64_t token, struct pdlb_accepted *accepted);
@@ -270,6 +284,7 @@ struct pdlb_acceptor_stats {
   uint64_t taken_back;     /* times that what waited for one worker went to another */
   uint64_t retries;        /* times that what was refused was sent again */
   uint64_t kept;           /* connections that stayed with the worker that accepted them */
+  uint64_t led;            /* connections that a worker accepted in the thread's place */
   uint64_t resent;         /* connections sent again after a move, or once a worker was there */
   uint64_t held_up;        /* times that all slots were taken, or no credit was left */
   uint64_t backoffs;       /* times that accept failed for want of descriptors or memory */

@@ -155,6 +155,10 @@ static uint64_t domain_tick(struct pdlb_domain *base, uint64_t now) {
   return pdlb_engine_tick(&domain->engine, now);
 }
 
+static uint32_t domain_next(const struct pdlb_domain *base, uint32_t queue) {
+  return pdlb_engine_next(&((const struct software_domain *)base)->engine, queue);
+}
+
 static int domain_share(struct pdlb_domain *base, struct pdlb_shared *shared, struct pdlb_error *error) {
   const struct software_domain *domain = (const struct software_domain *)base;
   if (domain->memory_fd < 0)
@@ -207,6 +211,7 @@ static const struct pdlb_domain_ops domain_ops = {
     .stop = domain_stop,
     .external_clock = domain_external_clock,
     .tick = domain_tick,
+    .next = domain_next,
     .stats = domain_stats,
     .ldb_queue_create = domain_ldb_queue_create,
     .dir_queue_create = domain_dir_queue_create,

@@ -166,6 +166,7 @@ class LoopWorker:
                 self.loop.add_reader(self.worker.door, self._receive)
             if self._selector is None:
                 self._be_there()
+            self.worker.sleeps_in(_set_of(self.loop))
             self.loop.call_soon(self._ready.set)
         except BaseException as error:  # handed to start(), which raises it
             self._failure = error
@@ -277,6 +278,7 @@ class LoopWorker:
 
     def _finish(self) -> None:
         """Let what was cancelled end, then close the loop."""
+        self.worker.sleeps_in(None)
         try:
             tasks = asyncio.all_tasks(self.loop)
             for task in tasks:
@@ -364,6 +366,12 @@ class LoopWorker:
         for connection in list(self.adapter.active):
             _shut(connection)
         return False
+
+
+def _set_of(loop: asyncio.AbstractEventLoop) -> int | None:
+    """The epoll set in which a loop of uvloop's sleeps."""
+    backend = getattr(loop, "_get_backend_id", None)
+    return backend() if backend is not None else None
 
 
 def _shut(connection: object) -> None:

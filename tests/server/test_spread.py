@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -101,5 +102,66 @@ def test_any_number_of_workers(workers: int, run: Callable[..., Any], connecting
             answers = Counter([await clients.ask() for _ in range(2 * workers)])
             assert set(answers.values()) == {2}
             assert len(answers) == workers
+
+    run(main())
+
+
+def test_a_worker_that_stands_still_keeps_nobody_waiting(run: Callable[..., Any], loop_factory: Any) -> None:
+    """Workers may accept by themselves while they sleep: one that does not leaves it to others."""
+    stands, goes_on = threading.Event(), threading.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readline()
+        if request == b"stand\n":
+            stands.set()
+            goes_on.wait()
+        writer.write(b"\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await pydlb.start_server(handle, "127.0.0.1", 0, workers=WORKERS, loop_factory=loop_factory)
+        async with server:
+            clients = []
+
+            async def ask(request: bytes) -> Any:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                clients.append(writer)
+                writer.write(request)
+                return reader.readline()
+
+            for _ in range(2 * WORKERS):
+                await (await ask(b"go\n"))
+            stuck = asyncio.ensure_future(await ask(b"stand\n"))
+            await asyncio.to_thread(stands.wait)
+            for _ in range(10 * WORKERS):
+                await (await ask(b"go\n"))
+            assert not stuck.done()
+            goes_on.set()
+            assert await stuck == b"\n"
+            for client in clients:
+                client.close()
+
+    try:
+        run(main())
+    finally:
+        goes_on.set()
+
+
+def test_who_is_next_accepts(run: Callable[..., Any], connecting: Any, handler: Any) -> None:
+    """A connection that comes alone to loops of uvloop's wakes one thread."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
+
+    async def main() -> None:
+        server = await pydlb.start_server(handler, "127.0.0.1", 0, workers=WORKERS, loop_factory=uvloop.new_event_loop)
+        async with server, connecting(server) as clients:
+            acceptor = server.balancer._acceptor
+            while not acceptor.stats()["led"]:  # each time, unless the machine is busy
+                await clients.ask()
+                await asyncio.sleep(0.001)
+            stats = server.balancer.stats()
+            assert stats.accepted == stats.open == len(clients.open)
+            counts = [worker.open for worker in stats.workers]
+            assert max(counts) - min(counts) <= 1, counts
 
     run(main())

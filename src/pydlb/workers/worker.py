@@ -284,6 +284,20 @@ class Worker:
             if connection is not None:
                 yield connection
 
+    def sleeps_in(self, loop_set: int | None) -> None:
+        """Let it accept in the accepting thread's place what wakes its event loop: one thread is woken then, not two.
+
+        Args:
+            loop_set: The epoll set in which the loop sleeps, and `fileno` is watched by its number; None before
+                the set is closed.
+        """
+        if not isinstance(self._source, _native.Acceptor) or self._bell is not None or self._accepting is not None:
+            return
+        if loop_set is None:
+            self._source.set_loop(self.number, -1, 0, 0)
+        else:
+            self._source.set_loop(self.number, loop_set, self.port.fileno(), self.port.id)
+
     def fileno(self) -> int:
         """A descriptor that is readable when there may be a connection, for event loops of any kind."""
         return self.port.fileno() if self._bell is None else self._bell.fileno()

@@ -1,0 +1,209 @@
+/* The worker that comes next accepts, if it sleeps in its loop when a connection comes. */
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include "clients.h"
+#include "pdlb_acceptor.h"
+#include "rig.h"
+
+enum { MILLISECOND = 1000000, WORKERS = 3, ROUNDS = 40, MARK = 7 };
+
+struct place;
+
+/* A loop: it sleeps in its set, and receives when its port or a listener wakes it. */
+struct loop {
+  struct place *place;
+  pthread_t thread;
+  int set;
+  struct pdlb_port *port;
+  uint32_t worker, served;
+  int held[ROUNDS * WORKERS];
+  _Atomic bool blocked; /* what it received last keeps it */
+};
+
+struct place {
+  struct rig rig;
+  uint8_t shared;
+  struct pdlb_port *sender;
+  struct pdlb_acceptor *acceptor;
+  struct sockaddr_in address;
+  int listener_fd;
+  struct loop loop[WORKERS];
+  _Atomic uint32_t led;
+  _Atomic int blocks; /* the worker that stops when it is given the next one, -1 for none */
+  _Atomic bool over;
+};
+
+static void receive(struct loop *loop) {
+  struct place *place = loop->place;
+  const bool leads = pdlb_acceptor_lead(place->acceptor, loop->worker, loop->port);
+  if (leads) atomic_fetch_add(&place->led, 1);
+  struct pdlb_event event;
+  while (pdlb_port_recv(loop->port, &event, 1, 0) == 1) {
+    struct pdlb_accepted accepted;
+    if (pdlb_acceptor_take(place->acceptor, loop->worker, event.data, &accepted) < 0) continue;
+    loop->held[loop->served++] = accepted.fd;
+    if (atomic_load(&place->blocks) == (int)(loop - place->loop)) {
+      atomic_store(&loop->blocked, true);
+      while (atomic_load(&loop->blocked)) poll(NULL, 0, 1);
+    }
+    CHECK_EQ(send(accepted.fd, "x", 1, MSG_NOSIGNAL), 1);
+  }
+  if (leads) pdlb_acceptor_led(place->acceptor, loop->port);
+}
+
+static void *run(void *argument) {
+  struct loop *loop = argument;
+  receive(loop); /* which arms the port */
+  pdlb_port_parked(loop->port, true);
+  while (!atomic_load(&loop->place->over)) {
+    struct epoll_event events[4];
+    const int found = epoll_wait(loop->set, events, 4, 10);
+    for (int i = 0; i < found; i++) CHECK_EQ(events[i].data.u64, (uint64_t)MARK);
+    if (found > 0) receive(loop);
+    pdlb_port_parked(loop->port, true);
+  }
+  return NULL;
+}
+
+static void start(struct place *place, int index) {
+  struct pdlb_error error = {0};
+  struct loop *loop = &place->loop[index];
+  loop->place = place;
+  loop->port = rig_port_with(&place->rig, &(struct pdlb_port_config){.cq_depth = 8, .history_entries = 256});
+  rig_link(loop->port, place->shared, 0);
+  CHECK_OK(pdlb_acceptor_worker_add(place->acceptor, PDLB_NONE, &loop->worker, &error), error);
+  loop->set = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = MARK}};
+  CHECK_EQ(epoll_ctl(loop->set, EPOLL_CTL_ADD, pdlb_port_fd(loop->port, &error), &event), 0);
+  CHECK_OK(pdlb_acceptor_worker_loop(place->acceptor, loop->worker, loop->set, MARK, pdlb_port_id(loop->port), &error),
+           error);
+  pthread_create(&loop->thread, NULL, run, loop);
+}
+
+static struct place *open_place(void) {
+  struct pdlb_error error = {0};
+  struct place *place = calloc(1, sizeof *place);
+  place->rig = rig_open();
+  place->shared =
+      rig_queue_with(&place->rig, &(struct pdlb_ldb_queue_config){.sharing = PDLB_SHARE_EVEN, .grace_ns = MILLISECOND});
+  place->sender = rig_producer(&place->rig);
+  rig_start(&place->rig);
+  atomic_init(&place->blocks, -1);
+  const struct pdlb_acceptor_config config = {.queue = place->shared, .slots = 64, .batch = 8, .blocking = true};
+  CHECK_OK(pdlb_acceptor_start(place->rig.domain, place->sender, &config, &place->acceptor, &error), error);
+  for (int i = 0; i < WORKERS; i++) start(place, i);
+  place->listener_fd = listen_on(&place->address);
+  CHECK_OK(pdlb_acceptor_add(place->acceptor, place->listener_fd, &error), error);
+  return place;
+}
+
+static void close_place(struct place *place) {
+  struct pdlb_error error = {0};
+  atomic_store(&place->over, true);
+  for (int i = 0; i < WORKERS; i++) {
+    struct loop *loop = &place->loop[i];
+    pthread_join(loop->thread, NULL);
+    CHECK_OK(pdlb_acceptor_worker_loop(place->acceptor, loop->worker, -1, 0, 0, &error), error);
+    close(loop->set);
+  }
+  pdlb_acceptor_end(place->acceptor);
+  pdlb_acceptor_free(place->acceptor);
+  for (int i = 0; i < WORKERS; i++) {
+    for (uint32_t one = 0; one < place->loop[i].served; one++) close(place->loop[i].held[one]);
+    pdlb_port_release(place->loop[i].port, place->loop[i].served);
+    rig_close_port(place->loop[i].port);
+  }
+  close(place->listener_fd);
+  rig_close_port(place->sender);
+  rig_close(&place->rig);
+  free(place);
+}
+
+static int connect_and_wait(const struct place *place) {
+  const int client = connect_to(&place->address);
+  char answer;
+  CHECK_EQ(recv(client, &answer, 1, 0), 1);
+  poll(NULL, 0, 1); /* it comes alone */
+  return client;
+}
+
+/* ---- the cases --------------------------------------------------------------------------------------------------- */
+
+static void one_by_one_they_are_led_and_as_even_as_ever(void) {
+  struct place *place = open_place();
+  int clients[ROUNDS * WORKERS];
+  for (int i = 0; i < ROUNDS * WORKERS; i++) clients[i] = connect_and_wait(place);
+  for (int i = 0; i < WORKERS; i++) CHECK_EQ(place->loop[i].served, (uint32_t)ROUNDS);
+  struct pdlb_acceptor_stats stats;
+  pdlb_acceptor_stats(place->acceptor, &stats);
+  CHECK_EQ(stats.accepted, (uint64_t)(ROUNDS * WORKERS));
+  CHECK_EQ(stats.led, (uint64_t)atomic_load(&place->led));
+  CHECK(stats.led > 0);
+  for (int i = 0; i < ROUNDS * WORKERS; i++) close_at_once(clients[i]);
+  close_place(place);
+}
+
+/* Also the one that was to lead. */
+static void whoever_is_busy_keeps_nobody_waiting(void) {
+  struct place *place = open_place();
+  int clients[WORKERS + ROUNDS];
+  for (int i = 0; i < WORKERS; i++) clients[i] = connect_and_wait(place);
+  for (int busy = 0; busy < WORKERS; busy++) {
+    struct loop *loop = &place->loop[busy];
+    atomic_store(&place->blocks, busy);
+    int waiting = -1, served = WORKERS;
+    while (!atomic_load(&loop->blocked)) {
+      const int client = connect_to(&place->address);
+      struct pollfd state = {.fd = client, .events = POLLIN};
+      while (poll(&state, 1, 1) == 0 && !atomic_load(&loop->blocked)) continue;
+      if (atomic_load(&loop->blocked) && poll(&state, 1, 0) == 0)
+        waiting = client;
+      else
+        clients[served++] = client;
+    }
+    const int before = served;
+    while (served < before + 10) clients[served++] = connect_and_wait(place);
+    atomic_store(&place->blocks, -1);
+    atomic_store(&loop->blocked, false);
+    char answer;
+    if (waiting >= 0) {
+      CHECK_EQ(recv(waiting, &answer, 1, 0), 1);
+      close_at_once(waiting);
+    }
+    while (served > WORKERS) close_at_once(clients[--served]);
+  }
+  for (int i = 0; i < WORKERS; i++) close_at_once(clients[i]);
+  close_place(place);
+}
+
+static void without_its_loop_nobody_leads(void) {
+  struct pdlb_error error = {0};
+  struct place *place = open_place();
+  int clients[10];
+  clients[0] = connect_and_wait(place);
+  for (int i = 0; i < WORKERS; i++)
+    CHECK_OK(pdlb_acceptor_worker_loop(place->acceptor, place->loop[i].worker, -1, 0, 0, &error), error);
+  const uint32_t before = atomic_load(&place->led);
+  for (int i = 1; i < 10; i++) clients[i] = connect_and_wait(place);
+  CHECK_EQ(atomic_load(&place->led), before);
+  CHECK_EQ(pdlb_acceptor_worker_loop(place->acceptor, 12345, place->loop[0].set, MARK, 0, &error), -EINVAL);
+  for (int i = 0; i < 10; i++) close_at_once(clients[i]);
+  close_place(place);
+}
+
+static void what_comes_at_once_is_all_served(void) {
+  struct place *place = open_place();
+  int clients[ROUNDS];
+  clients[0] = connect_and_wait(place);
+  for (int i = 1; i < ROUNDS; i++) clients[i] = connect_to(&place->address);
+  for (int i = 1; i < ROUNDS; i++) {
+    char answer;
+    CHECK_EQ(recv(clients[i], &answer, 1, 0), 1);
+  }
+  for (int i = 0; i < ROUNDS; i++) close_at_once(clients[i]);
+  close_place(place);
+}
+
+CHECK_MAIN(CASE(one_by_one_they_are_led_and_as_even_as_ever), CASE(whoever_is_busy_keeps_nobody_waiting),
+           CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served))
