@@ -17,7 +17,13 @@ namespace {
 
 struct Beginnings {
   PyObject_HEAD PyObject *adapter, *loop, *make, *move;
+  unsigned went_on;  // one after the other, after their first turn, or were taken for such
 };
+
+// Where so many went on, others will: one that does is made twice, and the most of that is done after its answer, when
+// the next one comes. They are the loop's at once, but for one in so many, by which it is seen whether that has
+// changed.
+constexpr unsigned kWentOn = 4, kTry = 16;
 
 PyObject *submit_name, *links_name, *give_up_name, *call_soon_name, *end_turns;
 
@@ -64,6 +70,8 @@ int note(const Beginnings &all, Link *link) {
   return links ? PySet_Add(links.ptr(), reinterpret_cast<PyObject *>(link)) : -1;
 }
 
+bool pays(Beginnings &all) { return all.went_on < kWentOn || ++all.went_on % kTry == 0; }
+
 // One whose client has sent something.
 int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data, PyObject *begun) {
   const Beginnings &all = beginnings_of(self);
@@ -79,7 +87,7 @@ int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data
 }
 
 int serve_one(PyObject *self, PyObject *connection, PyObject *begun) {
-  const Bare bare = bare_descriptor(connection);
+  const Bare bare = pays(beginnings_of(self)) ? bare_descriptor(connection) : Bare{-1, 0};
   const auto data = py::reinterpret_steal<py::object>(bare.fd < 0 ? nullptr : first_bytes(bare.fd));
   if (data) return begin(self, bare, connection, data.ptr(), begun);
   if (PyErr_Occurred()) return -1;
@@ -183,6 +191,10 @@ PyMethodDef methods[] = {
 PyMethodDef end_first_turns_function = {"end_first_turns", end_first_turns, METH_O, nullptr};
 
 }  // namespace
+
+void note_first_turn(PyObject *beginnings, bool went_on) {
+  if (beginnings) beginnings_of(beginnings).went_on = went_on ? beginnings_of(beginnings).went_on + 1 : 0;
+}
 
 void register_first_turns(py::module_ &module) {
   submit_name = PyUnicode_InternFromString("_submit");

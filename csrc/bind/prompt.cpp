@@ -379,8 +379,9 @@ int begin_prompt(PyObject *self, PyObject *data) {
 }
 
 int end_first_turn(PyObject *self) {
-  if (Py_IS_TYPE(self, closed_class)) return lose(self);
-  return done(PyObject_CallMethodNoArgs(self, names.end_first_turn));
+  const bool is_closed = Py_IS_TYPE(self, closed_class);
+  note_first_turn(prompt_of(self).beginnings, !is_closed);
+  return is_closed ? lose(self) : done(PyObject_CallMethodNoArgs(self, names.end_first_turn));
 }
 
 void register_prompt(py::module_ &module) {

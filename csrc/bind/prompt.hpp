@@ -15,6 +15,9 @@ PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, PyObj
 // Tell its protocol that it is connected, and what has come. -1 with the Python error set.
 int begin_prompt(PyObject *transport, PyObject *data);
 
+// Learn what became of one of these beginnings when its first turn had ended.
+void note_first_turn(PyObject *beginnings, bool went_on);
+
 // The handlers had their turn: go on. -1 with the Python error set.
 int end_first_turn(PyObject *transport);
 

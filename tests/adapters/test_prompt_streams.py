@@ -147,6 +147,42 @@ def test_what_goes_on_goes_on_in_order_and_to_its_end(run: Any, serve: Any, told
     run(main())
 
 
+def test_where_connections_go_on_the_next_are_the_loops_at_once(
+    run: Any, serve: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as one that is tried now and then goes on, too."""
+    begun = 0
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        return descriptors.connect_descriptor(*arguments, **options)
+
+    monkeypatch.setattr(prompt, "connect_descriptor", count)
+
+    async def either(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        writer.write(line)
+        if line == b"on\n":
+            await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(either) as server:
+            for _ in range(4 + 32):
+                with waiting(server, b"on\n") as (client,):
+                    assert await get(client, 3) == b"on\n"
+            assert begun == 4 + 2
+            for _ in range(16):
+                with waiting(server, b"off\n") as (client,):
+                    assert await rest(client) == b"off\n"
+            with waiting(server, b"on\n") as (client,):
+                assert await get(client, 3) == b"on\n"
+        assert begun == 4 + 2 + 1
+
+    run(main())
+
+
 async def much(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Many large writes: more than a socket takes; it tells how much its transport kept at most, and at the end."""
     await reader.readexactly(1)
