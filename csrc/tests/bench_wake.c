@@ -1,15 +1,20 @@
 /* How long a consumer that sleeps takes to run again, beside a thread on a bare futex.
  *
  *   PDLB_WAKES   wakes of each kind in a round (default 300)
- *   PDLB_ROUNDS  rounds (7); the kinds take turns in each
+ *   PDLB_ROUNDS  rounds (7)
+ *   PDLB_APART   1 | 0: with 0 the threads are where the kernel puts them, often on one processor
  *   PDLB_KIND    both | futex | port: with one kind alone, strace counts its system calls
  *
- * Prints a line for each round: the kind and the median of its wakes, in nanoseconds. A wake is measured from just
- * before it is given until the other thread runs. In between the giver sleeps until the other one must be asleep too.
+ * Two threads on two processors, where there are two, for both kinds; one of them sleeps now in one way, now in the
+ * other, by turns of one wake, so that both kinds find the machine as it is at the moment. Prints a line for each round
+ * and kind: the kind and the median of its wakes, in nanoseconds. A wake is measured from just before it is given until
+ * the other thread runs: from before the store or the send until the wait or the receive has returned. In between the
+ * giver sleeps until the other one must be asleep too.
  */
 #include <inttypes.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,13 +25,13 @@
 
 #include "pdlb.h"
 
-enum { MAX_WAKES = 100000 };
+enum { MAX_WAKES = 100000, KINDS = 2 };
 
 static struct pdlb_port *sender, *receiver;
 static uint8_t queue;
 static _Atomic uint32_t word;
 static _Atomic uint32_t answered;
-static uint64_t given, took[MAX_WAKES];
+static uint64_t given, took[KINDS][MAX_WAKES];
 
 static void fail(const char *what) {
   fprintf(stderr, "bench_wake: %s\n", what);
@@ -48,8 +53,11 @@ static void wake_futex(uint32_t turn) {
 }
 
 static void sleep_futex(uint32_t turn) {
-  while (atomic_load(&word) != turn) syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, turn - 1, NULL, NULL, 0);
+  for (uint32_t value; (value = atomic_load(&word)) != turn;)
+    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
 }
+
+static void after_futex(void) {}
 
 static void wake_port(uint32_t turn) {
   const struct pdlb_event event = {.data = turn, .queue = queue, .sched = pdlb_sched_byte(PDLB_SCHED_UNORDERED, 0)};
@@ -60,29 +68,55 @@ static void wake_port(uint32_t turn) {
 static void sleep_port(uint32_t turn) {
   struct pdlb_event event;
   if (pdlb_port_recv(receiver, &event, 1, PDLB_FOREVER) != 1 || event.data != turn) fail("another event came");
-  pdlb_port_release(receiver, 1);
 }
+
+static void after_port(void) { pdlb_port_release(receiver, 1); }
 
 struct kind {
   const char *name;
   void (*wake)(uint32_t turn);
   void (*sleep)(uint32_t turn);
+  void (*after)(void);
 };
 
-static const struct kind kinds[] = {{"futex", wake_futex, sleep_futex}, {"port", wake_port, sleep_port}};
+static const struct kind kinds[KINDS] = {{"futex", wake_futex, sleep_futex, after_futex},
+                                         {"port", wake_port, sleep_port, after_port}};
 
 /* ---- a round ----------------------------------------------------------------------------------------------------- */
 
 struct round {
-  const struct kind *kind;
-  uint32_t wakes;
+  const char *only; /* a kind's name, or NULL */
+  uint32_t wakes;   /* of each kind */
 };
+
+static uint32_t turns_of(const struct round *round) { return round->only ? round->wakes : KINDS * round->wakes; }
+
+/* Two after each other are one of each kind; which comes first changes each time. */
+static uint32_t kind_of(const struct round *round, uint32_t turn) {
+  if (round->only) return !strcmp(round->only, kinds[1].name);
+  const uint32_t pair = (turn - 1) / 2;
+  return ((turn - 1) ^ pair) & 1u;
+}
+
+static bool apart = true;
+
+static void stay_on(uint32_t processor) {
+  if (!apart) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(processor, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof set, &set); /* in vain where there is but one */
+}
 
 static void *consume(void *argument) {
   const struct round *round = argument;
-  for (uint32_t turn = 1; turn <= round->wakes; turn++) {
-    round->kind->sleep(turn);
-    took[turn - 1] = pdlb_now() - given;
+  uint32_t count[KINDS] = {0};
+  stay_on(1);
+  for (uint32_t turn = 1; turn <= turns_of(round); turn++) {
+    const uint32_t kind = kind_of(round, turn);
+    kinds[kind].sleep(turn);
+    took[kind][count[kind]++] = pdlb_now() - given;
+    kinds[kind].after();
     atomic_store(&answered, turn);
   }
   return NULL;
@@ -103,15 +137,19 @@ static void run(const struct round *round) {
   atomic_store(&word, 0);
   atomic_store(&answered, 0);
   if (pthread_create(&thread, NULL, consume, (void *)(uintptr_t)round)) fail("no thread");
-  for (uint32_t turn = 1; turn <= round->wakes; turn++) {
+  for (uint32_t turn = 1; turn <= turns_of(round); turn++) {
+    const struct kind *kind = &kinds[kind_of(round, turn)];
     pause_for(300000);
     given = pdlb_now();
-    round->kind->wake(turn);
+    kind->wake(turn);
     while (atomic_load(&answered) != turn) pause_for(50000);
   }
   pthread_join(thread, NULL);
-  qsort(took, round->wakes, sizeof *took, by_size);
-  printf("%s %" PRIu64 "\n", round->kind->name, took[round->wakes / 2]);
+  for (uint32_t kind = 0; kind < KINDS; kind++) {
+    if (round->only && strcmp(round->only, kinds[kind].name)) continue;
+    qsort(took[kind], round->wakes, sizeof **took, by_size);
+    printf("%s %" PRIu64 "\n", kinds[kind].name, took[kind][round->wakes / 2]);
+  }
   fflush(stdout);
 }
 
@@ -137,11 +175,11 @@ static void open_ports(void) {
 int main(void) {
   const char *only = getenv("PDLB_KIND");
   const uint32_t rounds = setting("PDLB_ROUNDS", 7, 1000), wakes = setting("PDLB_WAKES", 300, MAX_WAKES);
+  const struct round round = {only && strcmp(only, "both") ? only : NULL, wakes};
+  const char *placed = getenv("PDLB_APART");
+  apart = !placed || strcmp(placed, "0");
+  stay_on(0);
   open_ports();
-  for (uint32_t number = 0; number < rounds; number++)
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-      const struct round round = {&kinds[i], wakes};
-      if (!only || !strcmp(only, "both") || !strcmp(only, kinds[i].name)) run(&round);
-    }
+  for (uint32_t number = 0; number < rounds; number++) run(&round);
   return 0;
 }
