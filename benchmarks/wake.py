@@ -28,15 +28,15 @@ def run(command: list[str], **settings: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
-def latency(bench: str, rounds: int) -> Result:
-    """Median wakes of each round, one kind after the other."""
+def latency(bench: str, rounds: int, *, apart: bool) -> Result:
+    """Median wakes of each round, in which the kinds take turns wake by wake."""
     times: dict[str, list[float]] = {"futex": [], "port": []}
-    for line in run([bench], rounds=rounds, wakes=WAKES).stdout.splitlines():
+    for line in run([bench], rounds=rounds, wakes=WAKES, apart=int(apart)).stdout.splitlines():
         kind, nanoseconds = line.split()
         times[kind].append(float(nanoseconds))
     return ratio(
         "7",
-        "wake of a sleeping port, beside a raw futex",
+        f"wake of a sleeping port, beside a raw futex, {'on two processors' if apart else 'where the kernel puts them'}",
         times["port"],
         times["futex"],
         bar=1.1,
@@ -67,7 +67,8 @@ def doorbells(bench: str) -> Result:
 def measure(rounds: int) -> Iterator[Result]:
     """The row that this program fills."""
     bench = ours("bench_wake")
-    yield latency(bench, rounds)
+    for apart in (True, False):
+        yield latency(bench, rounds, apart=apart)
     if shutil.which("strace") is None:
         raise LeftOut("system calls are not counted: there is no strace")
     yield doorbells(bench)
