@@ -34,9 +34,10 @@ def latency(bench: str, rounds: int, *, apart: bool) -> Result:
     for line in run([bench], rounds=rounds, wakes=WAKES, apart=int(apart)).stdout.splitlines():
         kind, nanoseconds = line.split()
         times[kind].append(float(nanoseconds))
+    where = "on two processors" if apart else "where the kernel puts them"
     return ratio(
         "7",
-        f"wake of a sleeping port, beside a raw futex, {'on two processors' if apart else 'where the kernel puts them'}",
+        f"wake of a sleeping port, beside a raw futex, {where}",
         times["port"],
         times["futex"],
         bar=1.1,
