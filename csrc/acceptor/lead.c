@@ -111,7 +111,6 @@ bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle, struct 
   const bool accepted = acceptor->fresh_count;
   if (accepted) {
     atomic_fetch_add_explicit(&acceptor->led, acceptor->fresh_count, memory_order_relaxed);
-    pdlb_port_parked(port, true); /* it may be chosen: it is about to look */
     handoff_fresh(acceptor);
   }
   pthread_mutex_unlock(&acceptor->duty);
@@ -119,7 +118,6 @@ bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle, struct 
 }
 
 void pdlb_acceptor_led(struct pdlb_acceptor *acceptor, struct pdlb_port *port) {
-  pdlb_port_parked(port, false);
   if (pthread_mutex_trylock(&acceptor->duty) != 0) return; /* the thread passes it on */
   pthread_mutex_lock(&acceptor->mutex);
   lead_pass_on(acceptor);
