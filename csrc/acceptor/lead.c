@@ -102,7 +102,7 @@ static void accept_as_leader(struct pdlb_acceptor *acceptor) {
   call_to_look(acceptor);
 }
 
-bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle, struct pdlb_port *port) {
+bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle) {
   if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) != handle || !go_on_duty(acceptor)) return false;
   pthread_mutex_lock(&acceptor->mutex);
   const bool leads = atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle && may_lead(acceptor);
@@ -117,7 +117,7 @@ bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle, struct 
   return accepted;
 }
 
-void pdlb_acceptor_led(struct pdlb_acceptor *acceptor, struct pdlb_port *port) {
+void pdlb_acceptor_led(struct pdlb_acceptor *acceptor) {
   if (pthread_mutex_trylock(&acceptor->duty) != 0) return; /* the thread passes it on */
   pthread_mutex_lock(&acceptor->mutex);
   lead_pass_on(acceptor);

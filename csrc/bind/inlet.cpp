@@ -152,17 +152,16 @@ PyObject *list_of(Inlet &inlet, const pdlb_accepted *accepted, uint32_t count, u
 // Accepts first, where it is this worker's turn to.
 class Lead {
  public:
-  Lead(const Inlet &inlet, pdlb_port *port)
-      : source_(*inlet.source), port_(port && source_.lead(inlet.worker, port) ? port : nullptr) {}
+  Lead(const Inlet &inlet, bool may) : source_(*inlet.source), leads_(may && source_.lead(inlet.worker)) {}
   ~Lead() {
-    if (port_) source_.led(port_);
+    if (leads_) source_.led();
   }
   Lead(const Lead &) = delete;
   Lead &operator=(const Lead &) = delete;
 
  private:
   Source &source_;
-  pdlb_port *const port_;
+  const bool leads_;
 };
 
 enum class Outcome { received, failed, moved };
@@ -172,7 +171,7 @@ Outcome receive_now(Inlet &inlet, uint32_t most, PyObject **result) {
   if (!begin(inlet, 2 * kMostAtOnce, &station)) return Outcome::failed;
   const Use use(*station.port);
   std::array<pdlb_event, kMostAtOnce> events;
-  const Lead lead(inlet, use ? station.port->raw() : nullptr);
+  const Lead lead(inlet, static_cast<bool>(use));
   const int received = use ? receive(station.port->raw(), events.data(), most, 0) : -1;
   Taking taking;
   uint32_t early = 0;

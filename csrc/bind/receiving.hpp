@@ -68,8 +68,8 @@ class Source {
   virtual uint32_t accept(const pdlb_lane &, uint32_t, pdlb_accepted *) { return 0; }
   // The worker is about to receive: accept in the accepting thread's place. If so, the worker has led after the
   // receive.
-  virtual bool lead(uint32_t, pdlb_port *) { return false; }
-  virtual void led(pdlb_port *) {}
+  virtual bool lead(uint32_t) { return false; }
+  virtual void led() {}
   // A connection that was taken has ended.
   virtual void closed(uint32_t worker, uint32_t listener, bool aborted) = 0;
 };

@@ -242,8 +242,8 @@ int pdlb_acceptor_worker_loop(struct pdlb_acceptor *acceptor, uint32_t worker, i
                               struct pdlb_error *error);
 /* The worker's thread, before it receives from its port. True if it accepted something: then, after the receive, it has
  * led. */
-bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t worker, struct pdlb_port *port);
-void pdlb_acceptor_led(struct pdlb_acceptor *acceptor, struct pdlb_port *port);
+bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t worker);
+void pdlb_acceptor_led(struct pdlb_acceptor *acceptor);
 
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
  * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */

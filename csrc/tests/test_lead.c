@@ -36,7 +36,7 @@ struct place {
 
 static void receive(struct loop *loop) {
   struct place *place = loop->place;
-  const bool leads = pdlb_acceptor_lead(place->acceptor, loop->worker, loop->port);
+  const bool leads = pdlb_acceptor_lead(place->acceptor, loop->worker);
   if (leads) atomic_fetch_add(&place->led, 1);
   struct pdlb_event event;
   while (pdlb_port_recv(loop->port, &event, 1, 0) == 1) {
@@ -49,7 +49,7 @@ static void receive(struct loop *loop) {
     }
     CHECK_EQ(send(accepted.fd, "x", 1, MSG_NOSIGNAL), 1);
   }
-  if (leads) pdlb_acceptor_led(place->acceptor, loop->port);
+  if (leads) pdlb_acceptor_led(place->acceptor);
 }
 
 static void *run(void *argument) {
@@ -61,7 +61,6 @@ static void *run(void *argument) {
     const int found = epoll_wait(loop->set, events, 4, 10);
     for (int i = 0; i < found; i++) CHECK_EQ(events[i].data.u64, (uint64_t)MARK);
     if (found > 0) receive(loop);
-    pdlb_port_parked(loop->port, true);
   }
   return NULL;
 }
