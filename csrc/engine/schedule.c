@@ -511,8 +511,9 @@ void engine_look_at_only_link(struct pdlb_engine_user *user) {
   const uint32_t only = atomic_load_explicit(&user->port->only_link, memory_order_acquire);
   user->only = only ? only : ONLY_NONE;
   user->queue = only ? engine_queue_of(user->engine, only) : &no_queue;
-  /* Where what is in flight is counted, the general way sees to it. */
-  user->queue_entry = only && !user->queue->limited ? user->queue->entry : UINT64_MAX;
+  /* Where what is in flight is counted, the general way sees to it; and a directed port has no history. */
+  const bool simple = only && !user->queue->limited && !user->queue->directed;
+  user->queue_entry = simple ? user->queue->entry : UINT64_MAX;
   user->queue_flows = flows_of(user->engine, user->queue);
 }
 

@@ -1,7 +1,11 @@
 /* Directed queues: one pair of a queue and the port that it feeds, first in first out for each priority, nothing to
  * release.
  */
+#include <sys/mman.h>
+
+#include "one.h"
 #include "rig.h"
+#include "software.h"
 
 static void send_directed(struct pdlb_port *port, uint8_t queue, unsigned priority, uint64_t data) {
   rig_send_one(port, queue, PDLB_SCHED_DIRECTED, priority, 0, data);
@@ -73,6 +77,47 @@ static void nothing_to_release(void) {
   rig_close(&rig);
 }
 
+static void wake_nobody(void *context, uint32_t port, uint32_t late, uint64_t grace) {
+  (void)context, (void)port, (void)late, (void)grace;
+}
+
+static bool wait_for_nobody(void *context, uint32_t owner, uint32_t times) {
+  (void)context, (void)owner, (void)times;
+  FAIL("a lock is held, and there is one thread");
+}
+
+static const struct pdlb_engine_host alone = {.wake = wake_nobody, .now = software_now, .relax = wait_for_nobody};
+
+/* Nor is it looked for: where a load-balanced port's history and its queue's flows would be, the pair has none, and a
+ * domain of directed pairs ends. */
+static void no_history_is_looked_at(void) {
+  const struct pdlb_engine_config config = {.dir_queues = 1, .dir_ports = 1, .credits = 16};
+  const size_t size = pdlb_engine_size(&config), page = (size_t)sysconf(_SC_PAGESIZE);
+  char *region = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(region != MAP_FAILED);
+  CHECK_EQ(mprotect(region + size, page, PROT_NONE), 0);
+  struct pdlb_engine engine;
+  struct pdlb_engine_user user;
+  const char *why = NULL;
+  pdlb_engine_format(region, &config);
+  pdlb_engine_attach(&engine, region, &alone, NULL, 1);
+  CHECK_EQ(pdlb_engine_port_create(&engine, &(struct pdlb_port_config){.cq_depth = 8}, true, PDLB_NONE, &why), 0);
+  CHECK_EQ(pdlb_engine_dir_queue_create(&engine, 0, &why), 0);
+  CHECK_EQ(pdlb_engine_start(&engine, &why), 0);
+  pdlb_engine_use(&engine, pdlb_engine_port_index(&engine, 0, true), &user);
+  const struct pdlb_event sent = rig_event(0, PDLB_SCHED_DIRECTED, 0, 0, 7);
+  struct pdlb_event received;
+  enum pdlb_refusal refusal;
+  for (int round = 0; round < 2; round++) {
+    CHECK_EQ(engine_send_one(&user, &sent, &refusal), 1);
+    CHECK(round == 0 ? engine_take_only(&user, &received) : !engine_exchange_only(&user, &received));
+    CHECK(!engine_release_oldest(&user));
+    CHECK_EQ(pdlb_engine_release(&user, 1), 0);
+  }
+  CHECK_EQ(pdlb_engine_in_flight(&engine, user.index), 0);
+  CHECK_EQ(munmap(region, size + page), 0);
+}
+
 /* Ids of directed and of load-balanced queues are counted apart. */
 static void same_id_other_kind(void) {
   const struct rig rig = rig_open();
@@ -106,4 +151,5 @@ static void what_waits_stays_when_the_port_closes(void) {
 }
 
 CHECK_MAIN(CASE(either_half_may_be_made_first), CASE(two_halves_that_do_not_meet), CASE(first_in_first_out_by_priority),
-           CASE(nothing_to_release), CASE(same_id_other_kind), CASE(what_waits_stays_when_the_port_closes))
+           CASE(nothing_to_release), CASE(no_history_is_looked_at), CASE(same_id_other_kind),
+           CASE(what_waits_stays_when_the_port_closes))
