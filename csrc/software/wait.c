@@ -263,8 +263,7 @@ static int wait_once(struct software_port *port, struct pdlb_event *events, uint
 static __attribute__((noinline)) int recv_or_wait(struct software_port *port, struct pdlb_event *events, uint32_t max,
                                                   uint64_t deadline) {
   const struct doorbell *doorbell = port->doorbell;
-  const bool by_fd = has_fd(doorbell);
-  if (by_fd) drain_fd(port);
+  if (has_fd(doorbell)) drain_fd(port);
   for (;;) {
     if (is_cancelled(doorbell)) return -ECANCELED;
     uint64_t retry_at = PDLB_FOREVER;
@@ -276,8 +275,10 @@ static __attribute__((noinline)) int recv_or_wait(struct software_port *port, st
       if (rc == 0) rc = wait_once(port, events, max, deadline);
       if (rc == 0) continue;
     }
-    if (by_fd && rc == 0 && max) return arm_fd_and_look(port, events, max);
-    if (by_fd && rc > 0 && (uint32_t)rc < max) arm_fd(port);
+    /* Asked again: another thread may have taken the descriptor meanwhile, and its arming undone by this wait's end. */
+    if (!max || !has_fd(doorbell)) return rc;
+    if (rc == 0) return arm_fd_and_look(port, events, max);
+    if (rc < 0 || (uint32_t)rc < max) arm_fd(port);
     return rc;
   }
 }

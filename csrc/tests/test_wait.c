@@ -1,4 +1,5 @@
 /* Blocking waits: they end for work, a deadline, a signal, and pdlb_port_cancel, and for nothing else. */
+#include <poll.h>
 #include <sys/time.h>
 
 #include "rig.h"
@@ -41,10 +42,27 @@ static void *wait_for_ever(void *argument) {
   return NULL;
 }
 
+/* Gets less than it asks for. */
+static void *wait_for_more(void *argument) {
+  struct waiting *waiting = argument;
+  struct pdlb_event events[4];
+  atomic_store(&waiting->about_to_wait, true);
+  waiting->result = pdlb_port_recv(waiting->consumer, events, 4, PDLB_FOREVER);
+  return NULL;
+}
+
 /* Until it sleeps, as far as the engine tells: a port in a wait is armed. */
-static void start_waiting(struct waiting *waiting) {
-  CHECK_EQ(pthread_create(&waiting->thread, NULL, wait_for_ever, waiting), 0);
+static void start_waiting_by(struct waiting *waiting, void *(*wait)(void *)) {
+  CHECK_EQ(pthread_create(&waiting->thread, NULL, wait, waiting), 0);
   while (!atomic_load(&waiting->about_to_wait) || !rig_port_stats(waiting->consumer).armed) sched_yield();
+}
+
+static void start_waiting(struct waiting *waiting) { start_waiting_by(waiting, wait_for_ever); }
+
+static bool readable(int fd) {
+  struct pollfd descriptor = {.fd = fd, .events = POLLIN};
+  CHECK_GE(poll(&descriptor, 1, 0), 0);
+  return descriptor.revents & POLLIN;
 }
 
 static void past_deadlines_poll_once(void) {
@@ -145,24 +163,62 @@ static void cancel_races_with_the_wait(void) {
 
 static void on_signal(int signal) { (void)signal; }
 
-static void signal_ends_the_wait(void) {
-  struct waiting waiting;
+static void wait_until_a_signal(struct waiting *waiting) {
   const struct sigaction action = {.sa_handler = on_signal}; /* without SA_RESTART, as CPython installs them */
   CHECK_EQ(sigaction(SIGUSR1, &action, NULL), 0);
-  open_waiting(&waiting);
-  start_waiting(&waiting);
+  start_waiting(waiting);
   /* One signal may come before the thread sleeps, and is then only a signal: repeat until it is back. */
-  while (pthread_kill(waiting.thread, SIGUSR1) == 0) {
+  while (pthread_kill(waiting->thread, SIGUSR1) == 0) {
     struct timespec soon;
     clock_gettime(CLOCK_REALTIME, &soon);
     soon.tv_nsec += 2 * MILLISECOND;
     if (soon.tv_nsec >= 1000000000) soon.tv_sec++, soon.tv_nsec -= 1000000000;
-    if (pthread_timedjoin_np(waiting.thread, NULL, &soon) == 0) break;
+    if (pthread_timedjoin_np(waiting->thread, NULL, &soon) == 0) break;
   }
-  CHECK_EQ(waiting.result, -EINTR);
+  CHECK_EQ(waiting->result, -EINTR);
+}
+
+static void signal_ends_the_wait(void) {
+  struct waiting waiting;
+  open_waiting(&waiting);
+  wait_until_a_signal(&waiting);
   struct pdlb_event event; /* the port is as before */
   send_one(&waiting, 3);
   CHECK_EQ(pdlb_port_recv(waiting.consumer, &event, 1, PDLB_FOREVER), 1);
+  close_waiting(&waiting);
+}
+
+/* Whoever waits by descriptor after that is told of what comes. */
+static void descriptor_is_good_after_a_signal(void) {
+  struct waiting waiting;
+  struct pdlb_error error = {0};
+  open_waiting(&waiting);
+  const int fd = pdlb_port_fd(waiting.consumer, &error);
+  CHECK_OK(fd, error);
+  wait_until_a_signal(&waiting);
+  CHECK(!readable(fd));
+  send_one(&waiting, 1);
+  CHECK(readable(fd));
+  CHECK_RECEIVES(waiting.consumer, 1);
+  close_waiting(&waiting);
+}
+
+/* The same after a wait in which another thread took the descriptor. */
+static void descriptor_is_good_when_taken_during_a_wait(void) {
+  struct waiting waiting;
+  struct pdlb_error error = {0};
+  open_waiting(&waiting);
+  start_waiting_by(&waiting, wait_for_more);
+  const int fd = pdlb_port_fd(waiting.consumer, &error);
+  CHECK_OK(fd, error);
+  send_one(&waiting, 1);
+  pthread_join(waiting.thread, NULL);
+  CHECK_EQ(waiting.result, 1);
+  if (readable(fd)) CHECK_RECEIVES_NOTHING(waiting.consumer); /* said of what the wait has taken already */
+  CHECK(!readable(fd));
+  send_one(&waiting, 2);
+  CHECK(readable(fd));
+  CHECK_RECEIVES(waiting.consumer, 2);
   close_waiting(&waiting);
 }
 
@@ -392,8 +448,9 @@ static void every_answer_wakes_the_sleeper(void) {
 
 CHECK_MAIN(CASE(past_deadlines_poll_once), CASE(deadline_ends_the_wait), CASE(far_deadlines_are_like_never),
            CASE(work_ends_the_wait), CASE(cancel_ends_the_wait_and_all_later_ones), CASE(cancel_before_the_wait),
-           CASE(cancel_races_with_the_wait), CASE(signal_ends_the_wait), CASE(signals_lose_nothing),
-           CASE(link_ends_the_wait), CASE(enable_ends_the_wait), CASE(release_by_another_ends_the_wait),
+           CASE(cancel_races_with_the_wait), CASE(signal_ends_the_wait), CASE(descriptor_is_good_after_a_signal),
+           CASE(descriptor_is_good_when_taken_during_a_wait), CASE(signals_lose_nothing), CASE(link_ends_the_wait),
+           CASE(enable_ends_the_wait), CASE(release_by_another_ends_the_wait),
            CASE(closing_of_the_holder_ends_the_wait), CASE(moving_line_ends_the_wait),
            CASE(release_later_ends_the_wait), CASE(sleeper_takes_what_a_busy_port_leaves),
            CASE(every_answer_wakes_the_sleeper))
