@@ -78,16 +78,21 @@ class _Moving(_Begun):
 
 
 class _FirstWriter(asyncio.StreamWriter):
-    """A writer to a connection of which the loop does not know yet."""
+    """A writer to a connection of which the loop does not know yet.
+
+    Its methods may have been taken before it became asyncio's, and be called afterwards.
+    """
 
     _transport: Any
 
     async def drain(self) -> None:
-        self._transport.flush()
+        if type(self) is _FirstWriter:
+            self._transport.flush()
         await asyncio.StreamWriter.drain(self)
 
     async def start_tls(self, *arguments: Any, **options: Any) -> None:
-        await self._transport.become_the_loops()  # only with its own transport it does
+        if type(self) is _FirstWriter:
+            await self._transport.become_the_loops()  # only with its own transport it does
         await asyncio.StreamWriter.start_tls(self, *arguments, **options)
 
 
