@@ -5,13 +5,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
 #include <cstddef>
 #include <cstring>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "addresses.hpp"
 #include "handles.hpp"
@@ -80,8 +81,8 @@ Py_ssize_t offset;
 PyTypeObject *prompt_class, *closed_class, *class_of_links;
 
 struct Names {
-  PyObject *class_, *connection_made, *data_received, *connection_lost, *is_closing, *end_first_turn, *failed,
-      *write_large, *write_rest, *close, *abort, *sslcontext, *other_info, *report;
+  PyObject *class_, *connection_made, *data_received, *connection_lost, *is_closing, *end_first_turn, *failed, *write,
+      *flush, *write_large, *write_rest, *close, *abort, *sslcontext, *get_extra_info, *other_info, *report;
 };
 Names names;
 
@@ -130,7 +131,7 @@ int close_now(PyObject *self) {
     prompt.own.ask(getsockname, prompt.fd);
   }
   const int rc = PyObject_SetAttr(self, names.class_, reinterpret_cast<PyObject *>(closed_class));
-  close(prompt.fd);
+  close(std::exchange(prompt.fd, -1));
   return rc;
 }
 
@@ -159,8 +160,12 @@ int send_pieces(PyObject *self, PyObject *first, PyObject *second, bool more) {
   return done(PyObject_CallMethodObjArgs(self, names.write_rest, both.ptr(), count.ptr(), nullptr));
 }
 
+// What follows are its methods, which somebody may have taken and call when it is something else, as callbacks are:
+// then it is asked for what it has of that name now. Its descriptor may be another connection's by then.
+
 // write(data)
 PyObject *prompt_write(PyObject *self, PyObject *data) {
+  if (!is_prompt(self)) return PyObject_CallMethodOneArg(self, names.write, data);
   Prompt &prompt = prompt_of(self);
   if (!PyBytes_CheckExact(data) || PyBytes_GET_SIZE(data) >= kShort)
     return PyObject_CallMethodOneArg(self, names.write_large, data);
@@ -176,12 +181,14 @@ PyObject *prompt_write(PyObject *self, PyObject *data) {
 
 // flush()
 PyObject *prompt_flush(PyObject *self, PyObject *) {
+  if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.flush);
   const auto held = py::reinterpret_steal<py::object>(take_held(prompt_of(self)));
   return none_if(held ? send_pieces(self, held.ptr(), nullptr, false) : 0);
 }
 
 // close()
 PyObject *prompt_close(PyObject *self, PyObject *) {
+  if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.close);
   const auto held = py::reinterpret_steal<py::object>(take_held(prompt_of(self)));
   if (held && send_pieces(self, held.ptr(), nullptr, true) < 0) return nullptr;
   if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.close);
@@ -190,26 +197,34 @@ PyObject *prompt_close(PyObject *self, PyObject *) {
 
 // abort()
 PyObject *prompt_abort(PyObject *self, PyObject *) {
+  if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.abort);
   set(&prompt_of(self).held, Py_NewRef(Py_None));
   return none_if(close_now(self));
 }
 
 // get_extra_info(name, default=None): protocols ask each whether it is encrypted.
 PyObject *prompt_extra_info(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords) {
-  if (count == 1 && !keywords && arguments[0] == names.sslcontext) Py_RETURN_NONE;
+  const bool is_now = is_prompt(self);
+  if (is_now && count == 1 && !keywords && arguments[0] == names.sslcontext) Py_RETURN_NONE;
   std::array<PyObject *, 4> all{self};
   const Py_ssize_t given = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
   if (given > 2) return PyErr_Format(PyExc_TypeError, "get_extra_info() takes a name and a default");
   std::copy_n(arguments, given, all.begin() + 1);
-  return PyObject_VectorcallMethod(names.other_info, all.data(), static_cast<size_t>(count) + 1, keywords);
+  PyObject *const name = is_now ? names.other_info : names.get_extra_info;
+  return PyObject_VectorcallMethod(name, all.data(), static_cast<size_t>(count) + 1, keywords);
 }
 
 // Whose it was and is not any more.
 PyObject *known_peer(PyObject *self, PyObject *) { return prompt_of(self).peer.tuple(); }
 PyObject *known_own(PyObject *self, PyObject *) { return prompt_of(self).own.tuple(); }
 
+// is_closing()
+PyObject *prompt_is_closing(PyObject *self, PyObject *) {
+  if (!is_prompt(self)) return PyObject_CallMethodNoArgs(self, names.is_closing);
+  Py_RETURN_FALSE;
+}
+
 PyObject *yes(PyObject *, PyObject *) { Py_RETURN_TRUE; }
-PyObject *no(PyObject *, PyObject *) { Py_RETURN_FALSE; }
 
 // send_now(data) -> int: how much of it could be sent
 PyObject *prompt_send_now(PyObject *self, PyObject *data) {
@@ -255,8 +270,8 @@ PyMethodDef methods[] = {
     {"known_peer", known_peer, METH_NOARGS, nullptr},
     {"known_own", known_own, METH_NOARGS, nullptr},
     {"lose_closed", prompt_lose, METH_NOARGS, nullptr},
+    {"is_closing_first", prompt_is_closing, METH_NOARGS, nullptr},
     {"yes", yes, METH_NOARGS, nullptr},
-    {"no", no, METH_NOARGS, nullptr},
     {},
 };
 
@@ -385,12 +400,14 @@ int end_first_turn(PyObject *self) {
 }
 
 void register_prompt(py::module_ &module) {
-  names = {PyUnicode_InternFromString("__class__"),     PyUnicode_InternFromString("connection_made"),
-           PyUnicode_InternFromString("data_received"), PyUnicode_InternFromString("connection_lost"),
-           PyUnicode_InternFromString("is_closing"),    PyUnicode_InternFromString("end_first_turn"),
-           PyUnicode_InternFromString("failed"),        PyUnicode_InternFromString("write_large"),
-           PyUnicode_InternFromString("write_rest"),    PyUnicode_InternFromString("close"),
-           PyUnicode_InternFromString("abort"),         PyUnicode_InternFromString("sslcontext"),
-           PyUnicode_InternFromString("other_info"),    PyUnicode_InternFromString("_report")};
+  names = {PyUnicode_InternFromString("__class__"),      PyUnicode_InternFromString("connection_made"),
+           PyUnicode_InternFromString("data_received"),  PyUnicode_InternFromString("connection_lost"),
+           PyUnicode_InternFromString("is_closing"),     PyUnicode_InternFromString("end_first_turn"),
+           PyUnicode_InternFromString("failed"),         PyUnicode_InternFromString("write"),
+           PyUnicode_InternFromString("flush"),          PyUnicode_InternFromString("write_large"),
+           PyUnicode_InternFromString("write_rest"),     PyUnicode_InternFromString("close"),
+           PyUnicode_InternFromString("abort"),          PyUnicode_InternFromString("sslcontext"),
+           PyUnicode_InternFromString("get_extra_info"), PyUnicode_InternFromString("other_info"),
+           PyUnicode_InternFromString("_report")};
   if (PyModule_AddFunctions(module.ptr(), functions) < 0) throw py::error_already_set();
 }

@@ -252,6 +252,118 @@ def test_what_can_be_asked(run: Any, serve: Any, told: Any, line: bytes) -> None
     run(main())
 
 
+def test_methods_that_were_kept_act_on_no_other_connection(run: Any, serve: Any, told: Any) -> None:
+    """The descriptor of one that is closed is the next one's."""
+    kept: list[Any] = []
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport: Any = writer.transport
+        if await reader.readline() == b"first\n":
+            kept.append(transport)
+            kept.extend(getattr(transport, name) for name in ("write", "flush", "get_extra_info", "close", "abort"))
+            told.put(transport.get_extra_info("socket").fileno())
+            writer.write(b"one")
+            writer.close()
+            return
+        closed, write, flush, get_extra_info, close, abort = kept
+        told.put(transport.get_extra_info("socket").fileno())
+        for _ in range(2):
+            write(b"for somebody else")
+        flush()
+        told.put(get_extra_info("peername"))
+        told.put(closed.get_extra_info("peername"))
+        close()
+        abort()
+        writer.write(b"another")
+        await reader.read()
+        writer.write(b" one")
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with socket.socket() as other, waiting(server, b"first\n") as (client,):
+                own = client.getsockname()
+                assert await rest(client) == b"one"
+                server.balancer.pause()
+                other.connect(address(server))
+                other.sendall(b"second\n")
+                server.balancer.resume()
+                assert await found(told) == await found(told), "the test is for a descriptor that is used again"
+                assert [await found(told) for _ in range(2)] == [own, own]
+                other.shutdown(socket.SHUT_WR)
+                assert await rest(other) == b"another one"
+        account(server, 2)
+
+    run(main())
+
+
+def test_methods_that_were_kept_act_on_what_the_connection_has_become(run: Any, serve: Any, told: Any) -> None:
+    names = ["write", "close", "is_closing", "get_extra_info", "pause_reading", "resume_reading", "is_reading"]
+    names += ["get_write_buffer_size", "set_write_buffer_limits", "get_write_buffer_limits", "get_protocol"]
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept = {name: getattr(writer.transport, name) for name in names}
+        drain = writer.drain
+        kept["write"](await reader.readline())
+        await drain()
+        line = await reader.readline()  # the loop knows of it
+        kept["pause_reading"]()
+        told.put(kept["is_reading"]())
+        kept["resume_reading"]()
+        told.put(kept["is_reading"]())
+        kept["set_write_buffer_limits"](1000, 10)
+        told.put((*kept["get_write_buffer_limits"](), kept["get_write_buffer_size"]()))
+        told.put(kept["get_protocol"]() is writer.transport.get_protocol())
+        told.put(kept["get_extra_info"]("peername"))
+        kept["write"](line)
+        await drain()
+        told.put(kept["is_closing"]())
+        kept["close"]()
+        told.put(kept["is_closing"]())
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n") as (client,):
+                assert await get(client, 4) == b"one\n"
+                client.sendall(b"two\n")
+                assert await rest(client) == b"two\n"
+                assert [await found(told) for _ in range(2)] == [False, True]
+                assert await found(told) == (10, 1000, 0)
+                assert await found(told) is True
+                assert await found(told) == client.getsockname()
+                assert [await found(told) for _ in range(2)] == [False, True]
+        account(server, 1)
+
+    run(main())
+
+
+def test_methods_that_were_kept_lead_on_while_the_loop_makes_its_transport(run: Any, serve: Any, told: Any) -> None:
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport: Any = writer.transport
+        write, close, get_extra_info = transport.write, transport.close, transport.get_extra_info
+        is_closing = transport.is_closing
+        await reader.readline()
+        transport.pause_reading()
+        later = transport.write
+        write(b"one ")
+        told.put(get_extra_info("peername"))
+        transport.resume_reading()
+        await asyncio.sleep(0.01)
+        later(b"two")
+        close()
+        told.put(is_closing())
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"go\n") as (client,):
+                assert await rest(client) == b"one two"
+                assert await found(told) == client.getsockname()
+                assert await found(told) is True
+        account(server, 1)
+
+    run(main())
+
+
 async def end_writing(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(await reader.read(9))
     writer.write_eof()

@@ -8,6 +8,7 @@ What is not over when its first request has had its turn is the loop's from then
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from asyncio import sleep
@@ -25,6 +26,11 @@ from .protocols import Link
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
+    from typing import Concatenate, ParamSpec, TypeVar
+
+    _Self = TypeVar("_Self")
+    _Arguments = ParamSpec("_Arguments")
+    _Result = TypeVar("_Result")
 
 __all__ = ["Beginnings", "can_begin"]
 
@@ -108,14 +114,31 @@ if TYPE_CHECKING:
         def lose_closed(self) -> None:
             """Tell the protocol of the end, and the link."""
 
+        def is_closing_first(self) -> bool:
+            """It is not."""
+
         def yes(self) -> bool:
             """True."""
 
-        def no(self) -> bool:
-            """False."""
-
 else:
     _Base = _native.prompt_type(GatheringTransport)
+
+
+def _as_it_is(
+    method: Callable[Concatenate[_Self, _Arguments], _Result],
+) -> Callable[Concatenate[_Self, _Arguments], _Result]:
+    """A method that leads on to what has its name now, if it was taken while the connection was something else.
+
+    Who keeps a method, as a callback say, keeps that of a class which the connection has no more when it is called.
+    """
+    name = method.__name__
+
+    @functools.wraps(method)
+    def called(self: _Self, /, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        present: Callable[Concatenate[_Self, _Arguments], _Result] = getattr(type(self), name)
+        return (method if present is called else present)(self, *arguments, **options)
+
+    return called
 
 
 class _Transport(_Base):
@@ -127,6 +150,7 @@ class _Transport(_Base):
 
     __slots__ = ("_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting")
 
+    @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
         self._protocol = protocol
@@ -134,6 +158,7 @@ class _Transport(_Base):
             self._entrance.lead_to(protocol)
             self._transport.set_protocol(self._entrance)
 
+    @_as_it_is
     def get_protocol(self) -> asyncio.BaseProtocol:
         """The protocol that is given what comes."""
         return self._protocol  # type: ignore[no-any-return]
@@ -222,9 +247,10 @@ class _Prompt(_Transport):
     flush = _Base.flush_first
     close = _Base.close_first
     abort = _Base.abort_first
-    is_closing = _Base.no
+    is_closing = _Base.is_closing_first
     get_extra_info = _Base.extra_info_first
 
+    @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
         self._protocol = protocol
@@ -261,6 +287,7 @@ class _Prompt(_Transport):
         except Exception as error:
             self._link.failed = True
             self._error = error
+            self._descriptor = -1
             self.__class__ = _Closed
             self._call_soon(self.end_first_turn)
 
@@ -303,10 +330,12 @@ class _Prompt(_Transport):
         self.pass_on()
         self.write_eof()
 
+    @_as_it_is
     def can_write_eof(self) -> bool:
         """It can."""
         return True
 
+    @_as_it_is
     def get_write_buffer_size(self) -> int:
         """Bytes that are not sent yet."""
         return len(self._held or b"")
@@ -325,22 +354,27 @@ class _Prompt(_Transport):
             return default
         return found[:2] if self.introducing else found
 
+    @_as_it_is
     def is_reading(self) -> bool:
         """It is about to."""
         return True
 
+    @_as_it_is
     def pause_reading(self) -> None:
         """Read no more until `resume_reading`."""
         self.pass_on()
         self.pause_reading()
 
+    @_as_it_is
     def resume_reading(self) -> None:
         """It reads."""
 
+    @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
         self.pass_on(methodcaller("set_write_buffer_limits", high, low))
 
+    @_as_it_is
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """When the protocol is to resume writing, and to pause."""
         return _WATER
@@ -363,6 +397,7 @@ class _PassedOn(_Prompt):
     def adopt(self, transport: Any, entrance: _Entrance) -> None:
         """The loop has made its transport."""
         self._transport = transport
+        self._descriptor = -1
         self.__class__ = _Transport  # type: ignore[assignment]
         if not self._opened:
             self._opened = True
@@ -388,6 +423,7 @@ class _PassedOn(_Prompt):
 
     # ---- as a transport --------------------------------------------------------------------------------------------
 
+    @_as_it_is
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send it later."""
         if self._eof:
@@ -399,44 +435,58 @@ class _PassedOn(_Prompt):
             self._full = True
             self._protocol.pause_writing()
 
+    @_as_it_is
     def write_eof(self) -> None:
         """Send the end later."""
         self._eof = True
         self._later.append(methodcaller("write_eof"))
 
+    @_as_it_is
     def close(self) -> None:
         """Close it once everything is sent."""
         self._closing = True
         self._later.append(methodcaller("close"))
 
+    @_as_it_is
     def abort(self) -> None:
         """Close it as soon as the loop has it."""
         self._closing = True
         self._later.append(methodcaller("abort"))
 
+    @_as_it_is
     def get_write_buffer_size(self) -> int:
         """Bytes that are not sent yet."""
         return self._waiting
 
+    @_as_it_is
     def is_closing(self) -> bool:
         """Whether it is about to be."""
         return self._closing
 
+    @_as_it_is
     def is_reading(self) -> bool:
         """Whether it is about to."""
         return self._reads
 
+    @_as_it_is
     def pause_reading(self) -> None:
         """Do not begin until `resume_reading`."""
         self._reads = False
 
+    @_as_it_is
     def resume_reading(self) -> None:
         """Begin."""
         self._reads = True
 
+    @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
         self._later.append(methodcaller("set_write_buffer_limits", high, low))
+
+    @_as_it_is
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of its descriptor, which is the same."""
+        return self.other_info(name, default)
 
 
 class _Closed(_Prompt):
@@ -489,6 +539,9 @@ class _Closed(_Prompt):
 
     def pause_reading(self) -> None:
         """It does not read."""
+
+    def resume_reading(self) -> None:
+        """Nor will it."""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is written."""
