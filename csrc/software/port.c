@@ -10,9 +10,10 @@
 static int port_close(struct pdlb_port *base) {
   struct software_port *port = (struct software_port *)base;
   struct software_domain *domain = port->domain;
+  /* Before the engine gives the place away: who opens a port in it at once has the same waiter. */
+  software_waiter_close(port->waiter, !domain->joined);
   /* In a domain that another process made, only that one takes ports apart. */
   if (!domain->joined) pdlb_engine_port_destroy(&domain->engine, port->index);
-  software_waiter_close(port->waiter, !domain->joined);
   pthread_mutex_lock(&domain->mutex);
   domain->open_ports--;
   domain->history_left += port->history_entries;

@@ -1,6 +1,8 @@
 /* The life of domains and ports while elements are queued and held: start, stop, disable, unlink, close; the ways to
  * release; and the numbers that are told about it.
  */
+#include <poll.h>
+
 #include "rig.h"
 
 struct single {
@@ -235,6 +237,59 @@ static void created_while_running(void) {
   close_single(&single);
 }
 
+/* Threads that make ports in the place that another one has just given up. */
+struct tenants {
+  struct rig rig;
+  uint8_t queue;
+  uint64_t rounds;
+};
+
+static struct pdlb_port *move_in(struct tenants *tenants) {
+  const struct pdlb_port_config config = {.cq_depth = 4, .history_entries = 4};
+  struct pdlb_error error = {0};
+  struct pdlb_port *port;
+  uint32_t tries = 0;
+  while (pdlb_ldb_port_create(tenants->rig.domain, &config, &port, &error) < 0) {
+    CHECK_EQ(error.err, ENOSPC);
+    if (++tries % 64 == 0) sched_yield();
+  }
+  return port;
+}
+
+static void *come_and_go(void *argument) {
+  struct tenants *tenants = argument;
+  for (uint64_t round = 0; round < tenants->rounds; round++) {
+    struct pdlb_error error = {0};
+    struct pdlb_port *port = move_in(tenants);
+    const int fd = pdlb_port_fd(port, &error);
+    CHECK_OK(fd, error);
+    rig_link(port, tenants->queue, 0);
+    /* The element is there to the end, and a port that is linked is told of it. */
+    struct pollfd descriptor = {.fd = fd, .events = POLLIN};
+    CHECK_EQ(poll(&descriptor, 1, -1), 1);
+    CHECK_EQ(descriptor.revents, POLLIN);
+    rig_close_port(port);
+    if (round % 1024 == 0) check_still_alive();
+  }
+  return NULL;
+}
+
+static void descriptor_is_not_closed_by_the_tenant_before(void) {
+  struct tenants tenants = {.rounds = check_setting("PDLB_STRESS_EVENTS", 20000)};
+  const struct pdlb_domain_config one = {
+      .ldb_queues = 1, .ldb_ports = 1, .dir_ports = 1, .ldb_credits = 64, .history_entries = 64};
+  pthread_t threads[2];
+  tenants.rig = rig_open_with(PDLB_LIMITS_HARDWARE, &one);
+  tenants.queue = rig_queue_with(&tenants.rig, &(struct pdlb_ldb_queue_config){0});
+  struct pdlb_port *producer = rig_producer(&tenants.rig);
+  rig_start(&tenants.rig);
+  rig_send_one(producer, tenants.queue, PDLB_SCHED_UNORDERED, 0, 0, 1);
+  for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&threads[i], NULL, come_and_go, &tenants), 0);
+  for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+  rig_close_port(producer);
+  rig_close(&tenants.rig);
+}
+
 /* ---- numbers ---------------------------------------------------------------------------------------------------- */
 
 static void numbers_add_up(void) {
@@ -269,4 +324,4 @@ CHECK_MAIN(CASE(release_is_oldest_first), CASE(each_recv_releases_what_the_last_
            CASE(release_later_adds_up), CASE(release_later_makes_room), CASE(disabled_port_gets_and_sends_nothing),
            CASE(unlinked_queue_waits), CASE(closed_port_releases_what_it_held),
            CASE(stopped_domain_hands_out_what_it_has), CASE(domain_closes_with_elements_queued),
-           CASE(created_while_running), CASE(numbers_add_up))
+           CASE(created_while_running), CASE(descriptor_is_not_closed_by_the_tenant_before), CASE(numbers_add_up))
