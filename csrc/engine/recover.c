@@ -62,6 +62,14 @@ static bool is_completed(const struct burial *burial, const struct engine_port *
                                                      engine_order_slot(engine, index, first)->state != ORDER_OPEN);
 }
 
+static void make_room_anew(struct engine_port *port, uint32_t room) {
+  port->room = room;
+  if (room)
+    atomic_fetch_and_explicit(&port->notice, ~NOTICE_FULL, memory_order_seq_cst);
+  else
+    atomic_fetch_or_explicit(&port->notice, NOTICE_FULL, memory_order_seq_cst);
+}
+
 /* What the port holds is what its history tells; its counts follow. */
 static void mend_port(struct burial *burial, struct engine_port *port, uint32_t ignored) {
   (void)ignored;
@@ -76,7 +84,7 @@ static void mend_port(struct burial *burial, struct engine_port *port, uint32_t 
   else
     atomic_store_explicit(&port->released, received - held, memory_order_relaxed);
   const uint32_t limit = atomic_load_explicit(&port->history_limit, memory_order_relaxed);
-  if (limit != UINT32_MAX) port->room = limit - held;
+  if (limit != UINT32_MAX) make_room_anew(port, limit - held);
   atomic_fetch_or_explicit(&port->notice, NOTICE_DISABLED, memory_order_seq_cst);
   pdlb_engine_disarm(burial->engine, port->index);
 }

@@ -507,6 +507,58 @@ static void killed_at_any_instruction(void) {
   check_explain_with(NULL);
 }
 
+/* ---- the dead one's port, for somebody else ---------------------------------------------------------------------- */
+
+/* One element fills it: whoever waits by its descriptor is told when it has room again, time and again. */
+static void check_heir(struct world *world) {
+  struct pdlb_port *port = world->their_single;
+  struct pdlb_error error = {0};
+  struct pdlb_event event;
+  const int lost = pdlb_domain_bury(world->rig.domain, MEMBER, &error);
+  CHECK_OK(lost, error);
+  CHECK_OK(pdlb_port_enable(port, &error), error);
+  struct pollfd descriptor = {.fd = pdlb_port_fd(port, &error), .events = POLLIN};
+  send(world, 3, world->work, PDLB_SCHED_ATOMIC, 16);
+  if (!pdlb_port_in_flight(port)) CHECK_EQ(rig_poll(port, &event, 1), 1);
+  while (rig_depth(&world->rig, world->work)) {
+    CHECK_EQ(pdlb_port_in_flight(port), 1);
+    CHECK_EQ(rig_poll(port, &event, 1), 0);
+    CHECK_EQ(poll(&descriptor, 1, 0), 0);
+    CHECK_EQ(pdlb_port_release(port, 1), 1);
+    CHECK_EQ(poll(&descriptor, 1, 0), 1);
+    CHECK_EQ(rig_poll(port, &event, 1), 1);
+  }
+  check_account(world);
+}
+
+static uint32_t kill_full_port_at(const struct operation *operation, uint32_t most) {
+  after = (struct after){.operation = operation, .steps = most};
+  struct world world = open_world();
+  rig_close_port(world.their_single);
+  world.their_single = rig_port_with(&world.rig, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1});
+  rig_link(world.their_single, world.work, 0);
+  operation->before(&world);
+  const uint32_t steps = run_and_kill(&world, operation, most);
+  after.steps = steps;
+  check_heir(&world);
+  struct pdlb_port *const theirs[] = {world.their_single, world.their_port, world.their_producer, world.their_direct};
+  for (uint32_t i = 0; i < 4; i++) rig_close_port(theirs[i]);
+  close_world(&world);
+  return steps;
+}
+
+static void full_port_has_an_heir(void) {
+  static const struct operation filling = {"fill a port", before_one, nothing_to_prepare, act_take_only};
+  static const struct operation emptying = {"make room in a port", before_one, prepare_only, act_release_only};
+  const struct operation *const both[] = {&filling, &emptying};
+  make_stage();
+  for (uint32_t i = 0; i < 2; i++) {
+    const uint32_t length = kill_full_port_at(both[i], UINT32_MAX);
+    for (uint32_t n = 0; n < length; n++) kill_full_port_at(both[i], n);
+  }
+  check_explain_with(NULL);
+}
+
 /* ---- nobody says so ---------------------------------------------------------------------------------------------- */
 
 _Noreturn static void be_waiter(const struct world *world, const struct pdlb_shared *shared) {
@@ -572,7 +624,8 @@ static void members_find_out_by_the_clock(void) { kill_without_a_word(true); }
 
 static void creator_finds_out(void) { kill_without_a_word(false); }
 
-CHECK_MAIN(CASE(killed_at_any_instruction), CASE(members_find_out_by_the_clock), CASE(creator_finds_out))
+CHECK_MAIN(CASE(killed_at_any_instruction), CASE(full_port_has_an_heir), CASE(members_find_out_by_the_clock),
+           CASE(creator_finds_out))
 
 #else
 
