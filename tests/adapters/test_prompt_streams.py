@@ -364,6 +364,94 @@ def test_methods_that_were_kept_lead_on_while_the_loop_makes_its_transport(run: 
     run(main())
 
 
+class Others(asyncio.Protocol):
+    """A protocol that a handler gives its connection to: it answers what comes, and tells of the end."""
+
+    def __init__(self, told: Any, transport: Any) -> None:
+        self._told = told
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(b"other " + data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._told.put(("lost", error))
+
+
+class Buffered(asyncio.BufferedProtocol):
+    def __init__(self, told: Any, transport: Any) -> None:
+        self._told = told
+        self._transport = transport
+        self._buffer = bytearray(100)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._transport.write(b"other " + self._buffer[:nbytes])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._told.put(("lost", error))
+
+
+@pytest.mark.parametrize("protocol", [Others, Buffered])
+@pytest.mark.parametrize("turns", [None, 0, 1])
+def test_another_protocol_gets_what_comes(run: Any, serve: Any, told: Any, protocol: Any, turns: int | None) -> None:
+    """Set at once, or while the loop makes its transport."""
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        transport: Any = writer.transport
+        if turns is not None:
+            transport.pause_reading()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        transport.set_protocol(protocol(told, transport))
+        told.put(type(transport.get_protocol()))
+        if turns is not None:
+            transport.resume_reading()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n") as (client,):
+                assert await get(client, 4) == b"one\n"
+                assert await found(told) is protocol
+                for line in (b"two\n", b"three\n"):
+                    client.sendall(line)
+                    assert await get(client, 6 + len(line)) == b"other " + line
+            assert await found(told) == ("lost", None)
+        account(server, 1)
+
+    run(main())
+
+
+def test_limits_that_cannot_be_are_refused_where_they_are_asked_for(run: Any, serve: Any, told: Any) -> None:
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport: Any = writer.transport
+        await reader.readline()
+        for _ in range(2):  # also while the loop makes its transport
+            with pytest.raises(ValueError, match=r"high \(1\) must be >= low \(2\)"):
+                transport.set_write_buffer_limits(high=1, low=2)
+            with pytest.raises(ValueError, match="must be >= 0"):
+                transport.set_write_buffer_limits(high=1, low=-1)
+            transport.set_write_buffer_limits(high=2**40)
+        writer.write(b"after")
+        await writer.drain()
+        transport.set_write_buffer_limits(high=400)
+        await asyncio.sleep(0.01)
+        told.put(writer.transport.get_write_buffer_limits())
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"go\n") as (client,):
+                assert await rest(client) == b"after"
+                assert await found(told) == (100, 400)
+        account(server, 1)
+
+    run(main())
+
+
 async def end_writing(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(await reader.read(9))
     writer.write_eof()

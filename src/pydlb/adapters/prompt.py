@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from asyncio import sleep
+from asyncio import BufferedProtocol, sleep
 from asyncio.trsock import TransportSocket
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Beginnings", "can_begin"]
 
-# What uvloop has, until somebody asks for others.
+# What uvloop has, until somebody asks for others; and the most that it takes.
 _WATER: Final = (2**14, 2**16)
+_MOST_WATER: Final = 2**31 - 1
 
 
 class Beginnings(_native.Beginnings):
@@ -71,6 +72,21 @@ class Beginnings(_native.Beginnings):
 def can_begin(link: Link, family: int) -> bool:
     """Whether a connection can be answered without its loop: it has an address with a port, its own."""
     return link.proxied is None and family in WITH_PORTS
+
+
+def _limits(high: int | None, low: int | None) -> tuple[int, int]:
+    """When a protocol is to pause writing, and to resume, as asyncio takes what it is asked for.
+
+    Raises:
+        ValueError: It would resume before it paused, or never.
+    """
+    if high is None:
+        high = _WATER[1] if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return min(high, _MOST_WATER), min(low, _MOST_WATER)
 
 
 if TYPE_CHECKING:
@@ -153,10 +169,9 @@ class _Transport(_Base):
     @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
-        self._protocol = protocol
-        if self._entrance is not None:
-            self._entrance.lead_to(protocol)
-            self._transport.set_protocol(self._entrance)
+        if self._protocol is not None:  # else it has ended
+            self._protocol = protocol
+            self._lead_to(protocol)
 
     @_as_it_is
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -179,15 +194,17 @@ class _Transport(_Base):
         return self.socket().fileno()  # type: ignore[no-any-return]
 
     async def become_the_loops(self) -> None:
-        """Wait until the protocol has the loop's transport, where it is moved to that.
+        """Wait until the protocol has the loop's transport, unless it was replaced by one that does not move to that.
 
         Raises:
             ConnectionResetError: The connection has ended.
         """
         self.pass_on()
         while type(self) is not _Left:
-            if type(self) is _Closed:
+            if type(self) is _Closed or self._protocol is None:
                 raise ConnectionResetError("Connection lost")
+            if self._entrance is not None:
+                return
             await sleep(0)
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
@@ -220,8 +237,16 @@ class _Transport(_Base):
     def _stay_paused(self) -> None:
         if not self._reads and not self._transport.is_closing():
             self._transport.pause_reading()
-        if self._beginnings.move is not None:
+        if self._entrance is None and self._protocol is not None:
             self._leave()
+
+    def _lead_to(self, protocol: Any) -> None:
+        """Have the loop give what comes to a protocol, and tell the end here."""
+        kind = _BufferedEntrance if isinstance(protocol, BufferedProtocol) else _Entrance
+        if type(self._entrance) is not kind:
+            self._entrance = kind(self)
+        self._entrance.lead_to(protocol)
+        self._transport.set_protocol(self._entrance)
 
     def _leave(self) -> None:
         """The protocol has the loop's transport from now on."""
@@ -372,7 +397,7 @@ class _Prompt(_Transport):
     @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
-        self.pass_on(methodcaller("set_write_buffer_limits", high, low))
+        self.pass_on(methodcaller("set_write_buffer_limits", *_limits(high, low)))
 
     @_as_it_is
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -404,15 +429,14 @@ class _PassedOn(_Prompt):
             self._protocol.connection_made(self)
         if self._full:  # the loop's transport says so itself
             self._protocol.resume_writing()
-        moves = self._beginnings.move is not None
+        moves = hasattr(self._protocol, "is_the_loops")  # not so if a handler has set another one
         if moves:
             transport.set_protocol(self._protocol)
             self._protocol.is_the_loops(transport)
         else:
             self._link.read_little(transport)
             self._entrance = entrance
-            entrance.lead_to(self._protocol)
-            transport.set_protocol(entrance)
+            self._lead_to(self._protocol)
         for tell in self._later:
             tell(transport)
         self._later.clear()
@@ -481,7 +505,7 @@ class _PassedOn(_Prompt):
     @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
-        self._later.append(methodcaller("set_write_buffer_limits", high, low))
+        self._later.append(methodcaller("set_write_buffer_limits", *_limits(high, low)))
 
     @_as_it_is
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -590,6 +614,20 @@ class _Entrance:
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has ended."""
         self._transport.lose(error)
+
+
+class _BufferedEntrance(_Entrance, BufferedProtocol):
+    """One that leads to a protocol which has a buffer of its own."""
+
+    __slots__ = ("buffer_updated", "get_buffer")
+
+    def lead_to(self, protocol: Any) -> None:
+        """Give what comes to a protocol, without a function between."""
+        self.get_buffer = protocol.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = protocol.buffer_updated  # type: ignore[method-assign]
+        self.eof_received = protocol.eof_received
+        self.pause_writing = protocol.pause_writing
+        self.resume_writing = protocol.resume_writing
 
 
 class _Socket:
