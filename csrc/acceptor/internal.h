@@ -140,6 +140,8 @@ bool lanes_serve(const struct pdlb_acceptor *acceptor, const struct listener *li
 void accept_from_all(struct pdlb_acceptor *acceptor);
 /* On duty, under the mutex: let the worker lead that comes next, if connections come one by one. */
 void lead_pass_on(struct pdlb_acceptor *acceptor);
+/* Under the mutex: let the thread accept the next one. */
+void lead_give_up(struct pdlb_acceptor *acceptor);
 
 /* Any thread: the thread is the domain's clock, and may not know yet that there is something to keep the time for. */
 void acceptor_keep_time(struct pdlb_acceptor *acceptor);
@@ -147,7 +149,8 @@ void acceptor_keep_time(struct pdlb_acceptor *acceptor);
 /* Any thread: wake the accepting thread. */
 void acceptor_call(struct pdlb_acceptor *acceptor);
 
-/* On duty, without the mutex: pick workers for what is fresh, and send. There must be nothing unsent. */
+/* On duty, and without the mutex if the policy may be one that asks the caller: pick workers for what is fresh, and
+ * send. There must be nothing unsent. */
 void handoff_fresh(struct pdlb_acceptor *acceptor);
 /* The thread: send what has no credit yet. True if nothing is left of it. */
 bool handoff_send(struct pdlb_acceptor *acceptor);

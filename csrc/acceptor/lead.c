@@ -44,6 +44,8 @@ static void let_lead(struct pdlb_acceptor *acceptor, uint32_t handle, int set, u
   if (!listeners_watch(&acceptor->listeners, acceptor->may_accept)) acceptor_call(acceptor);
 }
 
+void lead_give_up(struct pdlb_acceptor *acceptor) { let_lead(acceptor, PDLB_NONE, -1, 0); }
+
 void lead_pass_on(struct pdlb_acceptor *acceptor) {
   uint32_t handle = PDLB_NONE;
   int set = -1;
@@ -72,7 +74,7 @@ int pdlb_acceptor_worker_loop(struct pdlb_acceptor *acceptor, uint32_t handle, i
     worker->loop_port = port;
   }
   pthread_mutex_unlock(&acceptor->workers.mutex);
-  if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle) let_lead(acceptor, PDLB_NONE, -1, 0);
+  if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle) lead_give_up(acceptor);
   pthread_mutex_unlock(&acceptor->mutex);
   if (worker || set < 0) return 0;
   return pdlb_fail(error, EINVAL, "set loop of worker", "there is no worker %u", handle);
@@ -85,8 +87,8 @@ static void call_to_look(struct pdlb_acceptor *acceptor) {
   acceptor_call(acceptor);
 }
 
-/* True if this one is on duty now. The thread never waits for one that leads, who must not wait for the thread either:
- * that may ask the program itself who is to be picked. */
+/* True if this one is on duty now. The thread may wait for one that leads, which waits for nobody. One that leads must
+ * not wait for the thread: that may ask the program itself who is to be picked, and the program may wait for a loop. */
 static bool go_on_duty(struct pdlb_acceptor *acceptor) {
   if (pthread_mutex_trylock(&acceptor->duty) == 0) return true;
   call_to_look(acceptor);
@@ -98,7 +100,7 @@ static void accept_as_leader(struct pdlb_acceptor *acceptor) {
   if (!listeners_ask(&acceptor->listeners)) return;
   accept_from_all(acceptor);
   if (acceptor->fresh_count) return;
-  let_lead(acceptor, PDLB_NONE, -1, 0);
+  lead_give_up(acceptor);
   call_to_look(acceptor);
 }
 
@@ -107,12 +109,12 @@ bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle) {
   pthread_mutex_lock(&acceptor->mutex);
   const bool leads = atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle && may_lead(acceptor);
   if (leads) accept_as_leader(acceptor);
-  pthread_mutex_unlock(&acceptor->mutex);
   const bool accepted = acceptor->fresh_count;
   if (accepted) {
     atomic_fetch_add_explicit(&acceptor->led, acceptor->fresh_count, memory_order_relaxed);
-    handoff_fresh(acceptor);
+    handoff_fresh(acceptor); /* under the mutex the policy stays one that asks nobody */
   }
+  pthread_mutex_unlock(&acceptor->mutex);
   pthread_mutex_unlock(&acceptor->duty);
   return accepted;
 }

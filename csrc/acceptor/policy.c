@@ -27,11 +27,15 @@ int pdlb_acceptor_set_policy(struct pdlb_acceptor *acceptor, const struct pdlb_p
   const int rc = check(config, error);
   if (rc < 0) return rc;
   struct workers *workers = &acceptor->workers;
+  pthread_mutex_lock(&acceptor->mutex);
   pthread_mutex_lock(&workers->mutex);
   workers->policy = *config;
   workers->random = config->seed;
   for (uint32_t place = 0; place < workers->count; place++) workers->table[place].turn = 0;
   pthread_mutex_unlock(&workers->mutex);
+  /* Another may come next now; and a function is not asked on a worker's thread, for which it may wait. */
+  if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) != PDLB_NONE) lead_give_up(acceptor);
+  pthread_mutex_unlock(&acceptor->mutex);
   if (acceptor->config.board) acceptor_call(acceptor); /* it may have to accept now, or not any more */
   return 0;
 }

@@ -2,8 +2,8 @@
 #include <poll.h>
 #include <sys/epoll.h>
 
+#include "../acceptor/internal.h"
 #include "clients.h"
-#include "pdlb_acceptor.h"
 #include "rig.h"
 
 enum { MILLISECOND = 1000000, WORKERS = 3, ROUNDS = 40, MARK = 7 };
@@ -17,7 +17,7 @@ struct loop {
   int set;
   struct pdlb_port *port;
   uint32_t worker, served;
-  int held[ROUNDS * WORKERS];
+  int held[ROUNDS * WORKERS * 2];
   _Atomic bool blocked; /* what it received last keeps it */
 };
 
@@ -29,7 +29,7 @@ struct place {
   struct sockaddr_in address;
   int listener_fd;
   struct loop loop[WORKERS];
-  _Atomic uint32_t led;
+  _Atomic uint32_t led, asked, asked_by_loops;
   _Atomic int blocks; /* the worker that stops when it is given the next one, -1 for none */
   _Atomic bool over;
 };
@@ -127,6 +127,13 @@ static int connect_and_wait(const struct place *place) {
   return client;
 }
 
+static void wait_for_leader(struct place *place, int clients[ROUNDS], int *count) {
+  while (atomic_load(&place->acceptor->leader) == PDLB_NONE) {
+    CHECK(*count < ROUNDS);
+    clients[(*count)++] = connect_and_wait(place);
+  }
+}
+
 /* ---- the cases --------------------------------------------------------------------------------------------------- */
 
 static void one_by_one_they_are_led_and_as_even_as_ever(void) {
@@ -204,5 +211,38 @@ static void what_comes_at_once_is_all_served(void) {
   close_place(place);
 }
 
+static uint32_t note_who_asks(void *context, const struct pdlb_arrival *arrival) {
+  struct place *place = context;
+  (void)arrival;
+  atomic_fetch_add(&place->asked, 1);
+  for (int i = 0; i < WORKERS; i++)
+    if (pthread_equal(pthread_self(), place->loop[i].thread)) atomic_fetch_add(&place->asked_by_loops, 1);
+  return PDLB_NONE;
+}
+
+/* It may wait for a loop, which must not be the one that asks it. */
+static void a_policy_of_the_callers_is_never_asked_in_a_loop(void) {
+  enum { TIMES = 10 };
+  struct pdlb_error error = {0};
+  struct place *place = open_place();
+  struct pdlb_policy_config config = {
+      .queue = place->shared, .grace_ns = 1000 * MILLISECOND, .pick = note_who_asks, .context = place};
+  for (int i = 0; i < TIMES; i++) {
+    int clients[ROUNDS], count = 0;
+    wait_for_leader(place, clients, &count);
+    config.policy = PDLB_POLICY_CALLER;
+    CHECK_OK(pdlb_acceptor_set_policy(place->acceptor, &config, &error), error);
+    const int client = connect_and_wait(place);
+    config.policy = PDLB_POLICY_QUEUE;
+    CHECK_OK(pdlb_acceptor_set_policy(place->acceptor, &config, &error), error);
+    close_at_once(client);
+    while (count) close_at_once(clients[--count]);
+  }
+  CHECK_EQ(atomic_load(&place->asked), (uint32_t)TIMES);
+  CHECK_EQ(atomic_load(&place->asked_by_loops), 0u);
+  close_place(place);
+}
+
 CHECK_MAIN(CASE(one_by_one_they_are_led_and_as_even_as_ever), CASE(whoever_is_busy_keeps_nobody_waiting),
-           CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served))
+           CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served),
+           CASE(a_policy_of_the_callers_is_never_asked_in_a_loop));
