@@ -100,7 +100,7 @@ struct pdlb_acceptor {
   bool homeless; /* something waits that no worker was there for */
 
   _Atomic uint32_t leader;   /* the worker that accepts next, if it sleeps then; PDLB_NONE: the thread */
-  _Atomic bool look;         /* at all listeners: the leader found the thread on duty */
+  _Atomic bool look;         /* at all listeners: the leader could not accept, or somebody else was on duty */
   _Atomic uint64_t awake_at; /* when the thread looks at the clock next; PDLB_FOREVER while it is about to */
   _Atomic uint32_t unpicked; /* connections that workers have just accepted by themselves */
   _Atomic uint64_t kept;     /* connections that stayed with the worker that accepted them */

@@ -31,8 +31,8 @@ static struct worker *next_worker(struct pdlb_acceptor *acceptor) {
 
 /* What a limit turns away, and what a worker process accepts, is the thread's. */
 static bool may_lead(const struct pdlb_acceptor *acceptor) {
-  return acceptor->alone && acceptor->may_accept && !acceptor->stopping && !acceptor->next_domain &&
-         !acceptor->config.board && !acceptor->config.by_workers && !acceptor->limits.total &&
+  return acceptor->alone && acceptor->may_accept && !acceptor->paused && !acceptor->stopping &&
+         !acceptor->next_domain && !acceptor->config.board && !acceptor->config.by_workers && !acceptor->limits.total &&
          !acceptor->limits.worker && acceptor->unsent_count == 0 && acceptor->resend.left == 0;
 }
 
@@ -97,9 +97,11 @@ static bool go_on_duty(struct pdlb_acceptor *acceptor) {
 
 /* On duty, under the mutex. What is there, and cannot be accepted now, must not keep waking the worker. */
 static void accept_as_leader(struct pdlb_acceptor *acceptor) {
-  if (!listeners_ask(&acceptor->listeners)) return;
-  accept_from_all(acceptor);
-  if (acceptor->fresh_count) return;
+  if (may_lead(acceptor)) {
+    if (!listeners_ask(&acceptor->listeners)) return;
+    accept_from_all(acceptor);
+    if (acceptor->fresh_count) return;
+  }
   lead_give_up(acceptor);
   call_to_look(acceptor);
 }
@@ -107,8 +109,7 @@ static void accept_as_leader(struct pdlb_acceptor *acceptor) {
 bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle) {
   if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) != handle || !go_on_duty(acceptor)) return false;
   pthread_mutex_lock(&acceptor->mutex);
-  const bool leads = atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle && may_lead(acceptor);
-  if (leads) accept_as_leader(acceptor);
+  if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle) accept_as_leader(acceptor);
   const bool accepted = acceptor->fresh_count;
   if (accepted) {
     atomic_fetch_add_explicit(&acceptor->led, acceptor->fresh_count, memory_order_relaxed);
@@ -120,7 +121,10 @@ bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle) {
 }
 
 void pdlb_acceptor_led(struct pdlb_acceptor *acceptor) {
-  if (pthread_mutex_trylock(&acceptor->duty) != 0) return; /* the thread passes it on */
+  if (pthread_mutex_trylock(&acceptor->duty) != 0) {
+    acceptor_call(acceptor); /* who is on duty may be one that leads no more */
+    return;
+  }
   pthread_mutex_lock(&acceptor->mutex);
   lead_pass_on(acceptor);
   pthread_mutex_unlock(&acceptor->mutex);

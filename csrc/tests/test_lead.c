@@ -1,6 +1,7 @@
 /* The worker that comes next accepts, if it sleeps in its loop when a connection comes. */
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 #include "../acceptor/internal.h"
 #include "clients.h"
@@ -134,6 +135,19 @@ static void wait_for_leader(struct place *place, int clients[ROUNDS], int *count
   }
 }
 
+static int swap_call_fd(struct pdlb_acceptor *acceptor, int fd) {
+  pthread_mutex_lock(&acceptor->call_mutex);
+  const int before = acceptor->call_fd;
+  acceptor->call_fd = fd;
+  pthread_mutex_unlock(&acceptor->call_mutex);
+  return before;
+}
+
+static uint64_t calls(int fd) {
+  uint64_t count;
+  return read(fd, &count, sizeof count) == sizeof count ? count : 0;
+}
+
 /* ---- the cases --------------------------------------------------------------------------------------------------- */
 
 static void one_by_one_they_are_led_and_as_even_as_ever(void) {
@@ -243,6 +257,47 @@ static void a_policy_of_the_callers_is_never_asked_in_a_loop(void) {
   close_place(place);
 }
 
+/* Also before the thread has heard of the pause. */
+static void while_paused_nobody_leads(void) {
+  enum { TIMES = 5 };
+  struct place *place = open_place();
+  for (int i = 0; i < TIMES; i++) {
+    int clients[ROUNDS], count = 0;
+    wait_for_leader(place, clients, &count);
+    const int unheard = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), heard = swap_call_fd(place->acceptor, unheard);
+    pdlb_acceptor_pause(place->acceptor, true);
+    const uint64_t before = atomic_load(&place->acceptor->accepted);
+    const int client = connect_to(&place->address);
+    while (atomic_load(&place->acceptor->leader) != PDLB_NONE) {
+      CHECK_EQ(atomic_load(&place->acceptor->accepted), before);
+      poll(NULL, 0, 1);
+    }
+    CHECK_EQ(atomic_load(&place->acceptor->accepted), before);
+    swap_call_fd(place->acceptor, heard);
+    close(unheard);
+    pdlb_acceptor_pause(place->acceptor, false);
+    char answer;
+    CHECK_EQ(recv(client, &answer, 1, 0), 1);
+    close_at_once(client);
+    while (count) close_at_once(clients[--count]);
+  }
+  close_place(place);
+}
+
+static void who_cannot_pass_the_lead_on_has_the_thread_do_it(void) {
+  struct place *place = open_place();
+  struct pdlb_acceptor *acceptor = place->acceptor;
+  pthread_mutex_lock(&acceptor->duty);
+  const int unheard = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), heard = swap_call_fd(acceptor, unheard);
+  pdlb_acceptor_led(acceptor);
+  CHECK_EQ(calls(unheard), 1u);
+  swap_call_fd(acceptor, heard);
+  pthread_mutex_unlock(&acceptor->duty);
+  close(unheard);
+  close_place(place);
+}
+
 CHECK_MAIN(CASE(one_by_one_they_are_led_and_as_even_as_ever), CASE(whoever_is_busy_keeps_nobody_waiting),
            CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served),
-           CASE(a_policy_of_the_callers_is_never_asked_in_a_loop));
+           CASE(a_policy_of_the_callers_is_never_asked_in_a_loop), CASE(while_paused_nobody_leads),
+           CASE(who_cannot_pass_the_lead_on_has_the_thread_do_it))
