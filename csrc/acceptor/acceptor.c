@@ -90,6 +90,9 @@ static int watch_for(struct pdlb_acceptor *acceptor, int fd, uint64_t mark) {
 static int open_descriptors(struct pdlb_acceptor *acceptor) {
   acceptor->listeners.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   if (acceptor->listeners.epoll_fd < 0) return -errno;
+  const struct timespec at_once = {0};
+  struct epoll_event event;
+  acceptor->has_pwait2 = epoll_pwait2(acceptor->listeners.epoll_fd, &event, 1, &at_once, NULL) == 0;
   if (acceptor->config.by_workers) {
     acceptor->listeners.door_fd = epoll_create1(EPOLL_CLOEXEC);
     if (acceptor->listeners.door_fd < 0) return -errno;

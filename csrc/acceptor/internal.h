@@ -51,6 +51,7 @@ struct pdlb_acceptor {
   struct pdlb_port *port;
   struct pdlb_acceptor_config config;
   struct slots slots;
+  bool has_pwait2;        /* not before Linux 5.11, nor in a sandbox that does not know it */
   struct workers workers; /* with a lock of its own, the innermost */
   pthread_t thread;
   pthread_mutex_t call_mutex;

@@ -3,7 +3,8 @@
  * wait queues before the thread. What wakes it there it accepts and sends as the thread would, in the thread's place,
  * and most often receives itself. Who gets the connection is decided as ever; the lead is a guess about that.
  *
- * The kernel passes over who does not sleep: then, and when connections come quickly, the thread accepts. */
+ * The kernel passes over who does not sleep: then, and when connections come quickly, the thread accepts. Before Linux
+ * 5.7 it did not pass over one that was woken and had not run yet: there nobody leads. */
 #include <errno.h>
 
 #include "backend.h"
@@ -31,7 +32,7 @@ static struct worker *next_worker(struct pdlb_acceptor *acceptor) {
 
 /* What a limit turns away, and what a worker process accepts, is the thread's. */
 static bool may_lead(const struct pdlb_acceptor *acceptor) {
-  return acceptor->alone && acceptor->may_accept && !acceptor->paused && !acceptor->stopping &&
+  return acceptor->has_pwait2 && acceptor->alone && acceptor->may_accept && !acceptor->paused && !acceptor->stopping &&
          !acceptor->next_domain && !acceptor->config.board && !acceptor->config.by_workers && !acceptor->limits.total &&
          !acceptor->limits.worker && acceptor->unsent_count == 0 && acceptor->resend.left == 0;
 }

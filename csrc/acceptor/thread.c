@@ -187,10 +187,8 @@ static int sleep_until(const struct pdlb_acceptor *acceptor, uint64_t until, str
   const uint64_t now = pdlb_now();
   const uint64_t left = until > now ? until - now : 0;
   const struct timespec time = {.tv_sec = (time_t)(left / SECOND), .tv_nsec = (long)(left % SECOND)};
-  const int found =
-      epoll_pwait2(acceptor->listeners.epoll_fd, ready, READY, until == PDLB_FOREVER ? NULL : &time, NULL);
-  if (found >= 0 || errno == EINTR) return found;
-  /* A kernel before 5.11, or a sandbox that does not know it. */
+  if (acceptor->has_pwait2)
+    return epoll_pwait2(acceptor->listeners.epoll_fd, ready, READY, until == PDLB_FOREVER ? NULL : &time, NULL);
   const uint64_t milliseconds = (left + MILLISECOND - 1) / MILLISECOND;
   const int most = until == PDLB_FOREVER ? -1 : milliseconds > 1000 ? 1000 : (int)milliseconds;
   return epoll_wait(acceptor->listeners.epoll_fd, ready, READY, most);

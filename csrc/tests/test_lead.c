@@ -1,7 +1,11 @@
 /* The worker that comes next accepts, if it sleeps in its loop when a connection comes. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "../acceptor/internal.h"
 #include "clients.h"
@@ -297,7 +301,33 @@ static void who_cannot_pass_the_lead_on_has_the_thread_do_it(void) {
   close_place(place);
 }
 
+/* As before Linux 5.11. What this thread may not call, those that it starts may not either. */
+static void *without_pwait2(void *argument) {
+  struct sock_filter rules[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const struct sock_fprog program = {.len = sizeof rules / sizeof *rules, .filter = rules};
+  CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  CHECK_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+  struct place *place = open_place();
+  int clients[ROUNDS];
+  for (int i = 0; i < ROUNDS; i++) clients[i] = connect_and_wait(place);
+  CHECK_EQ(atomic_load(&place->acceptor->led), 0u);
+  for (int i = 0; i < ROUNDS; i++) close_at_once(clients[i]);
+  close_place(place);
+  return argument;
+}
+
+static void on_an_old_kernel_nobody_leads(void) {
+  pthread_t thread;
+  pthread_create(&thread, NULL, without_pwait2, NULL);
+  pthread_join(thread, NULL);
+}
+
 CHECK_MAIN(CASE(one_by_one_they_are_led_and_as_even_as_ever), CASE(whoever_is_busy_keeps_nobody_waiting),
            CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served),
            CASE(a_policy_of_the_callers_is_never_asked_in_a_loop), CASE(while_paused_nobody_leads),
-           CASE(who_cannot_pass_the_lead_on_has_the_thread_do_it))
+           CASE(who_cannot_pass_the_lead_on_has_the_thread_do_it), CASE(on_an_old_kernel_nobody_leads))
