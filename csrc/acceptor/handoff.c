@@ -1,5 +1,5 @@
-/* From the accepting thread to a worker: who is picked, what is sent, and what is taken back from one that does not
- * come. A connection waits in its slot all the while; what was sent for it before is stale once it is taken back. */
+/* From whoever accepts to a worker: who is picked, what is sent, and what is taken back from one that does not come.
+ * A connection waits in its slot all the while; what was sent for it before is stale once it is taken back. */
 #include <string.h>
 #include <sys/socket.h>
 

@@ -47,7 +47,7 @@ struct resend {
 };
 
 struct pdlb_acceptor {
-  struct pdlb_domain *domain; /* the thread's own, as is the port */
+  struct pdlb_domain *domain; /* that of who is on duty, as is the port */
   struct pdlb_port *port;
   struct pdlb_acceptor_config config;
   struct slots slots;
@@ -153,7 +153,7 @@ void acceptor_call(struct pdlb_acceptor *acceptor);
 /* On duty, and without the mutex if the policy may be one that asks the caller: pick workers for what is fresh, and
  * send. There must be nothing unsent. */
 void handoff_fresh(struct pdlb_acceptor *acceptor);
-/* The thread: send what has no credit yet. True if nothing is left of it. */
+/* On duty: send what has no credit yet. True if nothing is left of it. */
 bool handoff_send(struct pdlb_acceptor *acceptor);
 /* The thread, without its mutex: give to others what waits for workers that do not come. Returns when to look again. */
 uint64_t handoff_look(struct pdlb_acceptor *acceptor);

@@ -20,7 +20,7 @@ enum verdict { LIMITS_TAKE, LIMITS_LEAVE, LIMITS_REFUSE };
 enum verdict limits_judge(struct pdlb_acceptor *acceptor, uint32_t unpicked);
 /* The thread, under the mutex: how many more there may be, where so many have a permit. */
 uint32_t limits_room(struct pdlb_acceptor *acceptor, uint32_t permitted);
-/* The thread, under the mutex: get rid of a connection that was accepted and is one too many. */
+/* On duty, under the mutex: get rid of a connection that was accepted and is one too many. */
 void limits_refuse(struct pdlb_acceptor *acceptor, int fd);
 /* The thread. Close those that have gone. Returns when to look again. */
 uint64_t limits_see_off(struct pdlb_acceptor *acceptor);

@@ -19,7 +19,7 @@ struct listener {
   bool for_workers; /* they accept from it: it belongs into the set of the door, else into the thread's own */
   int watched_by;   /* the epoll set that it is in, -1 for none */
   int led_by;       /* and that of the worker that leads, -1 for none */
-  bool ready;       /* the thread's own set told of it, and it has not had its turn since */
+  bool ready;       /* the thread's own set, or the leader's, told of it, and it has not had its turn since */
   enum pdlb_proxy proxy;
   uint32_t last_looks;
   uint64_t accepted_at; /* when the last connection came from it */

@@ -138,6 +138,7 @@ bool acceptor_refuse_one(struct pdlb_acceptor *acceptor, struct listener *listen
  * tells. */
 static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
   const uint64_t before = listener->accepted_at;
+  uint64_t previous = before;
   enum accept_outcome outcome = ACCEPTED;
   bool told = listener->ready;
   listener->ready = false;
@@ -150,7 +151,8 @@ static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct l
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
-    acceptor->alone = listener->accepted_at - before > ALONE_NS;
+    acceptor->alone = listener->accepted_at - previous > ALONE_NS;
+    previous = listener->accepted_at;
     if (listener->state == LISTENER_OPEN && listener->accepted_at - before > BY_ITSELF_NS) break;
   }
   return outcome;

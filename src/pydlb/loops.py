@@ -215,6 +215,7 @@ class LoopWorker:
             self.adapter.submit(connection)
 
     def _listen_no_more(self) -> None:
+        self.worker.sleeps_in(None)
         with contextlib.suppress(ClosedError):
             self.loop.remove_reader(self.worker.fileno())
             if self.worker.door is not None:
