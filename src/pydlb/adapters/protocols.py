@@ -156,10 +156,17 @@ class ProtocolAdapter:
 
     def submit(self, connection: Connection) -> None:
         """Serve one more connection."""
-        self.submit_all((connection,))
+        self._submit_together((connection,))
 
     def submit_all(self, connections: Sequence[Connection]) -> None:
-        """Serve several more, whose first turn ends together."""
+        """Serve several more, whose first turn ends together; one after the other where a subclass extends `submit`."""
+        if type(self).submit is ProtocolAdapter.submit:
+            self._submit_together(connections)
+            return
+        for connection in connections:
+            self.submit(connection)
+
+    def _submit_together(self, connections: Sequence[Connection]) -> None:
         if self.beginnings is not None:
             self.beginnings.serve(connections)
             return
