@@ -86,9 +86,11 @@ def app(left: queue.SimpleQueue[str]) -> Any:
 def serve(app: Any, loop: str, http: str) -> Callable[[], Any]:
     for compiled in {http, loop} & {"httptools", "uvloop"}:
         pytest.importorskip(compiled, reason=f"{compiled} has no wheel for this interpreter")
-    config = uvicorn.Config(app, loop=loop, log_config=None)
+    factory = None  # for our own
+    if loop == "uvloop":
+        factory = uvicorn.Config(app, loop=loop, log_config=None).get_loop_factory()
     make = functools.partial(UvicornAdapter, app, http=http, lifespan="off", ws="websockets-sansio")
-    return lambda: pydlb.serve(make, "127.0.0.1", 0, workers=1, loop_factory=config.get_loop_factory())
+    return lambda: pydlb.serve(make, "127.0.0.1", 0, workers=1, loop_factory=factory)
 
 
 async def ask(server: Any, *pieces: bytes, waiting: bool = False) -> bytes:
@@ -157,6 +159,38 @@ def test_what_asks_at_once_and_only_once_is_not_passed_on(
             server.balancer.resume()
             assert [body(await asyncio.to_thread(read_all, client)) for client in clients] == [b"/a"] * 9
         account(server, 9)
+
+    run(main())
+
+
+def test_the_loop_is_told_whether_somebody_has_looked_for_a_request(
+    run: Callable[..., Any], serve: Any, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    connect = prompt.connect_descriptor
+
+    def connect_descriptor(*arguments: Any, read: bool) -> Any:
+        looked.append(read)
+        return connect(*arguments, read=read)
+
+    monkeypatch.setattr(prompt, "connect_descriptor", connect_descriptor)
+
+    async def main() -> None:
+        async with await serve() as server:
+            for waiting in (True, False):
+                if waiting:
+                    server.balancer.pause()
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                if waiting:
+                    writer.write(request("/a"))
+                    server.balancer.resume()
+                else:
+                    while len(looked) < 2:
+                        await asyncio.sleep(0.01)
+                    writer.write(request("/a"))
+                assert (await reader.readuntil(b"/a")).endswith(b"/a")
+                writer.close()
+        assert looked == [True, False]
 
     run(main())
 
