@@ -363,12 +363,12 @@ PyTypeObject *publish(py::module_ &module, const char *name, const char *place, 
 }  // namespace
 
 Bare bare_descriptor(PyObject *object) {
-  if (!Py_IS_TYPE(object, connection_type)) return {-1, 0};
+  if (!Py_IS_TYPE(object, connection_type)) return {-1, 0, false};
   const Connection &connection = connection_of(object);
   const bool has_port = connection.family == AF_INET || connection.family == AF_INET6;
   const bool bare = has_port && !connection.named && !connection.socket.load(std::memory_order_acquire) &&
                     connection.state.load(std::memory_order_acquire) == kOpen;
-  return {bare ? connection.fd : -1, connection.family};
+  return {bare ? connection.fd : -1, connection.family, bare && closes_quickly(connection)};
 }
 
 PyObject *take_descriptor(PyObject *connection) {

@@ -5,6 +5,7 @@
 
 struct Bare {
   int fd, family;
+  bool closes_quickly;  // the kernel does not wait when it is closed
 };
 
 // Its descriptor, if it is one of a family with ports, for which no proxy spoke and of which no socket was made; else

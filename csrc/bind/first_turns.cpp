@@ -10,6 +10,7 @@
 #include "handles.hpp"
 #include "inlet.hpp"
 #include "prompt.hpp"
+#include "socket.hpp"
 
 namespace py = pybind11;
 
@@ -57,12 +58,12 @@ int give_up(const Beginnings &all, Link *link) {
 }
 
 // Makes protocol and transport; takes the descriptor over.
-PyObject *make_transport(PyObject *self, Link *link, int fd, int family) {
+PyObject *make_transport(PyObject *self, Link *link, int fd, int family, bool closes_quickly) {
   const Beginnings &all = beginnings_of(self);
   const auto protocol =
       py::reinterpret_steal<py::object>(PyObject_CallOneArg(all.make, reinterpret_cast<PyObject *>(link)));
-  if (!protocol) return close(fd), nullptr;
-  return new_prompt(self, link, fd, family, protocol.ptr(), all.move != Py_None);
+  if (!protocol) return close_descriptor(fd, closes_quickly), nullptr;
+  return new_prompt(self, link, fd, family, closes_quickly, protocol.ptr(), all.move != Py_None);
 }
 
 int note(const Beginnings &all, Link *link) {
@@ -79,15 +80,17 @@ int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data
   if (!ticket) return -1;
   Link *const link = new_link(link_class(), all.adapter, ticket.ptr());
   const auto held = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(link));
-  if (!link || note(all, link) < 0) return close(bare.fd), release_ticket(ticket.ptr(), true), -1;
-  const auto transport = py::reinterpret_steal<py::object>(make_transport(self, link, bare.fd, bare.family));
+  if (!link || note(all, link) < 0)
+    return close_descriptor(bare.fd, bare.closes_quickly), release_ticket(ticket.ptr(), true), -1;
+  const auto transport =
+      py::reinterpret_steal<py::object>(make_transport(self, link, bare.fd, bare.family, bare.closes_quickly));
   if (!transport) return give_up(all, link);
   const int noted = PyList_Append(begun, transport.ptr());
   return begin_prompt(transport.ptr(), data) < 0 ? -1 : noted;
 }
 
 int serve_one(PyObject *self, PyObject *connection, PyObject *begun) {
-  const Bare bare = pays(beginnings_of(self)) ? bare_descriptor(connection) : Bare{-1, 0};
+  const Bare bare = pays(beginnings_of(self)) ? bare_descriptor(connection) : Bare{-1, 0, false};
   const auto data = py::reinterpret_steal<py::object>(bare.fd < 0 ? nullptr : first_bytes(bare.fd));
   if (data) return begin(self, bare, connection, data.ptr(), begun);
   if (PyErr_Occurred()) return -1;
@@ -121,7 +124,7 @@ PyObject *transport(PyObject *self, PyObject *arguments) {
   PyObject *link;
   int fd, family;
   if (!PyArg_ParseTuple(arguments, "O!ii", link_class(), &link, &fd, &family)) return nullptr;
-  return make_transport(self, reinterpret_cast<Link *>(link), fd, family);
+  return make_transport(self, reinterpret_cast<Link *>(link), fd, family, false);
 }
 
 // What goes wrong with one is told once all others had theirs.

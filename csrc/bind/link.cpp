@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <utility>
 
 #include "connection.hpp"
 #include "handles.hpp"
@@ -55,12 +56,6 @@ void dealloc(PyObject *self) {
   clear(self);
   type->tp_free(self);
   Py_DECREF(type);
-}
-
-void set_none(PyObject **part) {
-  PyObject *before = Py_NewRef(Py_None);
-  std::swap(*part, before);
-  Py_XDECREF(before);
 }
 
 // The last one that is open tells its adapter, if that was asked to wait for it.
@@ -117,10 +112,23 @@ Link *new_link(PyTypeObject *type, PyObject *adapter, PyObject *ticket) {
   return reinterpret_cast<Link *>(make(type, adapter, ticket, Py_None));
 }
 
+// Where there is no interpreter lock, others may be about to look at it, who lock the link for it.
+void set_transport(Link *link, PyObject *transport) {
+  PyObject *before = Py_NewRef(transport);
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030d0000
+  Py_BEGIN_CRITICAL_SECTION(reinterpret_cast<PyObject *>(link));
+  std::swap(link->transport, before);
+  Py_END_CRITICAL_SECTION();
+#else
+  std::swap(link->transport, before);
+#endif
+  Py_XDECREF(before);
+}
+
 int end_link(Link *link) {
   const auto held = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject *>(link));
   if (release_ticket(link->ticket, link->failed) < 0 || forget(*link) < 0) return -1;
-  set_none(&link->transport);  // it may refer to the link, and both would be left to the cycle collector
+  set_transport(link, Py_None);  // it may refer to the link, and both would be left to the cycle collector
   return finish(*link);
 }
 

@@ -13,5 +13,7 @@ struct Link {
 // One of a subclass, for a connection of which no proxy spoke. nullptr with the Python error set.
 Link *new_link(PyTypeObject *type, PyObject *adapter, PyObject *ticket);
 
+void set_transport(Link *link, PyObject *transport);
+
 // Its socket is closed. -1 with the Python error set.
 int end_link(Link *link);

@@ -1,5 +1,6 @@
 // What is done with a connection before its event loop knows of it: nothing here waits, so the interpreter lock is
-// kept. The ordinary way of one that is answered at once is here, and what may happen to it else in Python.
+// kept, but where to close it takes long. The ordinary way of one that is answered at once is here, and what may happen
+// to it else in Python.
 #include "prompt.hpp"
 
 #include <sys/socket.h>
@@ -17,6 +18,7 @@
 #include "addresses.hpp"
 #include "handles.hpp"
 #include "inlet.hpp"
+#include "socket.hpp"
 
 namespace py = pybind11;
 
@@ -73,7 +75,7 @@ struct Address {
 struct Prompt {
   PyObject *held, *beginnings, *link, *protocol, *error;
   int fd, family;
-  char due, opened, introducing, knows;
+  char due, opened, introducing, knows, closes_quickly;
   Address peer, own;  // once it is closed, for whoever asks still
 };
 
@@ -131,7 +133,7 @@ int close_now(PyObject *self) {
     prompt.own.ask(getsockname, prompt.fd);
   }
   const int rc = PyObject_SetAttr(self, names.class_, reinterpret_cast<PyObject *>(closed_class));
-  close(std::exchange(prompt.fd, -1));
+  close_descriptor(std::exchange(prompt.fd, -1), prompt.closes_quickly);
   return rc;
 }
 
@@ -231,7 +233,9 @@ PyObject *prompt_send_now(PyObject *self, PyObject *data) {
   Py_buffer view;
   if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return nullptr;
   const ssize_t sent = send(prompt_of(self).fd, view.buf, static_cast<size_t>(view.len), MSG_DONTWAIT | MSG_NOSIGNAL);
-  PyBuffer_Release(&view);
+  const int failure = errno;
+  PyBuffer_Release(&view);  // which may call anything
+  errno = failure;
   if (sent >= 0) return PyLong_FromSsize_t(sent);
   return is_not_now() ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
 }
@@ -297,6 +301,7 @@ PyObject *prompt_type(PyObject *, PyObject *base) {
       part("_due", T_BOOL, &Prompt::due),
       part("introducing", T_BOOL, &Prompt::introducing),
       part("_opened", T_BOOL, &Prompt::opened),
+      part("_closes_quickly", T_BOOL, &Prompt::closes_quickly),
       {},
   };
   PyType_Slot slots[] = {{Py_tp_members, members}, {Py_tp_methods, methods}, {}};
@@ -331,10 +336,10 @@ PyObject *own_address(PyObject *, PyObject *number) { return address_by(getsockn
 PyObject *peer_address(PyObject *, PyObject *number) { return address_by(getpeername, number); }
 
 // close_now(fd)
-PyObject *close_descriptor(PyObject *, PyObject *number) {
+PyObject *close_number(PyObject *, PyObject *number) {
   const int fd = descriptor_of(number);
   if (fd < 0) return nullptr;
-  close(fd);
+  close_descriptor(fd, false);
   Py_RETURN_NONE;
 }
 
@@ -344,7 +349,7 @@ PyMethodDef functions[] = {
      "The classes of such transports, of closed ones, of links."},
     {"own_address", own_address, METH_O, "The address of this end; None if there is none."},
     {"peer_address", peer_address, METH_O, "The address of the other end; None if there is none."},
-    {"close_now", close_descriptor, METH_O, "Close a descriptor."},
+    {"close_now", close_number, METH_O, "Close a descriptor."},
     {},
 };
 
@@ -358,9 +363,10 @@ PyObject *first_bytes(int fd) {
   return got > 0 ? PyBytes_FromStringAndSize(buffer.data(), got) : nullptr;
 }
 
-PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, PyObject *protocol, bool knows) {
+PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, bool closes_quickly, PyObject *protocol,
+                     bool knows) {
   PyObject *const self = prompt_class->tp_alloc(prompt_class, 0);
-  if (!self) return close(fd), nullptr;
+  if (!self) return close_descriptor(fd, closes_quickly), nullptr;
   Prompt &prompt = prompt_of(self);
   prompt.held = Py_NewRef(Py_None);
   prompt.error = Py_NewRef(Py_None);
@@ -370,14 +376,16 @@ PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, PyObj
   prompt.fd = fd;
   prompt.family = family;
   prompt.knows = knows;
-  set(&link->transport, Py_NewRef(self));
+  prompt.closes_quickly = closes_quickly;
+  set_transport(link, self);
   return self;
 }
 
 int begin_prompt(PyObject *self, PyObject *data) {
   Prompt &prompt = prompt_of(self);
   prompt.opened = true;
-  int rc = done(PyObject_CallMethodOneArg(prompt.protocol, names.connection_made, self));
+  const auto first = py::reinterpret_borrow<py::object>(prompt.protocol);  // which may set another one
+  int rc = done(PyObject_CallMethodOneArg(first.ptr(), names.connection_made, self));
   bool closing = false;
   if (rc == 0 && !is_prompt(self)) {
     const auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(self, names.is_closing));

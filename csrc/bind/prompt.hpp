@@ -10,7 +10,8 @@
 PyObject *first_bytes(int fd);
 
 // The transport of one that begins. Takes the descriptor over, also if it fails.
-PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, PyObject *protocol, bool knows);
+PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, bool closes_quickly, PyObject *protocol,
+                     bool knows);
 
 // Tell its protocol that it is connected, and what has come. -1 with the Python error set.
 int begin_prompt(PyObject *transport, PyObject *data);

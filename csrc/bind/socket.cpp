@@ -16,6 +16,7 @@
 #include "addresses.hpp"
 #include "handles.hpp"
 #include "socket.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 
@@ -268,6 +269,13 @@ bool lingers(int fd) {
   linger value{};
   socklen_t size = sizeof value;
   return getsockopt(fd, SOL_SOCKET, SO_LINGER, &value, &size) == 0 && value.l_onoff && value.l_linger;
+}
+
+void close_descriptor(int fd, bool quickly) {
+  if (quickly)
+    close(fd);
+  else
+    unlocked([fd] { return close(fd); });
 }
 
 void note_quick_close(PyObject *socket) {

@@ -10,6 +10,7 @@ import random
 import socket
 import ssl
 import struct
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,6 +211,7 @@ def test_a_large_answer_waits_for_its_client(run: Any, serve: Any, told: Any) ->
 
 async def ask_all(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     kept = writer.transport
+    assert weakref.ref(kept)() is kept
     before = [writer.get_extra_info(name) for name in ("peername", "sockname", "sslcontext")]
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -448,6 +450,88 @@ def test_limits_that_cannot_be_are_refused_where_they_are_asked_for(run: Any, se
                 assert await rest(client) == b"after"
                 assert await found(told) == (100, 400)
         account(server, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("told_to", ["connection", "listener"])
+def test_one_that_lingers_when_it_is_closed_keeps_no_other_thread_waiting(
+    run: Any, serve: Any, told: Any, told_to: str
+) -> None:
+    answer = LARGE[:60_000]
+    linger = struct.pack("ii", 1, 25)  # seconds that all threads would stand still, and longer than they are waited for
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        if told_to == "connection":
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        for _ in range(4):
+            writer.write(answer)
+        told.put("closing")
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            if told_to == "listener":
+                server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                server.balancer.pause()
+                client.connect(address(server))
+                client.sendall(b"go\n")
+                server.balancer.resume()
+                assert await asyncio.wait_for(found(told), 20) == "closing"
+                assert await asyncio.wait_for(rest(client), 20) == answer * 4
+        account(server, 1)
+
+    run(main())
+
+
+def test_a_protocol_that_fails_is_told_why_its_connection_is_lost(
+    run: Any, serve: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = ValueError("as asked")
+
+    def fail(self: Any, data: bytes) -> None:
+        raise failure
+
+    def connection_lost(self: Any, error: Exception | None) -> None:
+        told.put(error)
+
+    monkeypatch.setattr(streams._Begun, "data_received", fail)
+    monkeypatch.setattr(streams._Begun, "connection_lost", connection_lost)
+
+    async def main() -> None:
+        async with await serve(echo) as server:
+            with waiting(server, b"x") as (client,):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await rest(client) == b""
+                assert await found(told) is failure
+        assert server.balancer.stats().open == 0
+
+    run(main())
+
+
+def test_an_adapter_whose_submit_is_extended_has_it_called(run: Any, loop: str, told: Any) -> None:
+    class Counting(StreamAdapter):
+        def submit(self, connection: pydlb.Connection) -> None:
+            told.put("submitted")
+            super().submit(connection)
+
+    factory = None
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+
+    async def main() -> None:
+        adapter = functools.partial(Counting, functools.partial(echo_once, told))
+        async with await pydlb.serve(adapter, "127.0.0.1", 0, workers=1, loop_factory=factory) as server:
+            with waiting(server, b"a", b"b") as clients:
+                assert [await rest(client) for client in clients] == [b"A", b"B"]
+                assert [await found(told) for _ in clients] == ["submitted"] * 2
+        account(server, 2)
 
     run(main())
 

@@ -95,6 +95,7 @@ if TYPE_CHECKING:
         """What transports are made of: what is done for each connection that is answered at once is native."""
 
         _beginnings: Beginnings
+        _closes_quickly: bool
         _entrance: _Entrance | None
         _descriptor: int
         _error: Exception | None
@@ -164,7 +165,7 @@ class _Transport(_Base):
     then this; or at last `_Left`, where its protocol is moved to the loop's transport.
     """
 
-    __slots__ = ("_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting")
+    __slots__ = ("__weakref__", "_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting")
 
     @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -283,6 +284,7 @@ class _Prompt(_Transport):
     def failed(self, error: Exception) -> None:
         """Its protocol did not begin."""
         self._report(error, self._protocol)
+        self._error = error
         self.abort()
 
     def end_first_turn(self) -> None:
@@ -307,7 +309,7 @@ class _Prompt(_Transport):
         make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
         try:
             self._link.connecting = connect_descriptor(
-                self._beginnings.loop, make, self._descriptor, self._family, read=True
+                self._beginnings.loop, make, self._descriptor, self._family, read=self._opened
             )
         except Exception as error:
             self._link.failed = True
@@ -372,6 +374,7 @@ class _Prompt(_Transport):
         elif name == "sockname":
             found = own_address(self._descriptor)
         elif name == "socket" and not self.introducing:
+            self._closes_quickly = False  # it may be told to linger
             return TransportSocket(_Socket(self))  # type: ignore[arg-type]
         else:
             return default
