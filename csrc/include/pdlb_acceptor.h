@@ -157,7 +157,8 @@ struct pdlb_policy_config {
   bool per_listener; /* EXACT, LEAST, HASH: count connections of the same listener only */
   uint64_t seed;     /* RANDOM, LEAST */
   uint64_t grace_ns; /* a worker that does not come for so long loses what waits for it, if another one is idle */
-  /* CALLER: a worker, or PDLB_NONE. Called on the accepting thread, with no lock held. */
+  /* CALLER: a worker, or PDLB_NONE. Called on the accepting thread, or by pdlb_acceptor_accept, never by who leads; and
+   * with no lock held that others wait for. */
   uint32_t (*pick)(void *context, const struct pdlb_arrival *arrival);
   void *context;
 };

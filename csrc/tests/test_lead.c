@@ -133,7 +133,7 @@ static int connect_and_wait(const struct place *place) {
 }
 
 static void wait_for_leader(struct place *place, int clients[ROUNDS], int *count) {
-  while (atomic_load(&place->acceptor->leader) == PDLB_NONE) {
+  while (place->acceptor->has_pwait2 && atomic_load(&place->acceptor->leader) == PDLB_NONE) {
     CHECK(*count < ROUNDS);
     clients[(*count)++] = connect_and_wait(place);
   }
@@ -163,7 +163,7 @@ static void one_by_one_they_are_led_and_as_even_as_ever(void) {
   pdlb_acceptor_stats(place->acceptor, &stats);
   CHECK_EQ(stats.accepted, (uint64_t)(ROUNDS * WORKERS));
   CHECK_EQ(stats.led, (uint64_t)atomic_load(&place->led));
-  CHECK(stats.led > 0);
+  CHECK(stats.led > 0 || !place->acceptor->has_pwait2);
   for (int i = 0; i < ROUNDS * WORKERS; i++) close_at_once(clients[i]);
   close_place(place);
 }

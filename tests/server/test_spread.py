@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -12,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pydlb
+from pydlb import policies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.alone
+
+# As sandboxes say that they are, which do not know what a worker sleeps by.
+NOBODY_LEADS = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2]) < (5, 11)
 
 WORKERS = 4
 CONNECTIONS = 400
@@ -148,6 +154,7 @@ def test_a_worker_that_stands_still_keeps_nobody_waiting(run: Callable[..., Any]
         goes_on.set()
 
 
+@pytest.mark.skipif(NOBODY_LEADS, reason="before Linux 5.11 no worker accepts in the thread's place")
 def test_who_is_next_accepts(run: Callable[..., Any], connecting: Any, handler: Any) -> None:
     """A connection that comes alone to loops of uvloop's wakes one thread."""
     uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
@@ -163,5 +170,48 @@ def test_who_is_next_accepts(run: Callable[..., Any], connecting: Any, handler: 
             assert stats.accepted == stats.open == len(clients.open)
             counts = [worker.open for worker in stats.workers]
             assert max(counts) - min(counts) <= 1, counts
+
+    run(main())
+
+
+class WaitsForLoops(policies.Policy):
+    """Asks every loop before it picks, as one does that looks what they have."""
+
+    def __init__(self, loops: set[asyncio.AbstractEventLoop]) -> None:
+        self.loops = loops
+        self.answers = 0
+
+    def pick(self, arrival: policies.Arrival) -> None:
+        async def answer() -> None:
+            self.answers += 1
+
+        for loop in self.loops:
+            asyncio.run_coroutine_threadsafe(answer(), loop).result(10)
+
+
+@pytest.mark.skipif(NOBODY_LEADS, reason="before Linux 5.11 no worker accepts in the thread's place")
+def test_a_new_policy_may_wait_for_loops(run: Callable[..., Any], connecting: Any) -> None:
+    """Also for the one that was to accept next."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
+    loops: set[asyncio.AbstractEventLoop] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loops.add(asyncio.get_running_loop())
+        await reader.readline()
+        writer.write(b"\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        server = await pydlb.start_server(handle, "127.0.0.1", 0, workers=WORKERS, loop_factory=uvloop.new_event_loop)
+        async with server, connecting(server) as clients:
+            led = 0
+            while len(loops) < WORKERS or server.balancer._acceptor.stats()["led"] == led:
+                led = server.balancer._acceptor.stats()["led"]
+                await clients.ask()
+                await asyncio.sleep(0.001)
+            server.balancer.policy = policy = WaitsForLoops(set(loops))
+            await clients.ask()
+            assert policy.answers == WORKERS
 
     run(main())
