@@ -194,16 +194,22 @@ __attribute__((noinline)) PyObject *send_any(Calls *calls, PyObject *const *argu
   return options_of(values, &event) ? send_event(calls, event) : nullptr;
 }
 
-// What is sent time and again, to the same queue and with no more said of it, is read without a call.
+// What is sent time and again, to the same queue and with no more said of it, is read without a call. Who holds the
+// port looks what that queue is: without an interpreter lock, another thread's call could remember another one
+// meanwhile.
 PyObject *send_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   Calls *calls = calls_of(self);
   uint64_t data;
-  if (count != 2 || names || arguments[1] != calls->queue || !two_digits(arguments[0], &data))
-    return send_any(calls, arguments, count, names);
-  pdlb_event event;
-  with_data(calls->plain, data, &event);
-  const BriefUse use(*calls->port);
-  return use ? send_event(calls, event) : nullptr;
+  if (count == 2 && !names && two_digits(arguments[0], &data)) {
+    const BriefUse use(*calls->port);
+    if (!use) return nullptr;
+    if (arguments[1] == calls->queue) {
+      pdlb_event event;
+      with_data(calls->plain, data, &event);
+      return send_event(calls, event);
+    }
+  }
+  return send_any(calls, arguments, count, names);
 }
 
 Signature<1> recv_one_signature{"recv_one", 0, 1, {"timeout"}};
