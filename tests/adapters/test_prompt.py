@@ -169,9 +169,9 @@ def test_the_loop_is_told_whether_somebody_has_looked_for_a_request(
     looked = []
     connect = prompt.connect_descriptor
 
-    def connect_descriptor(*arguments: Any, read: bool) -> Any:
+    def connect_descriptor(*arguments: Any, read: bool, **options: Any) -> Any:
         looked.append(read)
-        return connect(*arguments, read=read)
+        return connect(*arguments, read=read, **options)
 
     monkeypatch.setattr(prompt, "connect_descriptor", connect_descriptor)
 

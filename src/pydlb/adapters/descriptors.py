@@ -22,11 +22,12 @@ WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 class _Descriptor:
     """What uvloop asks of a socket: the descriptor is the transport's from then on, which closes it."""
 
-    __slots__ = ("_number", "family")
+    __slots__ = ("_ended", "_number", "family")
     type: Final = socket.SOCK_STREAM.value
 
-    def __init__(self, number: int, family: int) -> None:
+    def __init__(self, number: int, family: int, ended: Callable[[], object] | None) -> None:
         self._number = number
+        self._ended = ended
         self.family = family
 
     def fileno(self) -> int:
@@ -34,6 +35,20 @@ class _Descriptor:
 
     def close(self) -> None:
         """The transport has closed it."""
+        if self._ended is not None:
+            self._ended()
+
+
+class _Watched(Socket):
+    """A socket that tells when it is closed."""
+
+    __slots__ = ("ended",)
+    ended: Callable[[], object]
+
+    def _real_close(self) -> None:
+        super()._real_close()  # type: ignore[misc]
+        if hasattr(self, "ended"):
+            self.ended()
 
 
 def takes_descriptors(loop: asyncio.AbstractEventLoop) -> bool:
@@ -48,6 +63,7 @@ def connect_descriptor(
     family: int,
     *,
     read: bool = False,
+    ended: Callable[[], object] | None = None,
 ) -> Iterator[object] | None:
     """Connect an accepted connection to its protocol.
 
@@ -60,6 +76,7 @@ def connect_descriptor(
         descriptor: The transport's from now on, also if this fails.
         family: Of its addresses.
         read: What the client had sent was read just now.
+        ended: Called once the transport has closed the socket, whatever its protocol is by then; not if this fails.
 
     Returns:
         What is to be kept while the connection is open, else it would end; and then to be taken one step further, to
@@ -70,9 +87,9 @@ def connect_descriptor(
         Exception: What `make_protocol` raised.
     """
     if isinstance(loop, WorkerLoop):
-        _connect_socket(loop, make_protocol, descriptor, family, read=read)
+        _connect_socket(loop, make_protocol, descriptor, family, read=read, ended=ended)
         return None
-    accepted = _Descriptor(descriptor, family)
+    accepted = _Descriptor(descriptor, family, ended)
     connecting = loop.connect_accepted_socket(make_protocol, accepted).__await__()  # type: ignore[arg-type]
     try:
         next(connecting)
@@ -83,11 +100,18 @@ def connect_descriptor(
 
 
 def _connect_socket(
-    loop: WorkerLoop, make_protocol: Callable[[], asyncio.BaseProtocol], descriptor: int, family: int, *, read: bool
+    loop: WorkerLoop,
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    descriptor: int,
+    family: int,
+    *,
+    read: bool,
+    ended: Callable[[], object] | None,
 ) -> None:
     number = socket.IPPROTO_TCP if family in WITH_PORTS else 0
     try:
-        sock = Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, number, descriptor)
+        kind = Socket if ended is None else _Watched
+        sock = kind(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, number, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -96,3 +120,5 @@ def _connect_socket(
     except BaseException:
         sock.close()
         raise
+    if isinstance(sock, _Watched) and ended is not None:
+        sock.ended = ended

@@ -46,8 +46,8 @@ class Beginnings(_native.Beginnings):
         adapter: Their links are its, and it serves those of which nothing is there to begin with, by its `_submit`.
         loop: For which `takes_descriptors` is true.
         make: Makes the protocol for a link: one for a stream of bytes that are given to it.
-        move: Gives a protocol the loop's transport, once there is one, in place of the one that it has here, and lets
-            it tell its link of the end by itself. None where protocols go on with the transport that they have.
+        move: Gives a protocol the loop's transport, once there is one, in place of the one that it has here, of
+            whose end the socket tells the link. None where protocols go on with the transport that they have.
 
     **Synchronization**: the loop only.
     """
@@ -307,9 +307,10 @@ class _Prompt(_Transport):
         self._waiting, self._full = 0, False
         self.__class__ = _PassedOn
         make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
+        ended = None if self._beginnings.move is None else self._link.ended
         try:
             self._link.connecting = connect_descriptor(
-                self._beginnings.loop, make, self._descriptor, self._family, read=self._opened
+                self._beginnings.loop, make, self._descriptor, self._family, read=self._opened, ended=ended
             )
         except Exception as error:
             self._link.failed = True

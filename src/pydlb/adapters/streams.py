@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from .descriptors import connect_descriptor
 from .prompt import Beginnings
 from .protocols import Link, ProtocolAdapter
 
@@ -58,11 +60,10 @@ class _Begun(asyncio.StreamReaderProtocol):
 
 
 class _Moving(_Begun):
-    """Streams of which the loop knows, and that know of its transport, or will in the next turn."""
+    """Streams of which the loop knows, and that know of its transport, or will in the next turn.
 
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self.link.ended()
+    Their socket tells of the end: handlers may give the transport another protocol.
+    """
 
     def move(self, transport: asyncio.BaseTransport) -> None:
         """Write to the loop's transport."""
@@ -176,6 +177,11 @@ class StreamAdapter(ProtocolAdapter):
                 await result
         except (Exception, asyncio.CancelledError) as error:
             _abort(self._loop, protocol.link, writer, error)
+
+    def connect(self, link: Link, descriptor: int, family: int) -> None:
+        """Begin to serve a connection of which nothing has come."""
+        make = functools.partial(self.make_protocol, link)
+        link.connecting = connect_descriptor(self._loop, make, descriptor, family, ended=link.ended)
 
     def make_protocol(self, link: Link) -> asyncio.BaseProtocol:
         """A reader and a writer, and the function called with them."""
