@@ -664,16 +664,20 @@ def test_more_than_the_reader_takes(run: Any, serve: Any, told: Any) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("moved", [False, True])
 def test_tls_that_begins_later(
-    run: Any, serve: Any, told: Any, certificate: Path, client_context: ssl.SSLContext
+    run: Any, serve: Any, told: Any, certificate: Path, client_context: ssl.SSLContext, moved: bool
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
     async def upgrade(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        start_tls = writer.start_tls
         assert await reader.readline() == b"STARTTLS\n"
+        while moved and type(writer) is not asyncio.StreamWriter:
+            await asyncio.sleep(0)
         writer.write(b"go\n")
-        await writer.start_tls(context)
+        await start_tls(context)
         line = await reader.readline()
         writer.write(line.upper())
         await writer.drain()
