@@ -403,6 +403,7 @@ def test_another_protocol_gets_what_comes(
     run: Any, serve: Any, told: Any, protocol: Any, turns: int | None, first: bytes
 ) -> None:
     """Set at once, or while the loop makes its transport, or later."""
+    kept: list[asyncio.StreamWriter] = []
 
     async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readline())
@@ -414,6 +415,7 @@ def test_another_protocol_gets_what_comes(
             transport = writer.transport
         transport.set_protocol(protocol(told, transport))
         told.put(type(transport.get_protocol()))
+        kept.append(writer)  # one that nobody refers to closes its transport, from Python 3.13 on
         if turns is not None:
             transport.resume_reading()
 
