@@ -11,6 +11,7 @@
 #include "arguments.hpp"
 #include "connection.hpp"
 #include "inlet.hpp"
+#include "natives.hpp"
 #include "socket.hpp"
 
 namespace py = pybind11;
@@ -384,9 +385,7 @@ int release_ticket(PyObject *ticket, bool aborted) {
   const auto none = py::reinterpret_steal<py::object>(PyTuple_New(0));
   const auto names = py::reinterpret_steal<py::object>(Py_BuildValue("{sO}", "aborted", aborted ? Py_True : Py_False));
   if (!method || !none || !names) return -1;
-  PyObject *const result = PyObject_Call(method.ptr(), none.ptr(), names.ptr());
-  Py_XDECREF(result);
-  return result ? 0 : -1;
+  return done(PyObject_Call(method.ptr(), none.ptr(), names.ptr()));
 }
 
 PyObject *make_connection(Inlet &inlet, const pdlb_accepted &accepted, uint32_t port, bool blocking) {

@@ -1,14 +1,12 @@
 // The connections of one adapter that its event loop does not know of yet: from those that its worker received to
 // their protocols, and to the end of their first turn.
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstddef>
 
 #include "connection.hpp"
 #include "handles.hpp"
 #include "inlet.hpp"
+#include "natives.hpp"
 #include "prompt.hpp"
 #include "socket.hpp"
 
@@ -35,25 +33,10 @@ std::array<PyObject **, 4> parts_of(PyObject *self) {
   return {&all.adapter, &all.loop, &all.make, &all.move};
 }
 
-int done(PyObject *result) {
-  Py_XDECREF(result);
-  return result ? 0 : -1;
-}
-
-PyObject *steal_error() {
-  PyObject *type, *value, *trace;
-  PyErr_Fetch(&type, &value, &trace);
-  PyErr_NormalizeException(&type, &value, &trace);
-  if (trace) PyException_SetTraceback(value, trace);
-  Py_XDECREF(type);
-  Py_XDECREF(trace);
-  return value;
-}
-
 // It cannot be served. Errors that are no exceptions of programs go on.
 int give_up(const Beginnings &all, Link *link) {
   if (!PyErr_ExceptionMatches(PyExc_Exception)) return -1;
-  const auto error = py::reinterpret_steal<py::object>(steal_error());
+  const auto error = py::reinterpret_steal<py::object>(fetch_error());
   return done(PyObject_CallMethodObjArgs(all.adapter, give_up_name, link, error.ptr(), nullptr));
 }
 
@@ -149,6 +132,7 @@ PyObject *construct(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
   if (keywords && PyDict_GET_SIZE(keywords))
     return PyErr_Format(PyExc_TypeError, "Beginnings() takes no keyword arguments");
   if (!PyArg_ParseTuple(arguments, "OOOO", &adapter, &loop, &make, &move)) return nullptr;
+  if (!link_class()) return PyErr_Format(PyExc_RuntimeError, "Beginnings() needs pydlb.adapters.prompt");
   PyObject *const self = type->tp_alloc(type, 0);
   if (!self) return nullptr;
   Beginnings &all = beginnings_of(self);
@@ -157,25 +141,6 @@ PyObject *construct(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
   all.make = Py_NewRef(make);
   all.move = Py_NewRef(move);
   return self;
-}
-
-int traverse(PyObject *self, visitproc visit, void *arg) {
-  Py_VISIT(Py_TYPE(self));
-  for (PyObject **part : parts_of(self)) Py_VISIT(*part);
-  return 0;
-}
-
-int clear(PyObject *self) {
-  for (PyObject **part : parts_of(self)) Py_CLEAR(*part);
-  return 0;
-}
-
-void dealloc(PyObject *self) {
-  PyTypeObject *const type = Py_TYPE(self);
-  PyObject_GC_UnTrack(self);
-  clear(self);
-  type->tp_free(self);
-  Py_DECREF(type);
 }
 
 PyMemberDef members[] = {
@@ -207,9 +172,9 @@ void register_first_turns(py::module_ &module) {
   end_turns = PyCFunction_New(&end_first_turns_function, nullptr);
   if (!end_turns) throw py::error_already_set();
   PyType_Slot slots[] = {slot(Py_tp_new, construct),
-                         slot(Py_tp_traverse, traverse),
-                         slot(Py_tp_clear, clear),
-                         slot(Py_tp_dealloc, dealloc),
+                         slot(Py_tp_traverse, Collected<parts_of>::traverse),
+                         slot(Py_tp_clear, Collected<parts_of>::clear),
+                         slot(Py_tp_dealloc, Collected<parts_of>::dealloc),
                          {Py_tp_members, members},
                          {Py_tp_methods, methods},
                          {}};

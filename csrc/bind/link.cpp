@@ -7,6 +7,7 @@
 #include "connection.hpp"
 #include "handles.hpp"
 #include "inlet.hpp"
+#include "natives.hpp"
 
 namespace py = pybind11;
 
@@ -39,25 +40,6 @@ PyObject *construct(PyTypeObject *type, PyObject *arguments, PyObject *names) {
   return make(type, adapter, ticket, proxied);
 }
 
-int traverse(PyObject *self, visitproc visit, void *arg) {
-  Py_VISIT(Py_TYPE(self));
-  for (PyObject **part : parts_of(self)) Py_VISIT(*part);
-  return 0;
-}
-
-int clear(PyObject *self) {
-  for (PyObject **part : parts_of(self)) Py_CLEAR(*part);
-  return 0;
-}
-
-void dealloc(PyObject *self) {
-  PyTypeObject *const type = Py_TYPE(self);
-  PyObject_GC_UnTrack(self);
-  clear(self);
-  type->tp_free(self);
-  Py_DECREF(type);
-}
-
 // The last one that is open tells its adapter, if that was asked to wait for it.
 int forget(Link &link) {
   const auto links = py::reinterpret_steal<py::object>(PyObject_GetAttr(link.adapter, links_name));
@@ -66,9 +48,7 @@ int forget(Link &link) {
   const auto awaited = py::reinterpret_steal<py::object>(PyObject_GetAttr(link.adapter, awaited_name));
   if (!awaited) return -1;
   if (awaited.ptr() != Py_True) return 0;
-  PyObject *const result = PyObject_CallMethodNoArgs(link.adapter, all_ended_name);
-  Py_XDECREF(result);
-  return result ? 0 : -1;
+  return done(PyObject_CallMethodNoArgs(link.adapter, all_ended_name));
 }
 
 // What connects it is taken to its end.
@@ -137,9 +117,9 @@ void register_link(py::module_ &module) {
   awaited_name = PyUnicode_InternFromString("_is_awaited");
   all_ended_name = PyUnicode_InternFromString("all_ended");
   PyType_Slot slots[] = {slot(Py_tp_new, construct),
-                         slot(Py_tp_traverse, traverse),
-                         slot(Py_tp_clear, clear),
-                         slot(Py_tp_dealloc, dealloc),
+                         slot(Py_tp_traverse, Collected<parts_of>::traverse),
+                         slot(Py_tp_clear, Collected<parts_of>::clear),
+                         slot(Py_tp_dealloc, Collected<parts_of>::dealloc),
                          {Py_tp_members, members},
                          {Py_tp_methods, methods},
                          {}};

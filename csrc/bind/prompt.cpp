@@ -4,7 +4,6 @@
 #include "prompt.hpp"
 
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +17,7 @@
 #include "addresses.hpp"
 #include "handles.hpp"
 #include "inlet.hpp"
+#include "natives.hpp"
 #include "socket.hpp"
 
 namespace py = pybind11;
@@ -100,11 +100,6 @@ void set(PyObject **part, PyObject *value) {
   Py_XDECREF(before);
 }
 
-int done(PyObject *result) {
-  Py_XDECREF(result);
-  return result ? 0 : -1;
-}
-
 PyObject *none_if(int rc) { return rc < 0 ? nullptr : Py_NewRef(Py_None); }
 
 // What was kept, which is the caller's now; nullptr if nothing was.
@@ -113,17 +108,6 @@ PyObject *take_held(Prompt &prompt) {
   PyObject *const held = prompt.held;
   prompt.held = Py_NewRef(Py_None);
   return held;
-}
-
-// The error that is being handled, which is the caller's now.
-PyObject *fetch_error() {
-  PyObject *type, *value, *trace;
-  PyErr_Fetch(&type, &value, &trace);
-  PyErr_NormalizeException(&type, &value, &trace);
-  if (trace) PyException_SetTraceback(value, trace);
-  Py_XDECREF(type);
-  Py_XDECREF(trace);
-  return value;
 }
 
 int close_now(PyObject *self) {
@@ -335,21 +319,12 @@ PyObject *address_by(Address::Ask ask, PyObject *number) {
 PyObject *own_address(PyObject *, PyObject *number) { return address_by(getsockname, number); }
 PyObject *peer_address(PyObject *, PyObject *number) { return address_by(getpeername, number); }
 
-// close_now(fd)
-PyObject *close_number(PyObject *, PyObject *number) {
-  const int fd = descriptor_of(number);
-  if (fd < 0) return nullptr;
-  close_descriptor(fd, false);
-  Py_RETURN_NONE;
-}
-
 PyMethodDef functions[] = {
     {"prompt_type", prompt_type, METH_O, "A class that transports of a base class derive from. Once."},
     {"set_prompt_classes", set_prompt_classes, METH_VARARGS,
      "The classes of such transports, of closed ones, of links."},
     {"own_address", own_address, METH_O, "The address of this end; None if there is none."},
     {"peer_address", peer_address, METH_O, "The address of the other end; None if there is none."},
-    {"close_now", close_number, METH_O, "Close a descriptor."},
     {},
 };
 

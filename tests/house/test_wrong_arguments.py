@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,3 +117,11 @@ def test_of_the_balancer(chance: random.Random) -> None:
         for method in ("receive", "when_closed"):
             attack(chance, getattr(worker, method))
         worker.when_closed(None)
+
+
+def test_what_the_extension_makes_for_others_needs_them() -> None:
+    """The classes of links and transports are Python's, and unknown before their modules are imported."""
+    program = "from pydlb import _native; _native.Beginnings(None, None, None, None)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: Beginnings() needs pydlb.adapters.prompt" in done.stderr
