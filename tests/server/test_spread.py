@@ -154,7 +154,7 @@ def test_a_worker_that_stands_still_keeps_nobody_waiting(run: Callable[..., Any]
         goes_on.set()
 
 
-@pytest.mark.skipif(NOBODY_LEADS, reason="before Linux 5.11 no worker accepts in the thread's place")
+@pytest.mark.skipif(NOBODY_LEADS, reason="needs Linux 5.11")
 def test_who_is_next_accepts(run: Callable[..., Any], connecting: Any, handler: Any) -> None:
     """A connection that comes alone to loops of uvloop's wakes one thread."""
     uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
@@ -189,7 +189,7 @@ class WaitsForLoops(policies.Policy):
             asyncio.run_coroutine_threadsafe(answer(), loop).result(10)
 
 
-@pytest.mark.skipif(NOBODY_LEADS, reason="before Linux 5.11 no worker accepts in the thread's place")
+@pytest.mark.skipif(NOBODY_LEADS, reason="needs Linux 5.11")
 def test_a_new_policy_may_wait_for_loops(run: Callable[..., Any], connecting: Any) -> None:
     """Also for the one that was to accept next."""
     uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this interpreter")
