@@ -6,8 +6,9 @@ Built-in policies are named, or given as objects where they have options::
     Balancer(policy=policies.Exact(tie="first"))
     balancer.policy = policies.Hash(bound=1.5)
 
-They pick in native code on the accepting thread, without the interpreter lock. Any function of the workers and the
-:class:`Arrival` is a policy too, and so is any subclass of :class:`Policy`; those are called with the lock.
+They pick in native code. Any function of the workers and the :class:`Arrival` is a policy too, and so is any subclass
+of :class:`Policy`; those are called on the accepting thread, with the interpreter lock. With ``accept="workers"`` it is
+the thread of the worker that accepted: what is called there must not wait for that worker's loop, which waits for it.
 
 Whatever the policy, a worker that is paused or draining is not picked, and one that does not come for a connection
 within the balancer's `grace` loses it to one that is idle.
