@@ -19,8 +19,9 @@ endef
 SOURCES := $(shell find csrc/bind csrc/core csrc/engine csrc/software csrc/device csrc/inprocess csrc/acceptor csrc/include csrc/uapi csrc/emulate csrc/preload -name '*.[ch]*' 2>/dev/null) \
 	csrc/CMakeLists.txt pyproject.toml
 # An editable installation knows each module by its path, so that one that is new, moved or gone asks for another.
-MODULES := $(shell mkdir -p build && find src/pydlb -name '*.py' | LC_ALL=C sort >build/modules.new && \
-	if cmp -s build/modules.new build/modules; then rm build/modules.new; else mv build/modules.new build/modules; fi; echo build/modules)
+# Each make writes a list of its own, as several may run at once.
+MODULES := $(shell mkdir -p build && new=build/modules.$$$$ && find src/pydlb -name '*.py' | LC_ALL=C sort >$$new && \
+	if cmp -s $$new build/modules; then rm $$new; else mv $$new build/modules; fi; echo build/modules)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test bench perf build core-test core-programs asan tsan stress sweep kill-sweep instructions soak lint \
