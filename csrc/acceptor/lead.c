@@ -107,13 +107,16 @@ static void accept_as_leader(struct pdlb_acceptor *acceptor) {
   call_to_look(acceptor);
 }
 
-bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle) {
+bool pdlb_acceptor_waits(const struct pdlb_acceptor *acceptor) { return handoff_waits(acceptor); }
+
+bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t handle, struct pdlb_port *port) {
   if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) != handle || !go_on_duty(acceptor)) return false;
   pthread_mutex_lock(&acceptor->mutex);
   if (atomic_load_explicit(&acceptor->leader, memory_order_relaxed) == handle) accept_as_leader(acceptor);
   const bool accepted = acceptor->fresh_count;
   if (accepted) {
     atomic_fetch_add_explicit(&acceptor->led, acceptor->fresh_count, memory_order_relaxed);
+    pdlb_port_expect(port);
     handoff_fresh(acceptor); /* under the mutex the policy stays one that asks nobody */
   }
   pthread_mutex_unlock(&acceptor->mutex);

@@ -136,7 +136,8 @@ class Acceptor : public Source {
     return pdlb_acceptor_accept(acceptor_, &lane, max, kept);
   }
 
-  bool lead(uint32_t worker) override { return pdlb_acceptor_lead(acceptor_, worker); }
+  bool lead(uint32_t worker, pdlb_port *port) override { return pdlb_acceptor_lead(acceptor_, worker, port); }
+  bool waiting() override { return pdlb_acceptor_waits(acceptor_); }
   void led() override { pdlb_acceptor_led(acceptor_); }
 
   void closed(uint32_t worker, uint32_t listener, bool) override { pdlb_acceptor_closed(acceptor_, worker, listener); }

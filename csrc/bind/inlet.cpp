@@ -149,19 +149,30 @@ PyObject *list_of(Inlet &inlet, const pdlb_accepted *accepted, uint32_t count, u
   return list;
 }
 
-// Accepts first, where it is this worker's turn to.
+// Let another worker lead, if this one does.
+void pass_lead(Inlet &inlet) {
+  if (inlet.leads.load(std::memory_order_relaxed) && inlet.leads.exchange(false)) inlet.source->led();
+}
+
+// Accepts first, where it is this worker's turn to. Who leads next is a matter of four system calls: where it has what
+// it accepted, that comes first.
 class Lead {
  public:
-  Lead(const Inlet &inlet, bool may) : source_(*inlet.source), leads_(may && source_.lead(inlet.worker)) {}
+  Lead(Inlet &inlet, const Station &station, bool may) : inlet_(inlet) {
+    pass_lead(inlet);
+    if (may && inlet.source->lead(inlet.worker, station.port->raw())) inlet.leads.store(true);
+  }
   ~Lead() {
-    if (leads_) source_.led();
+    if (!received_) pass_lead(inlet_);
   }
   Lead(const Lead &) = delete;
   Lead &operator=(const Lead &) = delete;
 
+  void received(uint32_t count) { received_ = count && !inlet_.source->waiting(); }
+
  private:
-  Source &source_;
-  const bool leads_;
+  Inlet &inlet_;
+  bool received_ = false;
 };
 
 enum class Outcome { received, failed, moved };
@@ -171,7 +182,7 @@ Outcome receive_now(Inlet &inlet, uint32_t most, PyObject **result) {
   if (!begin(inlet, 2 * kMostAtOnce, &station)) return Outcome::failed;
   const Use use(*station.port);
   std::array<pdlb_event, kMostAtOnce> events;
-  const Lead lead(inlet, static_cast<bool>(use));
+  Lead lead(inlet, station, static_cast<bool>(use));
   const int received = use ? receive(station.port->raw(), events.data(), most, 0) : -1;
   Taking taking;
   uint32_t early = 0;
@@ -184,6 +195,7 @@ Outcome receive_now(Inlet &inlet, uint32_t most, PyObject **result) {
     early = note(inlet, station, taking.accepted.data(), taking.count);
   }
   if (received < 0) return Outcome::failed;
+  lead.received(taking.count);
   give_back(station, taking.nothing);
   release_early(station, early);
   // Where it is given one at a time, the next one comes when it is asked for.
@@ -206,6 +218,31 @@ PyObject *receive_some(PyObject *self, PyObject *most) {
   PyObject *result = nullptr;
   while (receive_now(inlet_of(self), max, &result) == Outcome::moved) PyErr_Clear();
   return result;
+}
+
+// hand_on(): what it accepted for the accepting thread is dealt with.
+PyObject *hand_on(PyObject *self, PyObject *) {
+  Inlet &inlet = inlet_of(self);
+  if (!inlet.ours()) return set_closed("worker");
+  pass_lead(inlet);
+  Py_RETURN_NONE;
+}
+
+// rest() -> bool: nothing is in hand. True if something waits; else it may be chosen again, as one that looked in vain.
+PyObject *rest(PyObject *self, PyObject *) {
+  Inlet &inlet = inlet_of(self);
+  if (!inlet.ours()) return set_closed("worker");
+  pass_lead(inlet);
+  std::shared_ptr<Port> port;
+  {
+    const Locked lock(inlet);
+    if (!pdlb_ledger_is_closed(inlet.ledger)) port = inlet.port;
+  }
+  const std::shared_ptr<PortHandle> handle = port ? port->open_handle() : nullptr;
+  if (!handle || pdlb_port_has_work(handle->port)) Py_RETURN_TRUE;
+  inlet.source->received(inlet.worker, 0);
+  pdlb_port_parked(handle->port, true);
+  Py_RETURN_FALSE;
 }
 
 // accept_own(port, most, retries): accept by oneself, and send what is for others through the port.
@@ -358,6 +395,7 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) {
   const auto self = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject *>(inlet));
   new (&inlet->port) std::shared_ptr<Port>;
   new (&inlet->quick_listener) std::atomic<uint64_t>(kNoListener);
+  new (&inlet->leads) std::atomic<bool>(false);
   inlet->born = fork_count();
   inlet->worker = worker;
   inlet->blocking = blocking;
@@ -388,6 +426,10 @@ PyMethodDef methods[] = {
      "accept($self, timeout=None)\n--\n\nWait for the next connection; None if none came within `timeout` seconds."},
     {"receive", as_function(receive_some), METH_O,
      "receive($self, most, /)\n--\n\nTake what connections there are now, and tell whether there may be more."},
+    {"hand_on", as_function(hand_on), METH_NOARGS,
+     "hand_on($self)\n--\n\nLet another worker accept the next one, if this one did."},
+    {"rest", as_function(rest), METH_NOARGS,
+     "rest($self)\n--\n\nNothing is in hand: be there for more. True if some waits, which is to be taken."},
     {"accept_own", as_function(accept_own), METH_VARARGS,
      "accept_own($self, port, most, retries, /)\n--\n\nAccept, send what is for others, and return what stays."},
     {"move", as_function(move), METH_VARARGS,

@@ -24,6 +24,7 @@ struct Inlet {
   bool holds, releases_on_recv;
   // Of one listener, whose connections inherit it, that the kernel does not wait when they are closed; kNoListener.
   std::atomic<uint64_t> quick_listener;
+  std::atomic<bool> leads;  // it accepted in the accepting thread's place, and has not said that it is done
 
   // In a forked child the lock may be held for ever.
   bool ours() const { return born == fork_count(); }

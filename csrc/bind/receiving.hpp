@@ -66,9 +66,10 @@ class Source {
   virtual bool await(pdlb_accepted *) { return false; }
   // Accept by oneself, send what is for others, and return how many stay.
   virtual uint32_t accept(const pdlb_lane &, uint32_t, pdlb_accepted *) { return 0; }
-  // The worker is about to receive: accept in the accepting thread's place. If so, the worker has led after the
-  // receive.
-  virtual bool lead(uint32_t) { return false; }
+  // The worker is about to receive from the port: accept in the accepting thread's place. If so, the worker has led
+  // after the receive, or, where nothing waits to be taken then, later.
+  virtual bool lead(uint32_t, pdlb_port *) { return false; }
+  virtual bool waiting() { return false; }
   virtual void led() {}
   // A connection that was taken has ended.
   virtual void closed(uint32_t worker, uint32_t listener, bool aborted) = 0;

@@ -73,6 +73,8 @@ struct pdlb_port_ops {
   uint32_t (*in_flight)(const struct pdlb_port *port);
   int (*fd)(struct pdlb_port *port, struct pdlb_error *error);
   void (*parked)(struct pdlb_port *port, bool parked);
+  void (*expect)(struct pdlb_port *port);         /* NULL: it is signalled all the same */
+  bool (*has_work)(const struct pdlb_port *port); /* NULL: not known */
   void (*cancel)(struct pdlb_port *port);
   int (*stats)(const struct pdlb_port *port, struct pdlb_port_stats *stats);
 };

@@ -234,6 +234,12 @@ int pdlb_port_fd(struct pdlb_port *port, struct pdlb_error *error) { return port
 
 void pdlb_port_parked(struct pdlb_port *port, bool parked) { port->ops->parked(port, parked); }
 
+void pdlb_port_expect(struct pdlb_port *port) {
+  if (port->ops->expect) port->ops->expect(port);
+}
+
+bool pdlb_port_has_work(const struct pdlb_port *port) { return !port->ops->has_work || port->ops->has_work(port); }
+
 void pdlb_port_cancel(struct pdlb_port *port) { port->ops->cancel(port); }
 
 int pdlb_port_stats(const struct pdlb_port *port, struct pdlb_port_stats *stats) {

@@ -258,6 +258,10 @@ int pdlb_port_fd(struct pdlb_port *port, struct pdlb_error *error);
 /* Any thread. The owner tells that it is about to wait on pdlb_port_fd (true) or has come back (false). An armed port
  * that never told is believed to be idle; one that tells is chosen only while it is parked, and before those. */
 void pdlb_port_parked(struct pdlb_port *port, bool parked);
+/* The user receives next, whatever its descriptor says: until then that need not be made readable. */
+void pdlb_port_expect(struct pdlb_port *port);
+/* Any thread. Whether something waits that the port may be given; true where that is not known. */
+bool pdlb_port_has_work(const struct pdlb_port *port);
 /* Any thread. Ends a wait in progress and refuses all later calls with -ECANCELED. */
 void pdlb_port_cancel(struct pdlb_port *port);
 

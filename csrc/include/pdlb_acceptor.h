@@ -241,10 +241,13 @@ uint32_t pdlb_acceptor_accept(struct pdlb_acceptor *acceptor, const struct pdlb_
  * set is not touched again. */
 int pdlb_acceptor_worker_loop(struct pdlb_acceptor *acceptor, uint32_t worker, int set, uint64_t mark, uint32_t port,
                               struct pdlb_error *error);
-/* The worker's thread, before it receives from its port. True if it accepted something: then, after the receive, it has
- * led. */
-bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t worker);
+/* The worker's thread, before it receives from `port`, without a wait. True if it accepted something: then, after the
+ * receive, it has led. Where nothing that was accepted waits by then, that may be said later: until then the thread
+ * accepts what comes while the worker does not sleep. */
+bool pdlb_acceptor_lead(struct pdlb_acceptor *acceptor, uint32_t worker, struct pdlb_port *port);
 void pdlb_acceptor_led(struct pdlb_acceptor *acceptor);
+/* Any thread. Whether something that was accepted waits to be taken. */
+bool pdlb_acceptor_waits(const struct pdlb_acceptor *acceptor);
 
 /* Any thread. Take the connection that a received element's data names, for a worker, which has it from then on: 0,
  * or -ESTALE. `worker` may be PDLB_NONE: nobody's count then. */

@@ -120,6 +120,11 @@ static void port_parked(struct pdlb_port *base, bool parked) {
   pdlb_engine_presence(&port->domain->engine, port->index, parked ? PDLB_PARKED : PDLB_AWAKE);
 }
 
+static bool port_has_work(const struct pdlb_port *base) {
+  const struct software_port *port = (const struct software_port *)base;
+  return pdlb_engine_has_work(&port->domain->engine, port->index);
+}
+
 static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stats) {
   const struct software_port *port = (const struct software_port *)base;
   pdlb_engine_port_stats(&port->domain->engine, port->index, stats);
@@ -139,6 +144,8 @@ static int port_stats(const struct pdlb_port *base, struct pdlb_port_stats *stat
    .in_flight = port_in_flight,                                \
    .fd = software_port_fd,                                     \
    .parked = port_parked,                                      \
+   .expect = software_port_expect,                             \
+   .has_work = port_has_work,                                  \
    .cancel = software_port_cancel,                             \
    .stats = port_stats}
 

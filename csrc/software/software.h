@@ -37,9 +37,10 @@ struct waiter {
   _Atomic uint32_t watched_by; /* index + 1 of the port whose timer runs in case this one does not come */
   pthread_mutex_t mutex;       /* guards the descriptors: a waker must not write to one that was closed */
   int event_fd;
-  int timer_fd;     /* -1 while a clock outside looks after late ports */
-  int poll_fd;      /* what the user waits on: event_fd, or an epoll set of both */
-  uint32_t watches; /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
+  int timer_fd;              /* -1 while a clock outside looks after late ports */
+  int poll_fd;               /* what the user waits on: event_fd, or an epoll set of both */
+  _Atomic uint32_t expected; /* its user looks next without being told */
+  uint32_t watches;          /* index + 1 of the port on whose behalf the timer runs; 0: on its own, or not at all */
 };
 
 /* A process that has joined, so that whoever waits for it can find out whether it lives. */
@@ -111,6 +112,7 @@ uint64_t software_now(void *context);
 bool software_relax(void *context, uint32_t owner, uint32_t times);
 int software_port_recv(struct pdlb_port *port, struct pdlb_event *events, uint32_t max, uint64_t deadline);
 int software_port_fd(struct pdlb_port *port, struct pdlb_error *error);
+void software_port_expect(struct pdlb_port *port);
 void software_port_cancel(struct pdlb_port *port);
 
 /* ---- pace.c: a port that takes one element after the other

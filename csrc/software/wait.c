@@ -92,6 +92,7 @@ static void unwatch(struct software_port *port) {
  * ---------------------------------------------------------------------------------------------------------------- */
 
 static void signal_fd(struct software_domain *domain, struct waiter *waiter) {
+  if (atomic_load_explicit(&waiter->expected, memory_order_seq_cst)) return; /* it arms the port after it has looked */
   pthread_mutex_lock(&waiter->mutex);
   if (waiter->event_fd >= 0) {
     /* Before the write: it may put the sleeper into this thread's place on the processor. After it: who had seen the
@@ -157,10 +158,17 @@ void software_port_cancel(struct pdlb_port *base) {
 /* ---- waiting
  * --------------------------------------------------------------------------------------------------------------- */
 
-/* Read what made the descriptor readable. */
+void software_port_expect(struct pdlb_port *base) {
+  const struct software_port *port = (const struct software_port *)base;
+  if (has_fd(port->doorbell)) atomic_store_explicit(&port->waiter->expected, 1, memory_order_seq_cst);
+}
+
+/* Read what made the descriptor readable. From now on whoever wakes the port tells it. */
 static void drain_fd(struct software_port *port) {
   struct waiter *waiter = port->waiter;
   uint64_t count;
+  if (atomic_load_explicit(&waiter->expected, memory_order_relaxed))
+    atomic_store_explicit(&waiter->expected, 0, memory_order_seq_cst);
   if (atomic_exchange_explicit(&waiter->doorbell->signalled, 0, memory_order_acquire))
     while (read(waiter->event_fd, &count, sizeof count) < 0 && errno == EINTR) continue;
   if (atomic_load_explicit(&waiter->timer_set, memory_order_relaxed) &&
@@ -319,6 +327,7 @@ void software_waiter_close(struct waiter *waiter, bool unused) {
   waiter->watches = 0;
   pthread_mutex_unlock(&waiter->mutex);
   if (unused) atomic_store_explicit(&waiter->doorbell->signalled, 0, memory_order_relaxed);
+  atomic_store_explicit(&waiter->expected, 0, memory_order_relaxed);
   atomic_store_explicit(&waiter->timer_set, 0, memory_order_relaxed);
   atomic_store_explicit(&waiter->watched_by, 0, memory_order_relaxed);
 }

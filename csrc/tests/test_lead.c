@@ -41,7 +41,7 @@ struct place {
 
 static void receive(struct loop *loop) {
   struct place *place = loop->place;
-  const bool leads = pdlb_acceptor_lead(place->acceptor, loop->worker);
+  const bool leads = pdlb_acceptor_lead(place->acceptor, loop->worker, loop->port);
   if (leads) atomic_fetch_add(&place->led, 1);
   struct pdlb_event event;
   while (pdlb_port_recv(loop->port, &event, 1, 0) == 1) {

@@ -222,6 +222,65 @@ static void descriptor_is_good_when_taken_during_a_wait(void) {
   close_waiting(&waiting);
 }
 
+/* Who receives next without being told is not told; and after that receive it is. */
+static void descriptor_is_silent_while_the_receive_comes(void) {
+  struct waiting waiting;
+  struct pdlb_error error = {0};
+  struct pdlb_event events[4];
+  open_waiting(&waiting);
+  const int fd = pdlb_port_fd(waiting.consumer, &error);
+  CHECK_OK(fd, error);
+  CHECK_RECEIVES_NOTHING(waiting.consumer);
+  for (uint64_t i = 0; i < 3; i++) {
+    CHECK(!pdlb_port_has_work(waiting.consumer));
+    pdlb_port_expect(waiting.consumer);
+    send_one(&waiting, i);
+    CHECK(!readable(fd));
+    CHECK(pdlb_port_has_work(waiting.consumer));
+    CHECK_EQ(pdlb_port_recv(waiting.consumer, events, 4, 0), 1);
+    CHECK_EQ(events[0].data, i);
+    send_one(&waiting, 10 + i);
+    CHECK(readable(fd));
+    CHECK_EQ(pdlb_port_recv(waiting.consumer, events, 4, 0), 1);
+    CHECK_EQ(events[0].data, 10 + i);
+    CHECK(!readable(fd));
+  }
+  close_waiting(&waiting);
+}
+
+static void *send_many(void *argument) {
+  const struct waiting *waiting = argument;
+  const uint64_t count = check_setting("PDLB_STRESS_EVENTS", 40000);
+  for (uint64_t i = 0; i < count; i++) {
+    const struct pdlb_event event = rig_event(waiting->queue, PDLB_SCHED_UNORDERED, 0, 0, i);
+    enum pdlb_refusal why;
+    while (pdlb_port_send(waiting->producer, &event, 1, &why) == 0) sched_yield(); /* the receiver is behind */
+    if (i % 16 == 0) sched_yield();
+  }
+  return NULL;
+}
+
+/* However a sender meets it. */
+static void expected_receives_lose_nothing(void) {
+  struct waiting waiting;
+  struct pdlb_error error = {0};
+  const uint64_t count = check_setting("PDLB_STRESS_EVENTS", 40000);
+  open_waiting(&waiting);
+  struct pollfd poll_fd = {.fd = pdlb_port_fd(waiting.consumer, &error), .events = POLLIN};
+  CHECK_OK(poll_fd.fd, error);
+  CHECK_EQ(pthread_create(&waiting.thread, NULL, send_many, &waiting), 0);
+  for (uint64_t next = 0; next < count;) {
+    struct pdlb_event events[4];
+    pdlb_port_expect(waiting.consumer);
+    const int received = pdlb_port_recv(waiting.consumer, events, 4, 0);
+    for (int i = 0; i < received; i++) CHECK_EQ(events[i].data, next++);
+    pdlb_port_release(waiting.consumer, (uint32_t)received);
+    if (received < 4 && next < count) CHECK_EQ(poll(&poll_fd, 1, 10000), 1);
+  }
+  pthread_join(waiting.thread, NULL);
+  close_waiting(&waiting);
+}
+
 /* Under a storm of signals, no element is lost and none comes twice. */
 static void signals_lose_nothing(void) {
   struct waiting waiting;
@@ -449,7 +508,8 @@ static void every_answer_wakes_the_sleeper(void) {
 CHECK_MAIN(CASE(past_deadlines_poll_once), CASE(deadline_ends_the_wait), CASE(far_deadlines_are_like_never),
            CASE(work_ends_the_wait), CASE(cancel_ends_the_wait_and_all_later_ones), CASE(cancel_before_the_wait),
            CASE(cancel_races_with_the_wait), CASE(signal_ends_the_wait), CASE(descriptor_is_good_after_a_signal),
-           CASE(descriptor_is_good_when_taken_during_a_wait), CASE(signals_lose_nothing), CASE(link_ends_the_wait),
+           CASE(descriptor_is_good_when_taken_during_a_wait), CASE(descriptor_is_silent_while_the_receive_comes),
+           CASE(expected_receives_lose_nothing), CASE(signals_lose_nothing), CASE(link_ends_the_wait),
            CASE(enable_ends_the_wait), CASE(release_by_another_ends_the_wait),
            CASE(closing_of_the_holder_ends_the_wait), CASE(moving_line_ends_the_wait),
            CASE(release_later_ends_the_wait), CASE(sleeper_takes_what_a_busy_port_leaves),

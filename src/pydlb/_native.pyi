@@ -303,6 +303,12 @@ class Inlet:
     def receive(self, most: int, /) -> tuple[list[Connection], bool]:
         """Take what connections there are now, at most 64; their sockets do not block. Tells if there may be more."""
 
+    def hand_on(self) -> None:
+        """Let another worker accept the next one in the accepting thread's place, if this one did."""
+
+    def rest(self) -> bool:
+        """Nothing is in hand: be there for more, and let another worker lead. True if some waits, to be received."""
+
     def accept_own(self, port: BackendPort, most: int, retries: int, /) -> list[Connection]:
         """Accept, send what is for others through the port, and return what stays."""
 

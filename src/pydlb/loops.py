@@ -248,9 +248,23 @@ class LoopWorker:
             self.loop.call_soon(self._turn)
             return
         self._turns = 0
-        if self._more or self.loop.time() - self._busy_since < _QUICK_BY_CLOCK:
+        if self._more:
             self._receive()
-        elif self.loop.time() - self._busy_since > _SLOW and self.adapter.active:
+        elif self.loop.time() - self._busy_since < _QUICK_BY_CLOCK:
+            self._rest()
+        else:
+            self._rest_later()
+
+    def _rest(self) -> None:
+        port = self.worker.port
+        if self.worker.rest():
+            self._receive()
+        else:
+            self._told, self._told_to = True, port
+
+    def _rest_later(self) -> None:
+        self.worker.hand_on()
+        if self.loop.time() - self._busy_since > _SLOW and self.adapter.active:
             self.loop.call_later(_QUIET, self._be_there)  # it may have to do the same once more in a moment
         else:
             self._be_there()

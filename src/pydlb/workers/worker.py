@@ -132,6 +132,21 @@ class Worker:
             return self._inlet.receive(most)
         return self._accept_or_receive(most)
 
+    def hand_on(self) -> None:
+        """Let another worker accept the next connection in the accepting thread's place, if this one did."""
+        self._inlet.hand_on()
+
+    def rest(self) -> bool:
+        """Nothing is in hand: let another worker lead, and the port be chosen again, if nothing waits for it.
+
+        Returns:
+            Whether something may wait, to be received first.
+
+        Raises:
+            ClosedError: The worker was closed.
+        """
+        return self._bell is not None or self._accepting is not None or self._inlet.rest()
+
     def _accept_or_receive(self, most: int) -> tuple[list[Connection], bool]:
         kept = self._accept_some(most)
         if len(kept) == most:
