@@ -1,7 +1,11 @@
 // The connections of one adapter that its event loop does not know of yet: from those that its worker received to
 // their protocols, and to the end of their first turn.
+#include <sys/epoll.h>
+#include <unistd.h>
+
 #include <array>
 #include <cstddef>
+#include <utility>
 
 #include "connection.hpp"
 #include "handles.hpp"
@@ -17,11 +21,12 @@ namespace {
 struct Beginnings {
   PyObject_HEAD PyObject *adapter, *loop, *make, *move;
   unsigned went_on;  // one after the other, after their first turn, or were taken for such
+  int set;           // in which those that go on rest; -1 where they are the loop's
 };
 
-// Where so many went on, others will: one that does is made twice, and the most of that is done after its answer, when
-// the next one comes. They are the loop's at once, but for one in so many, by which it is seen whether that has
-// changed.
+// Where so many went on, others will: one that does, and does not rest, is made twice, and the most of that is done
+// after its answer, when the next one comes. They are the loop's at once, but for one in so many, by which it is seen
+// whether that has changed.
 constexpr unsigned kWentOn = 4, kTry = 16;
 
 PyObject *submit_name, *links_name, *give_up_name, *call_soon_name, *end_turns;
@@ -54,9 +59,9 @@ int note(const Beginnings &all, Link *link) {
   return links ? PySet_Add(links.ptr(), reinterpret_cast<PyObject *>(link)) : -1;
 }
 
-bool pays(Beginnings &all) { return all.went_on < kWentOn || ++all.went_on % kTry == 0; }
+bool pays(Beginnings &all) { return all.set >= 0 || all.went_on < kWentOn || ++all.went_on % kTry == 0; }
 
-// One whose client has sent something.
+// One whose client has sent something; or nothing yet, where it can rest.
 int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data, PyObject *begun) {
   const Beginnings &all = beginnings_of(self);
   const auto ticket = py::reinterpret_steal<py::object>(take_descriptor(connection));
@@ -74,9 +79,10 @@ int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data
 
 int serve_one(PyObject *self, PyObject *connection, PyObject *begun) {
   const Bare bare = pays(beginnings_of(self)) ? bare_descriptor(connection) : Bare{-1, 0, false};
-  const auto data = py::reinterpret_steal<py::object>(bare.fd < 0 ? nullptr : first_bytes(bare.fd));
-  if (data) return begin(self, bare, connection, data.ptr(), begun);
+  bool more = false;
+  const auto data = py::reinterpret_steal<py::object>(bare.fd < 0 ? nullptr : bytes_of(bare.fd, &more));
   if (PyErr_Occurred()) return -1;
+  if (data || (more && beginnings_of(self).set >= 0)) return begin(self, bare, connection, data.ptr(), begun);
   return done(PyObject_CallMethodOneArg(beginnings_of(self).adapter, submit_name, connection));
 }
 
@@ -126,6 +132,37 @@ PyObject *end_first_turns(PyObject *, PyObject *begun) {
   Py_RETURN_NONE;
 }
 
+// ---- those that rest ------------------------------------------------------------------------------------------------
+
+// let_rest() -> the descriptor that tells of them
+PyObject *let_rest(PyObject *self, PyObject *) {
+  Beginnings &all = beginnings_of(self);
+  if (all.set < 0) all.set = epoll_create1(EPOLL_CLOEXEC);
+  return all.set < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(all.set);
+}
+
+// look()
+PyObject *look(PyObject *self, PyObject *) {
+  if (look_at_resting(beginnings_of(self).set) < 0) return nullptr;
+  Py_RETURN_NONE;
+}
+
+void close_set(Beginnings &all) {
+  const int set = std::exchange(all.set, -1);
+  if (set >= 0) close(set);
+}
+
+// rest_no_more()
+PyObject *rest_no_more(PyObject *self, PyObject *) {
+  close_set(beginnings_of(self));
+  Py_RETURN_NONE;
+}
+
+void dealloc(PyObject *self) {
+  close_set(beginnings_of(self));
+  Collected<parts_of>::dealloc(self);
+}
+
 // Beginnings(adapter, loop, make, move)
 PyObject *construct(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
   PyObject *adapter, *loop, *make, *move;
@@ -140,6 +177,7 @@ PyObject *construct(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
   all.loop = Py_NewRef(loop);
   all.make = Py_NewRef(make);
   all.move = Py_NewRef(move);
+  all.set = -1;
   return self;
 }
 
@@ -151,6 +189,10 @@ PyMemberDef members[] = {
 
 PyMethodDef methods[] = {
     {"serve", serve, METH_O, "serve($self, connections, /)\n--\n\nServe connections, from their first bytes on."},
+    {"let_rest", let_rest, METH_NOARGS,
+     "let_rest($self)\n--\n\nKeep those that go on from the loop; the descriptor that calls for `look`."},
+    {"look", look, METH_NOARGS, "look($self)\n--\n\nRead those that rest, and have received something."},
+    {"rest_no_more", rest_no_more, METH_NOARGS, "rest_no_more($self)\n--\n\nNone rests any more."},
     {"transport", transport, METH_VARARGS,
      "transport($self, link, descriptor, family, /)\n--\n\nMake protocol and transport for one without bytes."},
     {},
@@ -159,6 +201,13 @@ PyMethodDef methods[] = {
 PyMethodDef end_first_turns_function = {"end_first_turns", end_first_turns, METH_O, nullptr};
 
 }  // namespace
+
+int resting_set(PyObject *beginnings) { return beginnings ? beginnings_of(beginnings).set : -1; }
+
+int end_turn_later(PyObject *beginnings, PyObject *transport) {
+  const auto one = py::reinterpret_steal<py::object>(PyList_New(0));
+  return one && PyList_Append(one.ptr(), transport) == 0 ? end_later(beginnings, one.ptr()) : -1;
+}
 
 void note_first_turn(PyObject *beginnings, bool went_on) {
   if (beginnings) beginnings_of(beginnings).went_on = went_on ? beginnings_of(beginnings).went_on + 1 : 0;
@@ -174,7 +223,7 @@ void register_first_turns(py::module_ &module) {
   PyType_Slot slots[] = {slot(Py_tp_new, construct),
                          slot(Py_tp_traverse, Collected<parts_of>::traverse),
                          slot(Py_tp_clear, Collected<parts_of>::clear),
-                         slot(Py_tp_dealloc, Collected<parts_of>::dealloc),
+                         slot(Py_tp_dealloc, dealloc),
                          {Py_tp_members, members},
                          {Py_tp_methods, methods},
                          {}};

@@ -3,6 +3,7 @@
 // to it else in Python.
 #include "prompt.hpp"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -75,6 +76,7 @@ struct Address {
 struct Prompt {
   PyObject *held, *beginnings, *link, *protocol, *error;
   int fd, family;
+  int set;  // the epoll set in which it rests, which holds a reference; -1 while it does not
   char due, opened, introducing, knows, closes_quickly;
   Address peer, own;  // once it is closed, for whoever asks still
 };
@@ -84,7 +86,8 @@ PyTypeObject *prompt_class, *closed_class, *class_of_links;
 
 struct Names {
   PyObject *class_, *connection_made, *data_received, *connection_lost, *is_closing, *end_first_turn, *failed, *write,
-      *flush, *write_large, *write_rest, *close, *abort, *sslcontext, *get_extra_info, *other_info, *report;
+      *flush, *write_large, *write_rest, *close, *abort, *sslcontext, *get_extra_info, *other_info, *report, *pass_on,
+      *get_buffer;
 };
 Names names;
 
@@ -110,15 +113,27 @@ PyObject *take_held(Prompt &prompt) {
   return held;
 }
 
+// It rests no more. True if it did.
+bool leave_set(PyObject *self) {
+  Prompt &prompt = prompt_of(self);
+  if (prompt.set < 0) return false;
+  epoll_event none{};
+  epoll_ctl(std::exchange(prompt.set, -1), EPOLL_CTL_DEL, prompt.fd, &none);
+  Py_DECREF(self);
+  return true;
+}
+
+// One that rests is told of the end in its loop's next turn, others when their first one ends.
 int close_now(PyObject *self) {
   Prompt &prompt = prompt_of(self);
+  const bool rested = leave_set(self);
   if (prompt.knows) {  // handlers tell who it was when they have closed it
     prompt.peer.ask(getpeername, prompt.fd);
     prompt.own.ask(getsockname, prompt.fd);
   }
   const int rc = PyObject_SetAttr(self, names.class_, reinterpret_cast<PyObject *>(closed_class));
   close_descriptor(std::exchange(prompt.fd, -1), prompt.closes_quickly);
-  return rc;
+  return rested && end_turn_later(prompt.beginnings, self) < 0 ? -1 : rc;
 }
 
 // Two pieces in one packet; the second may be missing.
@@ -248,6 +263,11 @@ int lose(PyObject *self) {
 
 PyObject *prompt_lose(PyObject *self, PyObject *) { return none_if(lose(self)); }
 
+PyObject *prompt_stop_resting(PyObject *self, PyObject *) {
+  leave_set(self);
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
     {"write_first", prompt_write, METH_O, nullptr},
     {"flush_first", prompt_flush, METH_NOARGS, nullptr},
@@ -258,6 +278,7 @@ PyMethodDef methods[] = {
     {"known_peer", known_peer, METH_NOARGS, nullptr},
     {"known_own", known_own, METH_NOARGS, nullptr},
     {"lose_closed", prompt_lose, METH_NOARGS, nullptr},
+    {"stop_resting", prompt_stop_resting, METH_NOARGS, nullptr},
     {"is_closing_first", prompt_is_closing, METH_NOARGS, nullptr},
     {"yes", yes, METH_NOARGS, nullptr},
     {},
@@ -282,6 +303,7 @@ PyObject *prompt_type(PyObject *, PyObject *base) {
       part("_error", T_OBJECT_EX, &Prompt::error),
       part("_descriptor", T_INT, &Prompt::fd),
       part("_family", T_INT, &Prompt::family),
+      part("_set", T_INT, &Prompt::set),
       part("_due", T_BOOL, &Prompt::due),
       part("introducing", T_BOOL, &Prompt::introducing),
       part("_opened", T_BOOL, &Prompt::opened),
@@ -332,9 +354,10 @@ PyMethodDef functions[] = {
 
 PyTypeObject *link_class() { return class_of_links; }
 
-PyObject *first_bytes(int fd) {
+PyObject *bytes_of(int fd, bool *more) {
   std::array<char, kBlock> buffer;
   const ssize_t got = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
+  *more = got > 0 || (got < 0 && is_not_now());
   return got > 0 ? PyBytes_FromStringAndSize(buffer.data(), got) : nullptr;
 }
 
@@ -350,11 +373,42 @@ PyObject *new_prompt(PyObject *beginnings, Link *link, int fd, int family, bool 
   prompt.protocol = Py_NewRef(protocol);
   prompt.fd = fd;
   prompt.family = family;
+  prompt.set = -1;
   prompt.knows = knows;
   prompt.closes_quickly = closes_quickly;
   set_transport(link, self);
   return self;
 }
+
+namespace {
+
+int give(PyObject *self, PyObject *data) {
+  const auto protocol = py::reinterpret_borrow<py::object>(prompt_of(self).protocol);
+  return done(PyObject_CallMethodOneArg(protocol.ptr(), names.data_received, data));
+}
+
+// Of what its protocol did. Errors that are no exceptions of programs go on.
+int abort_if_failed(PyObject *self, int rc) {
+  if (rc == 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return rc;
+  const auto error = py::reinterpret_steal<py::object>(fetch_error());
+  return done(PyObject_CallMethodOneArg(self, names.failed, error.ptr()));
+}
+
+// At once, at most.
+constexpr int kLook = 64;
+
+// The end, and errors, are the loop's business.
+int read_resting(PyObject *self) {
+  const Prompt &prompt = prompt_of(self);
+  if (!is_prompt(self) || prompt.set < 0) return 0;  // what others read before it has ended it
+  bool more = true;
+  const auto data = py::reinterpret_steal<py::object>(bytes_of(prompt.fd, &more));
+  if (data) return abort_if_failed(self, give(self, data.ptr()));
+  if (PyErr_Occurred()) return -1;
+  return more ? 0 : done(PyObject_CallMethodNoArgs(self, names.pass_on));
+}
+
+}  // namespace
 
 int begin_prompt(PyObject *self, PyObject *data) {
   Prompt &prompt = prompt_of(self);
@@ -367,19 +421,50 @@ int begin_prompt(PyObject *self, PyObject *data) {
     rc = answer ? 0 : -1;
     closing = answer && answer.ptr() == Py_True;
   }
-  if (rc == 0 && !closing) {
-    const auto protocol = py::reinterpret_borrow<py::object>(prompt.protocol);
-    rc = done(PyObject_CallMethodOneArg(protocol.ptr(), names.data_received, data));
+  if (rc == 0 && !closing && data) rc = give(self, data);
+  return abort_if_failed(self, rc);
+}
+
+int rest_prompt(PyObject *self, int set) {
+  Prompt &prompt = prompt_of(self);
+  const auto held = py::reinterpret_steal<py::object>(take_held(prompt));
+  if (held && send_pieces(self, held.ptr(), nullptr, false) < 0) return -1;
+  if (!is_prompt(self)) return done(PyObject_CallMethodNoArgs(self, names.end_first_turn));
+  prompt.due = true;  // what is written from now on is sent at once
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.ptr = self;
+  if (PyObject_HasAttr(prompt.protocol, names.get_buffer) || epoll_ctl(set, EPOLL_CTL_ADD, prompt.fd, &event) < 0)
+    return done(PyObject_CallMethodNoArgs(self, names.pass_on));
+  prompt.set = set;
+  Py_INCREF(self);
+  return 0;
+}
+
+int look_at_resting(int set) {
+  std::array<epoll_event, kLook> ready;
+  const int count = epoll_wait(set, ready.data(), kLook, 0);
+  std::array<PyObject *, kLook> who;
+  for (int i = 0; i < count; i++) who[i] = Py_NewRef(static_cast<PyObject *>(ready[i].data.ptr));
+  int failed = 0;
+  for (int i = 0; i < count; i++) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    const int rc = read_resting(who[i]);
+    if (failed && rc < 0) PyErr_WriteUnraisable(who[i]);
+    if (failed) PyErr_Restore(type, value, trace);
+    failed |= rc < 0;
+    Py_DECREF(who[i]);
   }
-  if (rc == 0 || !PyErr_ExceptionMatches(PyExc_Exception)) return rc;
-  const auto error = py::reinterpret_steal<py::object>(fetch_error());
-  return done(PyObject_CallMethodOneArg(self, names.failed, error.ptr()));
+  return failed ? -1 : 0;
 }
 
 int end_first_turn(PyObject *self) {
   const bool is_closed = Py_IS_TYPE(self, closed_class);
   note_first_turn(prompt_of(self).beginnings, !is_closed);
-  return is_closed ? lose(self) : done(PyObject_CallMethodNoArgs(self, names.end_first_turn));
+  if (is_closed) return lose(self);
+  const int set = is_prompt(self) ? resting_set(prompt_of(self).beginnings) : -1;
+  return set < 0 ? done(PyObject_CallMethodNoArgs(self, names.end_first_turn)) : rest_prompt(self, set);
 }
 
 void register_prompt(py::module_ &module) {
@@ -391,6 +476,7 @@ void register_prompt(py::module_ &module) {
            PyUnicode_InternFromString("write_rest"),     PyUnicode_InternFromString("close"),
            PyUnicode_InternFromString("abort"),          PyUnicode_InternFromString("sslcontext"),
            PyUnicode_InternFromString("get_extra_info"), PyUnicode_InternFromString("other_info"),
-           PyUnicode_InternFromString("_report")};
+           PyUnicode_InternFromString("_report"),        PyUnicode_InternFromString("pass_on"),
+           PyUnicode_InternFromString("get_buffer")};
   if (PyModule_AddFunctions(module.ptr(), functions) < 0) throw py::error_already_set();
 }

@@ -357,7 +357,20 @@ class Beginnings:
         /,
     ) -> Self: ...
     def serve(self, connections: Sequence[Connection], /) -> None:
-        """Serve connections, from their first bytes on; by the adapter's `_submit` where there are none."""
+        """Serve connections; those of which no bytes are there by the adapter's `_submit`, if they do not rest."""
+
+    def let_rest(self) -> int:
+        """Keep connections that go on from the loop, while they wait for their clients alone.
+
+        Returns:
+            A descriptor: `look` is to be called while it is readable.
+        """
+
+    def look(self) -> None:
+        """Read those that rest, and have received something."""
+
+    def rest_no_more(self) -> None:
+        """Close the descriptor: none rests any more, and those that go on are the loop's."""
 
     def transport(self, link: Link, descriptor: int, family: int, /) -> asyncio.Transport:
         """Make protocol and transport for one without bytes; the descriptor is the transport's, also if it fails."""

@@ -148,10 +148,131 @@ def test_what_goes_on_goes_on_in_order_and_to_its_end(run: Any, serve: Any, told
     run(main())
 
 
-def test_where_connections_go_on_the_next_are_the_loops_at_once(
+def test_what_goes_on_rests_until_its_client_has_left(
+    run: Any, serve: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the first bytes are there or not, the loop is told at the end."""
+    passed_on: list[str] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        passed_on.append("one")
+        return descriptors.connect_descriptor(*arguments, **options)
+
+    monkeypatch.setattr(prompt, "connect_descriptor", note)
+
+    async def main() -> None:
+        async with await serve(echo) as server:
+            with waiting(server, b"first\n", b"") as (early, late):
+                assert await get(early, 6) == b"FIRST\n"
+                for turn in range(20):
+                    for client in (early, late):
+                        client.sendall(b"turn %d\n" % turn)
+                    assert [await get(client, len(b"turn %d\n" % turn)) for client in (early, late)] == [
+                        b"TURN %d\n" % turn
+                    ] * 2
+                assert not passed_on
+                for client in (early, late):
+                    client.shutdown(socket.SHUT_WR)
+                    assert await rest(client) == b"over"
+                    assert await found(told) is True
+            assert len(passed_on) == 2
+        account(server, 2)
+
+    run(main())
+
+
+def test_what_rests_is_written_to_at_once_and_without_limit(run: Any, serve: Any, told: Any) -> None:
+    """By a handler that waits for something else; large pieces become the loop's business."""
+    go = asyncio.Event()
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        while not go.is_set():
+            await asyncio.sleep(0.001)
+        writer.write(b"more")
+        told.put(writer.transport.get_write_buffer_size())
+        await asyncio.sleep(0.01)
+        writer.write(LARGE)
+        await writer.drain()
+        assert await reader.readline() == b"last\n"
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n") as (client,):
+                assert await get(client, 4) == b"one\n"
+                go.set()
+                assert await get(client, 4) == b"more"
+                assert await found(told) == 0
+                assert await get(client, len(LARGE)) == LARGE
+                client.sendall(b"last\n")
+                assert await rest(client) == b""
+        account(server, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_what_rests_may_be_closed_at_any_time(run: Any, serve: Any, told: Any, end: str) -> None:
+    """Its handler is told of the end, and its descriptor watched no more."""
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        asyncio.get_running_loop().call_later(0.01, getattr(writer.transport, end))
+        try:
+            told.put(await reader.read())
+            await writer.wait_closed()
+            told.put(writer.is_closing())
+        finally:
+            told.put(writer.get_extra_info("peername"))
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            for _ in range(3):
+                with waiting(server, b"one\n") as (client,):
+                    assert await get(client, 4) == b"one\n"
+                    assert await rest(client) == b""
+                    assert [await found(told) for _ in range(2)] == [b"", True]
+                    assert await found(told) == client.getsockname()
+        account(server, 3)
+
+    run(main())
+
+
+def test_what_comes_for_one_that_another_has_closed_is_nobodys(run: Any, serve: Any, told: Any) -> None:
+    """Two that are readable at once, of which the first ends both."""
+    there: list[asyncio.StreamWriter] = []
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        there.append(writer)
+        line = await reader.readline()
+        told.put(line)
+        for other in there:
+            other.transport.abort()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n", b"two\n") as clients:
+                for client in clients:
+                    await get(client, 4)
+                for client in clients:
+                    client.sendall(b"end\n")
+                ends = sorted([await found(told), await found(told)])
+                assert ends in ([b"", b"end\n"], [b"end\n", b"end\n"])
+                for client in clients:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert await rest(client) == b""
+
+    run(main())
+
+
+def test_where_connections_go_on_that_do_not_rest_the_next_are_the_loops_at_once(
     run: Any, serve: Any, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as one that is tried now and then goes on, too."""
+    monkeypatch.setattr(StreamAdapter, "_let_rest", lambda *_: None)
     begun = 0
 
     def count(*arguments: Any, **options: Any) -> Any:
@@ -308,8 +429,8 @@ def test_methods_that_were_kept_act_on_what_the_connection_has_become(run: Any, 
         drain = writer.drain
         kept["write"](await reader.readline())
         await drain()
-        line = await reader.readline()  # the loop knows of it
-        kept["pause_reading"]()
+        line = await reader.readline()
+        kept["pause_reading"]()  # the loop knows of it from now on
         told.put(kept["is_reading"]())
         kept["resume_reading"]()
         told.put(kept["is_reading"]())
@@ -676,6 +797,9 @@ def test_tls_that_begins_later(
     async def upgrade(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         start_tls = writer.start_tls
         assert await reader.readline() == b"STARTTLS\n"
+        if moved:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
         while moved and type(writer) is not asyncio.StreamWriter:
             await asyncio.sleep(0)
         writer.write(b"go\n")
@@ -730,8 +854,9 @@ def test_what_cannot_be_made_is_closed_and_counted(
         async with await serve(echo) as server:
             monkeypatch.setattr(module, part, fail)
             with waiting(server, sent) as (client,):
+                if part == "_Watched":
+                    client.shutdown(socket.SHUT_WR)  # until then it rests
                 if part == "_Watched" and loop == "uvloop":  # which needs none
-                    client.shutdown(socket.SHUT_WR)
                     assert await rest(client) == b"over"
                 else:
                     assert await rest(client) == b""

@@ -4,6 +4,10 @@ Most clients send their request as soon as they are connected, so it is there wh
 ask only once. Such a connection is read, answered and closed here, by one system call each. An event loop would make a
 transport, register it with the kernel, tell in the next turn that it was made, read in another, close it in a third.
 What is not over when its first request has had its turn is the loop's from then on, as any other connection.
+
+Where its adapter lets connections rest, it is the loop's only when it needs more than to be told of bytes: at the
+client's end, when its socket takes no more, when it is to be paused, for another protocol. Until then it rests in an
+epoll set, which the loop watches as one descriptor for all of them, and what its client sends is read here.
 """
 
 from __future__ import annotations
@@ -103,6 +107,7 @@ if TYPE_CHECKING:
         _link: Link
         _opened: bool  # the protocol knows that it is connected
         _protocol: Any
+        _set: int  # in which it rests; -1 if it does not
 
         def write_first(self, data: bytes | bytearray | memoryview) -> None:
             """Send it, or keep it for a moment."""
@@ -130,6 +135,9 @@ if TYPE_CHECKING:
 
         def lose_closed(self) -> None:
             """Tell the protocol of the end, and the link."""
+
+        def stop_resting(self) -> None:
+            """Wait no more for what its client sends, if it does."""
 
         def is_closing_first(self) -> bool:
             """It is not."""
@@ -165,7 +173,7 @@ class _Transport(_Base):
     then this; or at last `_Left`, where its protocol is moved to the loop's transport.
     """
 
-    __slots__ = ("__weakref__", "_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting")
+    __slots__ = ("__weakref__", "_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting", "_water")
 
     @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -280,6 +288,8 @@ class _Prompt(_Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes to another protocol."""
         self._protocol = protocol
+        if self._set >= 0:
+            self.pass_on()
 
     def failed(self, error: Exception) -> None:
         """Its protocol did not begin."""
@@ -297,6 +307,7 @@ class _Prompt(_Transport):
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """Let the loop have it, and tell its transport something as soon as there is one."""
+        self.stop_resting()
         held, self._held = self._held, None
         self._due = False
         self._later: list[Callable[[Any], object]] = [] if held is None else [methodcaller("write", held)]
@@ -305,6 +316,7 @@ class _Prompt(_Transport):
         self._entrance = None
         self._reads, self._closing, self._eof = True, False, False
         self._waiting, self._full = 0, False
+        self._water = _WATER
         self.__class__ = _PassedOn
         make: Callable[[], Any] = lambda: _Entrance(self)  # noqa: E731
         ended = None if self._beginnings.move is None else self._link.ended
@@ -401,7 +413,9 @@ class _Prompt(_Transport):
     @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
-        self.pass_on(methodcaller("set_write_buffer_limits", *_limits(high, low)))
+        limits = _limits(high, low)
+        self.pass_on()
+        self.set_write_buffer_limits(*limits)
 
     @_as_it_is
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -459,7 +473,7 @@ class _PassedOn(_Prompt):
         copy = bytes(memoryview(data))
         self._later.append(methodcaller("write", copy))
         self._waiting += len(copy)
-        if self._waiting > _WATER[1] and not self._full:
+        if self._waiting > self._water[1] and not self._full:
             self._full = True
             self._protocol.pause_writing()
 
@@ -509,7 +523,14 @@ class _PassedOn(_Prompt):
     @_as_it_is
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the protocol is to pause writing, and to resume."""
-        self._later.append(methodcaller("set_write_buffer_limits", *_limits(high, low)))
+        high, low = _limits(high, low)
+        self._water = (low, high)
+        self._later.append(methodcaller("set_write_buffer_limits", high, low))
+
+    @_as_it_is
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """When the protocol is to resume writing, and to pause."""
+        return self._water
 
     @_as_it_is
     def get_extra_info(self, name: str, default: Any = None) -> Any:

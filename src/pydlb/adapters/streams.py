@@ -154,12 +154,26 @@ class StreamAdapter(ProtocolAdapter):
         )
         self._client_connected = client_connected
         self._limit = limit
+        self._rests_in = -1  # a descriptor that is readable when a connection is that rests
 
     async def start(self) -> None:
         """Nothing is to be started, but the loop is known now."""
         await super().start()
         if self._by_descriptor:
             self.beginnings = Beginnings(self, self._loop, self._make_begun, _Moving.move)
+            self._let_rest(self.beginnings)
+
+    def _let_rest(self, beginnings: Beginnings) -> None:
+        self._rests_in = beginnings.let_rest()
+        self._loop.add_reader(self._rests_in, beginnings.look)
+
+    async def stop(self) -> None:
+        """End all connections that are still open."""
+        await super().stop()
+        if self.beginnings is not None and self._rests_in >= 0:
+            self._loop.remove_reader(self._rests_in)
+            self._rests_in = -1
+            self.beginnings.rest_no_more()
 
     def _make_begun(self, link: Link) -> _Begun:
         reader = asyncio.StreamReader(self._limit, self._loop)
