@@ -3,8 +3,12 @@
  * wait queues before the thread. What wakes it there it accepts and sends as the thread would, in the thread's place,
  * and most often receives itself. Who gets the connection is decided as ever; the lead is a guess about that.
  *
- * The kernel passes over who does not sleep: then, and when connections come quickly, the thread accepts. Before Linux
- * 5.7 it did not pass over one that was woken and had not run yet: there nobody leads. */
+ * The kernel passes over who does not sleep: then, and when connections come quickly or wait for workers, the thread
+ * accepts. Before Linux 5.7 it did not pass over one that was woken and had not run yet: there nobody leads.
+ *
+ * Who leads is told of arrivals, and once of each: a loop that is told as long as something is there would turn and
+ * turn while the thread, which may wait for the same processor, accepts it. So whoever goes on leading has looked
+ * whether more is there. */
 #include <errno.h>
 
 #include "backend.h"
@@ -51,7 +55,8 @@ void lead_pass_on(struct pdlb_acceptor *acceptor) {
   uint32_t handle = PDLB_NONE;
   int set = -1;
   uint64_t mark = 0;
-  if (may_lead(acceptor)) {
+  /* Where more has come meanwhile the thread is told by its set, or by its addition there. */
+  if (may_lead(acceptor) && !listeners_have_more(&acceptor->listeners)) {
     pthread_mutex_lock(&acceptor->workers.mutex);
     const struct worker *worker = next_worker(acceptor);
     if (worker && worker->loop_fd >= 0) {
@@ -83,9 +88,9 @@ int pdlb_acceptor_worker_loop(struct pdlb_acceptor *acceptor, uint32_t handle, i
 
 /* ---- the leader's turn ------------------------------------------------------------------------------------------- */
 
+/* Once, until it looks. */
 static void call_to_look(struct pdlb_acceptor *acceptor) {
-  atomic_store_explicit(&acceptor->look, true, memory_order_release);
-  acceptor_call(acceptor);
+  if (!atomic_exchange_explicit(&acceptor->look, true, memory_order_acq_rel)) acceptor_call(acceptor);
 }
 
 /* True if this one is on duty now. The thread may wait for one that leads, which waits for nobody. One that leads must

@@ -69,7 +69,8 @@ static bool watch(const struct listeners *listeners, struct listener *listener, 
   take_out(&listener->led_by, listener);
   listener->led_by = -1; /* else that set is gone */
   if (!take_out(&listener->watched_by, listener)) return false;
-  if (lead >= 0 && add(lead, listener, EPOLLIN | EPOLLEXCLUSIVE, listeners->lead_mark)) listener->led_by = lead;
+  if (lead >= 0 && add(lead, listener, EPOLLIN | EPOLLET | EPOLLEXCLUSIVE, listeners->lead_mark))
+    listener->led_by = lead;
   const uint32_t how = (listeners->arrivals_only ? EPOLLET : 0) | (listener->led_by >= 0 ? EPOLLEXCLUSIVE : 0);
   if (set >= 0 && !add(set, listener, EPOLLIN | how, listener->id)) return false;
   listener->watched_by = set;
@@ -112,6 +113,14 @@ bool listeners_ask(struct listeners *listeners) {
     if (listener->state == LISTENER_OPEN && listener->led_by >= 0) any |= listener->ready = listener_has_more(listener);
   }
   return any;
+}
+
+bool listeners_have_more(const struct listeners *listeners) {
+  for (uint32_t place = 0; place < listeners->count; place++) {
+    const struct listener *listener = &listeners->table[place];
+    if (listener->state == LISTENER_OPEN && !listener->for_workers && listener_has_more(listener)) return true;
+  }
+  return false;
 }
 
 void listeners_look(struct listeners *listeners) {

@@ -52,6 +52,8 @@ bool listeners_any(const struct listeners *listeners);
 bool listeners_draining(const struct listeners *listeners);
 /* Of those that a worker leads at, let have a turn which have something. False if none does. */
 bool listeners_ask(struct listeners *listeners);
+/* Whether one of those that the thread or a leader accepts from has something. */
+bool listeners_have_more(const struct listeners *listeners);
 /* Let all of them have a turn. */
 void listeners_look(struct listeners *listeners);
 /* Let the epoll sets be readable for connections, or not. False if one cannot be watched for want of memory. */

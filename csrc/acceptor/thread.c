@@ -22,8 +22,8 @@
 /* While nothing can be accepted, because processes have too much. */
 #define LOOK_AGAIN_NS (10u * MILLISECOND)
 
-/* A connection that comes so long after the one before comes by itself; and one that comes so long after it, alone:
- * there is time to hand the lead on. */
+/* A connection that comes so long after the one before comes by itself; and one that comes so long after it, while
+ * nothing waits for workers, alone: there is time to hand the lead on. */
 #define BY_ITSELF_NS 50000u
 #define ALONE_NS 100000u
 
@@ -139,6 +139,7 @@ bool acceptor_refuse_one(struct pdlb_acceptor *acceptor, struct listener *listen
 static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct listener *listener) {
   const uint64_t before = listener->accepted_at;
   uint64_t previous = before;
+  const bool behind = handoff_waits(acceptor);
   enum accept_outcome outcome = ACCEPTED;
   bool told = listener->ready;
   listener->ready = false;
@@ -151,7 +152,7 @@ static enum accept_outcome accept_batch(struct pdlb_acceptor *acceptor, struct l
     outcome = accept_one(acceptor, listener, verdict == LIMITS_REFUSE);
     if (outcome != ACCEPTED && outcome != TRY_NEXT) break;
     if (outcome == TRY_NEXT) continue;
-    acceptor->alone = listener->accepted_at - previous > ALONE_NS;
+    acceptor->alone = !behind && listener->accepted_at - previous > ALONE_NS;
     previous = listener->accepted_at;
     if (listener->state == LISTENER_OPEN && listener->accepted_at - before > BY_ITSELF_NS) break;
   }

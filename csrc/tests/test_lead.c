@@ -23,7 +23,8 @@ struct loop {
   struct pdlb_port *port;
   uint32_t worker, served;
   int held[WORKERS * MOST];
-  _Atomic bool blocked; /* what it received last keeps it */
+  _Atomic bool blocked;          /* what it received last keeps it */
+  _Atomic uint32_t told, untold; /* turns in which it was told of something, and in which it was not */
 };
 
 struct place {
@@ -65,6 +66,7 @@ static void *run(void *argument) {
     struct epoll_event events[4];
     const int found = epoll_wait(loop->set, events, 4, 10);
     for (int i = 0; i < found; i++) CHECK_EQ(events[i].data.u64, (uint64_t)MARK);
+    atomic_fetch_add(found > 0 ? &loop->told : &loop->untold, 1);
     if (found > 0) receive(loop);
   }
   return NULL;
@@ -150,6 +152,31 @@ static int swap_call_fd(struct pdlb_acceptor *acceptor, int fd) {
 static uint64_t calls(int fd) {
   uint64_t count;
   return read(fd, &count, sizeof count) == sizeof count ? count : 0;
+}
+
+static struct loop *leader_of(struct place *place) {
+  for (int i = 0; i < WORKERS; i++)
+    if (place->loop[i].worker == atomic_load(&place->acceptor->leader)) return &place->loop[i];
+  return NULL;
+}
+
+/* A connection that a leader is told of while somebody else is on duty, and calls nobody for who would hear it. Returns
+ * the client. */
+static int come_while_another_is_on_duty(struct place *place, struct loop *loop) {
+  struct pdlb_acceptor *acceptor = place->acceptor;
+  const int unheard = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), heard = swap_call_fd(acceptor, unheard);
+  const uint32_t before = atomic_load(&loop->told);
+  const int client = connect_to(&place->address);
+  struct pollfd called = {.fd = unheard, .events = POLLIN};
+  CHECK_EQ(poll(&called, 1, -1), 1);
+  const uint32_t untold = atomic_load(&loop->untold);
+  while (atomic_load(&loop->untold) < untold + 2) { /* it slept in vain */
+    CHECK(atomic_load(&loop->told) < before + 10);
+    poll(NULL, 0, 1);
+  }
+  swap_call_fd(acceptor, heard);
+  close(unheard);
+  return client;
 }
 
 /* ---- the cases --------------------------------------------------------------------------------------------------- */
@@ -302,6 +329,32 @@ static void who_cannot_pass_the_lead_on_has_the_thread_do_it(void) {
   close_place(place);
 }
 
+/* Its loop does not turn and turn until that one has accepted. And before it leads again it looks. */
+static void while_another_is_on_duty_a_leader_is_told_once(void) {
+  struct place *place = open_place();
+  struct pdlb_acceptor *acceptor = place->acceptor;
+  int clients[ROUNDS], count = 0;
+  for (bool looks_itself = false; count < ROUNDS - 1; looks_itself = !looks_itself) {
+    wait_for_leader(place, clients, &count);
+    pthread_mutex_lock(&acceptor->duty);
+    struct loop *loop = leader_of(place);
+    const int client = loop ? come_while_another_is_on_duty(place, loop) : -1;
+    pthread_mutex_unlock(&acceptor->duty);
+    if (!acceptor->has_pwait2) break;
+    if (!loop) continue;
+    if (looks_itself)
+      pdlb_acceptor_led(acceptor);
+    else
+      acceptor_call(acceptor);
+    char answer;
+    CHECK_EQ(recv(client, &answer, 1, 0), 1);
+    clients[count++] = client;
+    poll(NULL, 0, 1);
+  }
+  while (count) close_at_once(clients[--count]);
+  close_place(place);
+}
+
 /* As before Linux 5.11. What this thread may not call, those that it starts may not either. */
 static void *without_pwait2(void *argument) {
   struct sock_filter rules[] = {
@@ -331,4 +384,5 @@ static void on_an_old_kernel_nobody_leads(void) {
 CHECK_MAIN(CASE(one_by_one_they_are_led_and_as_even_as_ever), CASE(whoever_is_busy_keeps_nobody_waiting),
            CASE(without_its_loop_nobody_leads), CASE(what_comes_at_once_is_all_served),
            CASE(a_policy_of_the_callers_is_never_asked_in_a_loop), CASE(while_paused_nobody_leads),
-           CASE(who_cannot_pass_the_lead_on_has_the_thread_do_it), CASE(on_an_old_kernel_nobody_leads))
+           CASE(who_cannot_pass_the_lead_on_has_the_thread_do_it), CASE(while_another_is_on_duty_a_leader_is_told_once),
+           CASE(on_an_old_kernel_nobody_leads))
