@@ -84,7 +84,7 @@ core-test: $(VENV)/.made ## run the C tests
 
 core-programs: $(VENV)/.made
 	@$(BIN)/cmake -S csrc -B $(CORE)/plain -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPDLB_WERROR=ON >/dev/null
-	@$(BIN)/cmake --build $(CORE)/plain --target bench_engine bench_threads bench_wake bench_device
+	@$(BIN)/cmake --build $(CORE)/plain --target bench_engine bench_threads bench_lines bench_wake bench_device
 
 # Fewer kills for each operation: a process that is stepped through instruction by instruction is slow under them.
 asan tsan: export PDLB_KILLS ?= 2

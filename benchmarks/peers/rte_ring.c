@@ -3,6 +3,7 @@
  *
  *   rte_ring MODE BATCH COUNT                       moves so many elements in one thread
  *   rte_ring MODE BATCH MS PRODUCERS CONSUMERS      so many threads on two processors, for so long
+ *   rte_ring MODE BATCH lines CONSUMERS AHEAD BATCHES   batches in turn in one thread, for ../shared_lines.py to trace
  *
  * MODE: sp (one producer, one consumer), mt (many), rts or hts (many, on fewer processors). Prints Mev/s.
  *
@@ -120,8 +121,36 @@ static uint64_t move_between_threads(int producers, int consumers, uint64_t mill
   return moved;
 }
 
+int main(int argc, char **argv);
+
+/* As csrc/tests/bench_lines.c does, and as that prints it. */
+static int move_by_turns(int consumers, int ahead, int batches) {
+  static struct {
+    _Alignas(64) volatile char here;
+  } marker[3];
+  static _Alignas(4096) struct element sent[MAX_BATCH], received[MAX_THREADS][MAX_BATCH];
+  printf("name ring.prod %p %zu\n", (void *)&ring->prod, (size_t)64);
+  printf("name ring.cons %p %zu\n", (void *)&ring->cons, (size_t)64);
+  printf("name ring.(fixed) %p %zu\n", (void *)ring, (size_t)((char *)&ring->prod - (char *)ring));
+  printf("name ring.elements %p %zu\n", (void *)(ring + 1), SLOTS * sizeof(struct element));
+  for (int i = 0; i < 3; i++) printf("marker %p\n", (void *)&marker[i].here);
+  printf("main %p\nstack %p\nelements elements\n", (void *)main, __builtin_frame_address(0));
+  fflush(stdout);
+  for (int i = -ahead; i < 2 * batches; i++) {
+    if (i == batches) marker[2].here = 1;
+    marker[0].here = 1;
+    rte_ring_enqueue_burst_elem(ring, sent, sizeof *sent, batch, NULL);
+    if (i < 0) continue;
+    marker[1 - i % consumers % 2].here = 1;
+    rte_ring_dequeue_burst_elem(ring, received[i % consumers], sizeof **received, batch, NULL);
+  }
+  marker[2].here = 1;
+  return 0;
+}
+
 int main(int argc, char **argv) {
-  if (argc != 4 && argc != 6) {
+  const int by_turns = argc == 7 && !strcmp(argv[3], "lines");
+  if (argc != 4 && argc != 6 && !by_turns) {
     fprintf(stderr, "usage: rte_ring MODE BATCH COUNT | rte_ring MODE BATCH MS PRODUCERS CONSUMERS\n");
     return 2;
   }
@@ -131,6 +160,7 @@ int main(int argc, char **argv) {
   if (batch < 1 || batch > MAX_BATCH || producers < 1 || producers > MAX_THREADS || consumers < 1 ||
       consumers > MAX_THREADS)
     return 2;
+  if (by_turns) return move_by_turns(atoi(argv[4]), atoi(argv[5]), atoi(argv[6]));
   const uint64_t amount = strtoull(argv[3], NULL, 10), begin = now();
   const uint64_t moved = argc == 4 ? move_in_one_thread(amount) : move_between_threads(producers, consumers, amount);
   printf("%.3f Mev/s\n", (double)moved * 1e3 / (double)(now() - begin));
