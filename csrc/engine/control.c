@@ -26,7 +26,7 @@ static void lay_out(struct engine_header *header, const struct pdlb_engine_confi
   header->ldb_ports = config->ldb_ports;
   header->dir_ports = config->dir_ports;
   header->credits_total = config->credits;
-  header->credits_ahead = config->credits / (4 * (config->ldb_queues + config->dir_queues + 1));
+  header->credits_ahead = config->credits / (config->ldb_queues + config->dir_queues + 1);
   if (header->credits_ahead > 4 * FRONT) header->credits_ahead = 4 * FRONT;
   header->ring_shift = shift_for(config->credits ? config->credits : 1);
   header->history_slots = HISTORY_ROOM * power_of_two(config->history_entries ? config->history_entries : 1);

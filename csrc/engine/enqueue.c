@@ -7,6 +7,7 @@
 #include "front_wide.h"
 #include "internal.h"
 #include "one.h"
+#include "ring.h"
 
 enum pdlb_refusal engine_check_key(const struct pdlb_engine *engine, uint32_t key) {
   const struct engine_header *header = engine->header;
@@ -29,14 +30,23 @@ uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
   return taken;
 }
 
+/* Under the ingress lock: how many credits more the queue is to reserve. So many that it is not asked for every batch,
+ * which takes the line that those write who schedule; and none if there are none, which is seen without a try. */
+static inline uint32_t to_reserve(const struct engine_header *header, uint32_t needed, uint32_t reserved) {
+  const uint32_t ahead = header->credits_ahead;
+  if (atomic_load_explicit(&header->credits, memory_order_relaxed) <= 0) return 0;
+  return reserved >= needed + ahead / 2 ? 0 : needed + ahead - reserved;
+}
+
 /* Under the ingress lock: how many of `count` elements the queue has credits for, after it has reserved what it can. */
 static __attribute__((noinline)) uint32_t reserve(struct pdlb_engine *engine, struct engine_queue *queue,
                                                   uint32_t count) {
   const uint64_t in = engine_get(&queue->front_tail) + engine_get(&queue->ring_in);
   const uint32_t waiting = (uint32_t)(in - atomic_load_explicit(&queue->scheduled, memory_order_acquire));
   uint32_t reserved = atomic_load_explicit(&queue->reserved, memory_order_relaxed);
-  if (reserved < waiting + count) {
-    reserved += engine_take_credits(engine, waiting + count - reserved + engine->header->credits_ahead);
+  const uint32_t more = to_reserve(engine->header, waiting + count, reserved);
+  if (more) {
+    reserved += engine_take_credits(engine, more);
     atomic_store_explicit(&queue->reserved, reserved, memory_order_relaxed);
   }
   const uint32_t free = reserved - waiting;
@@ -75,8 +85,8 @@ bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but) {
 
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
-/* Once the rings are in use, at least so many elements go there: to see whether they are empty again takes the line
- * that those write who schedule. */
+/* Once the rings are in use, at least so many elements go there, and as many as wait there: to see whether they are
+ * empty again takes the line that those write who schedule. */
 #define RINGS_STAY 64u
 
 /* What comes goes into the rings, if there are credits for it. */
@@ -89,15 +99,17 @@ static inline bool rings_take(const struct engine_queue *queue) {
 static bool front_can_take(struct engine_queue *queue, uint32_t count, uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail), ring_in = engine_get(&queue->ring_in);
   if (engine_slow(queue) & SLOW_RINGS) {
-    if (ring_in != atomic_load_explicit(&queue->ring_out, memory_order_acquire)) {
-      queue->rings_until = ring_in + RINGS_STAY;
+    const uint64_t waiting = ring_in - atomic_load_explicit(&queue->ring_out, memory_order_acquire);
+    if (waiting) {
+      queue->rings_until = ring_in + (waiting > RINGS_STAY ? waiting : RINGS_STAY);
       return false;
     }
     queue->rings_until = 0;
     atomic_fetch_and_explicit(&queue->slow, ~SLOW_RINGS, memory_order_relaxed);
   }
   const uint64_t taken = atomic_load_explicit(&queue->front_taken, memory_order_acquire);
-  if (taken == tail) atomic_store_explicit(&queue->front_way, way, memory_order_relaxed);
+  if (taken == tail && atomic_load_explicit(&queue->front_way, memory_order_relaxed) != way)
+    atomic_store_explicit(&queue->front_way, way, memory_order_relaxed);
   if (tail + count - taken <= FRONT && atomic_load_explicit(&queue->front_way, memory_order_relaxed) == way) {
     const uint64_t places = taken + FRONT, credits = queue->credit_until - ring_in;
     queue->front_until = places < credits ? places : credits;
@@ -106,6 +118,7 @@ static bool front_can_take(struct engine_queue *queue, uint32_t count, uint32_t 
   /* What comes from now on is younger than all in the front, until the rings are empty. */
   atomic_fetch_or_explicit(&queue->slow, SLOW_RINGS, memory_order_relaxed);
   queue->front_until = tail;
+  queue->rings_until = ring_in + RINGS_STAY;
   return false;
 }
 
@@ -134,9 +147,25 @@ static inline void put_one_in_ring(const struct pdlb_engine *engine, struct engi
   struct pdlb_event *const ring = engine_ring(engine, queue->index, priority);
   ring[tail & mask] = *event;
   engine_fetch_to_write(&ring[(tail + RING_AHEAD) & mask]);
-  queue->tail_next[priority] = tail + 1;
+  atomic_store_explicit(&queue->tail_next[priority], tail + 1, memory_order_relaxed);
   engine_add(&queue->ring_in, 1); /* the commit */
   atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
+}
+
+/* The commit. Each tail is moved by a store of its own: what is loaded as one before its parts have left for the cache
+ * waits for all that is being stored, the elements too. */
+static inline void commit_rings(struct engine_queue *queue, uint32_t first, uint32_t end, uint32_t count) {
+  engine_add(&queue->ring_in, count);
+  for (uint32_t priority = first; priority < end; priority++)
+    atomic_store_explicit(&queue->tail[priority],
+                          atomic_load_explicit(&queue->tail_next[priority], memory_order_relaxed),
+                          memory_order_release);
+}
+
+static inline uint32_t add_to_tail(struct engine_queue *queue, uint32_t priority, uint32_t count) {
+  const uint32_t tail = atomic_load_explicit(&queue->tail_next[priority], memory_order_relaxed);
+  atomic_store_explicit(&queue->tail_next[priority], tail + count, memory_order_relaxed);
+  return tail;
 }
 
 /* False if not all have the way `way`; nothing of it counts then. */
@@ -144,26 +173,35 @@ static bool put_in_rings(const struct pdlb_engine *engine, struct engine_queue *
                          uint32_t count, uint32_t way) {
   const uint32_t mask = engine_ring_mask(engine), shift = engine->header->ring_shift;
   struct pdlb_event *const rings = engine_ring(engine, queue->index, 0);
-  uint32_t tail[PDLB_PRIORITIES], other = 0;
-  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-    tail[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+  const uint32_t urgent = pdlb_event_priority(events);
+  struct pdlb_event *const ring = rings + ((size_t)urgent << shift);
+  const uint32_t tail = atomic_load_explicit(&queue->tail[urgent], memory_order_relaxed);
+  if (LIKELY(!ring_put(ring, mask, tail, events, count))) { /* all are for this one */
+    atomic_store_explicit(&queue->tail_next[urgent], tail + count, memory_order_relaxed);
+    commit_rings(queue, urgent, urgent + 1, count);
+    if (has_credits(queue, count)) ring_fetch_to_write(ring, mask, tail + count, count); /* the next ones' places */
+    return true;
+  }
+  uint32_t other = 0;
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t priority = pdlb_event_priority(&events[i]);
     other |= engine_event_key(&events[i]) ^ way;
-    rings[((size_t)priority << shift) + (tail[priority]++ & mask)] = events[i];
+    rings[((size_t)priority << shift) + (add_to_tail(queue, priority, 1) & mask)] = events[i];
   }
-  if (UNLIKELY(other)) return false;
-  memcpy(queue->tail_next, tail, sizeof tail);
-  engine_add(&queue->ring_in, count); /* the commit */
-  for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-    atomic_store_explicit(&queue->tail[priority], tail[priority], memory_order_release);
+  if (UNLIKELY(other)) {
+    for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
+      atomic_store_explicit(&queue->tail_next[priority],
+                            atomic_load_explicit(&queue->tail[priority], memory_order_relaxed), memory_order_relaxed);
+    return false;
+  }
+  commit_rings(queue, 0, PDLB_PRIORITIES, count);
   return true;
 }
 
 static __attribute__((noinline)) void put_otherwise(struct pdlb_engine *engine, struct engine_queue *queue,
                                                     const struct pdlb_event *events, uint32_t count, uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (front_takes(queue, tail, count, way) || front_can_take(queue, count, way)) {
+  if (front_takes(queue, tail, count, way) || (!rings_take(queue) && front_can_take(queue, count, way))) {
     put_in_front(queue, tail, events, count, way);
     store_front_tail(queue, tail + count);
   } else if (count == 1) {
@@ -301,7 +339,7 @@ static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_u
                                                       const struct pdlb_event *events, uint32_t count,
                                                       enum pdlb_refusal *why, struct engine_queue *queue,
                                                       uint32_t way) {
-  if (LIKELY(engine_slow(queue) & SLOW_RINGS && has_credits(queue, count)) &&
+  if (LIKELY(rings_take(queue)) && LIKELY(has_credits(queue, count)) &&
       LIKELY(put_in_rings(user->engine, queue, events, count, way)))
     return leave(user, queue, count, why);
   engine_unlock(&queue->ingress);

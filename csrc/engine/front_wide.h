@@ -38,8 +38,8 @@ WIDE static inline __attribute__((always_inline)) __m256i front_put_thirty_two(s
   const __m256i high_key = _mm256_srli_epi16(_mm256_slli_epi16(high, 3), 13);
   const __m256i keys = _mm256_packus_epi16(low_key, high_key);
   const __m128i even = _mm256_castsi256_si128(keys), odd = _mm256_extracti128_si256(keys, 1);
-  _mm_storeu_si128((__m128i *)key, _mm_unpacklo_epi8(even, odd));
-  _mm_storeu_si128((__m128i *)(key + 16), _mm_unpackhi_epi8(even, odd));
+  /* In one, as they are loaded: else who loads them soon waits for all that is being stored. */
+  _mm256_storeu_si256((__m256i *)key, _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd)));
   return _mm256_or_si256(_mm256_xor_si256(low, way), _mm256_xor_si256(high, way));
 }
 

@@ -65,20 +65,6 @@ static inline uint32_t engine_slow(const struct engine_queue *queue) {
   return atomic_load_explicit(&queue->slow, memory_order_relaxed);
 }
 
-/* So many elements before a ring's end comes to be at a place, that is fetched: it lies in the cache of whoever was
- * there last, and a lock's instructions wait for what is being stored. */
-#define RING_AHEAD 16u
-
-/* Have the line at `place` here, to write to, before long. */
-static inline void engine_fetch_to_write(const void *place) {
-#if defined(__x86_64__)
-  /* A hint to every such processor; compilers must be told that it is one. */
-  __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)place));
-#else
-  __builtin_prefetch(place, 1);
-#endif
-}
-
 /* 1, and the compiler cannot tell: it would else keep the outcome of a comparison in a register all the way. */
 static inline uint32_t engine_one(void) {
 #if defined(__x86_64__)

@@ -234,10 +234,13 @@ void engine_mend_ingress(struct engine_queue *queue) {
     sum += atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
   if (sum != (uint32_t)engine_get(&queue->ring_in))
     for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-      atomic_store_explicit(&queue->tail[priority], queue->tail_next[priority], memory_order_release);
+      atomic_store_explicit(&queue->tail[priority],
+                            atomic_load_explicit(&queue->tail_next[priority], memory_order_relaxed),
+                            memory_order_release);
   else
     for (uint32_t priority = 0; priority < PDLB_PRIORITIES; priority++)
-      queue->tail_next[priority] = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+      atomic_store_explicit(&queue->tail_next[priority],
+                            atomic_load_explicit(&queue->tail[priority], memory_order_relaxed), memory_order_relaxed);
   /* Credits and places are looked at again. */
   queue->front_until = tail;
   queue->rings_until = 0;

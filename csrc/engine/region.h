@@ -21,6 +21,11 @@
  * reserves some, more than it needs at the moment, and who sends need not look further: what has left the queue is that
  * much room for what comes. When the domain has none left, the sender collects what other queues have and do not need.
  *
+ * Lines. Those who send and those who schedule may be on two processors, and a cache line that both touch moves from one
+ * to the other each time, which takes as long as hundreds of instructions. So each side has a line that it alone looks
+ * at, with its lock in it, and one in which it tells the other side what that must know, and that looks as rarely as it
+ * can. benchmarks/shared_lines.py counts which lines move.
+ *
  * Locks. Each queue has two: `ingress` for those who append, `egress` for those who schedule or release. The order is
  * control, then egress, then ingress; at most one of each kind is held, but by recovery, which holds all of the last
  * two. Credits are moved, and what a port has received is counted, with a lock held: so recovery can add up.
@@ -35,6 +40,7 @@
 #include "engine.h"
 
 #define CACHE_LINE 64
+#define LINE_PAIR 128 /* some processors fetch a line's neighbour with it */
 #define FLOWS 65536u
 #define NIL UINT32_MAX
 #define MAX_PORTS 2048u /* both kinds: what fits a flow word's owner field */
@@ -80,7 +86,8 @@ struct engine_header {
   _Atomic uint64_t rewakes;
   _Atomic uint64_t refused_no_credit;
 
-  _Atomic uint32_t route[ROUTES]; /* where the queue lies; 0: there is none, or it does not do this type */
+  /* Where the queue lies; 0: there is none, or it does not do this type. */
+  alignas(CACHE_LINE) _Atomic uint32_t route[ROUTES];
 };
 
 /* A list of parked flows, by record index. */
@@ -111,7 +118,7 @@ struct engine_flush {
 
 struct engine_queue {
   /* Fixed once configured. */
-  _Atomic uint32_t configured;
+  alignas(LINE_PAIR) _Atomic uint32_t configured;
   uint8_t directed;
   uint8_t types; /* 1 << enum pdlb_sched for each it does */
   uint8_t even;
@@ -127,36 +134,41 @@ struct engine_queue {
   _Atomic uint32_t linked_word;
   _Atomic uint64_t linked;
 
-  /* Appending: under `ingress`. A tail is the commit of a send. */
-  alignas(CACHE_LINE) _Atomic uint32_t ingress;
-  _Atomic uint64_t front_tail; /* elements that ever came to the front */
-  uint64_t front_until;        /* up to here the front has places, and the queue credits, as last looked at */
-  _Atomic uint32_t front_way;  /* bytes 10 and 11, as a route has them, of all that lies in the front */
-  _Atomic uint32_t reserved;   /* credits: for what waits, and for what may come */
-  uint64_t credit_until;       /* so many elements may ever come before credits are looked at again */
-  _Atomic uint64_t ring_in;    /* elements that ever came to the rings: the sum of their tails */
-  uint64_t rings_until;        /* until so many have, what comes goes there without a look at whether they are empty */
+  /* Appending: under `ingress`. What senders tell, each with its commit, and who schedules looks at: a tail is the
+   * commit of a send. */
+  alignas(CACHE_LINE) _Atomic uint64_t front_tail; /* elements that ever came to the front */
+  _Atomic uint64_t ring_in;                        /* elements that ever came to the rings: the sum of their tails */
+  _Atomic uint32_t front_way; /* bytes 10 and 11, as a route has them, of all that lies in the front */
   _Atomic uint32_t tail[PDLB_PRIORITIES];
-  uint32_t tail_next[PDLB_PRIORITIES]; /* what the tails become when `ring_in` has grown; else they are the same */
 
-  /* Scheduling: under `egress`. */
-  alignas(CACHE_LINE) _Atomic uint32_t egress;
+  /* What senders alone look at, the lock too: who looks whether something has come does not keep them. */
+  alignas(LINE_PAIR) _Atomic uint32_t ingress;
+  _Atomic uint32_t reserved; /* credits: for what waits, and for what may come */
+  uint64_t front_until;      /* up to here the front has places, and the queue credits, as last looked at */
+  uint64_t credit_until;     /* so many elements may ever come before credits are looked at again */
+  uint64_t rings_until;      /* until so many have, what comes goes there without a look at whether they are empty */
+  /* What the tails become when `ring_in` has grown; else they are the same. */
+  _Atomic uint32_t tail_next[PDLB_PRIORITIES];
+
+  /* Scheduling: under `egress`. What those who schedule tell, and senders look at when they need places or credits. */
+  alignas(LINE_PAIR) _Atomic uint64_t front_taken; /* all before it are gone */
+  _Atomic uint64_t scheduled;                      /* elements that were ever given to ports */
+  _Atomic uint64_t ring_out;                       /* the sum of the rings' heads */
   _Atomic uint32_t slow;
-  _Atomic uint64_t front_taken; /* all before it are gone */
-  _Atomic uint64_t scheduled;   /* elements that were ever given to ports */
-  _Atomic uint64_t ring_out;    /* the sum of the rings' heads */
   _Atomic uint32_t head[PDLB_PRIORITIES];
 
-  alignas(CACHE_LINE) uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
-  uint64_t front_looked;       /* up to here the front is sorted into `left`; or it is below `front_taken` */
+  /* What those who schedule alone look at. */
+  alignas(LINE_PAIR) _Atomic uint32_t egress;
   _Atomic uint32_t front_gone; /* of those from `front_taken` on */
+  uint64_t front_looked;       /* up to here the front is sorted into `left`; or it is below `front_taken` */
   _Atomic uint32_t parked;
   uint32_t picks;       /* elements scheduled since a lower priority was last served first, while others waited */
   uint32_t starve_turn; /* the priority that was then served */
+  _Atomic uint32_t run_in_ring; /* a run is in the ring of the first priority, and not in the front */
   /* A run: until so many were ever scheduled, what comes next is known to be at hand, as urgent as can be, and with
    * nothing older before it, whatever is sent meanwhile; unless something is parked or left behind. */
   _Atomic uint64_t run_until;
-  uint32_t run_in_ring; /* it is in the ring of that priority, and not in the front */
+  alignas(CACHE_LINE) uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
 
   alignas(CACHE_LINE) _Atomic uint32_t inflight; /* where it is limited */
   /* When the element that waits longest began to, as far as known (0: unknown), and how many had been scheduled then.
@@ -182,7 +194,7 @@ struct engine_queue {
   _Atomic uint32_t in_line; /* elements in order slots: sent, but not yet in the queue that they are for */
   struct engine_flush flush;
 
-  alignas(CACHE_LINE) uint8_t front_key[FRONT];
+  alignas(LINE_PAIR) uint8_t front_key[FRONT];
   struct pdlb_event front[FRONT];
 };
 

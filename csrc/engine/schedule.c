@@ -7,6 +7,7 @@
 #include "front_wide.h"
 #include "internal.h"
 #include "one.h"
+#include "ring.h"
 
 /* ---- all of a front ---------------------------------------------------------------------------------------------- */
 
@@ -103,13 +104,17 @@ static inline uint32_t front_alike(const struct engine_queue *queue, uint32_t tu
 /* Under the egress lock: the next `count` elements are as urgent as can be. Who takes one of them later need not look
  * at what senders write. Whatever leaves the queue counts against them: a run ends early rather than late. */
 static inline void begin_run(struct engine_queue *queue, bool in_ring, uint32_t count) {
-  queue->run_in_ring = in_ring;
+  atomic_store_explicit(&queue->run_in_ring, in_ring, memory_order_relaxed);
   atomic_store_explicit(&queue->run_until, engine_get(&queue->scheduled) + count, memory_order_relaxed);
 }
 
 static inline uint64_t left_of_run(const struct engine_queue *queue) {
   const uint64_t until = engine_get(&queue->run_until), scheduled = engine_get(&queue->scheduled);
   return until > scheduled ? until - scheduled : 0;
+}
+
+static inline bool run_is_in_ring(const struct engine_queue *queue) {
+  return atomic_load_explicit(&queue->run_in_ring, memory_order_relaxed);
 }
 
 /* Whether the `most` oldest of the front's `count` elements are the next ones: as urgent as each other, where none can
@@ -205,13 +210,32 @@ static inline uint32_t only_ring(const struct engine_queue *queue, uint32_t *dep
   return only;
 }
 
-static inline bool copy_alike(struct pdlb_event *to, const struct pdlb_event *from, uint32_t count, uint32_t way) {
-  uint32_t other = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    other |= engine_event_key(&from[i]) ^ way;
-    to[i] = from[i];
+/* Under the egress lock: which ring the next elements are in, and how many of at most `most`; NIL if that is not one
+ * ring, or none. Where a run has as many, senders' lines are not looked at, unless it is a lower priority's turn. */
+static inline uint32_t next_ring(struct engine_queue *queue, uint32_t most, uint32_t *count, uint32_t *picks) {
+  if (run_is_in_ring(queue) && left_of_run(queue) >= most && engine_slow(queue) == SLOW_RINGS &&
+      queue->picks + most < STARVATION_PERIOD) {
+    *count = most;
+    *picks = queue->picks + most;
+    return 0;
   }
-  return !other;
+  const uint32_t priority = only_ring(queue, count); /* before the front is looked at: what lies there is older */
+  if (UNLIKELY(priority == NIL || engine_slow(queue) != SLOW_RINGS ||
+               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire)))
+    return NIL;
+  if (!priority) begin_run(queue, true, *count);
+  if (*count > most) *count = most;
+  *picks = 0; /* nothing else waits */
+  return priority;
+}
+
+/* With no lock held. What the next call of this kind will look at, if senders are done with it: it comes while the port
+ * sees to what it has got. `picks`: as in the queue, when the lock was given up. */
+static inline void fetch_next(const struct engine_queue *queue, const struct pdlb_event *ring, uint32_t mask,
+                              uint32_t head, uint32_t count, uint32_t picks) {
+  if (left_of_run(queue) < count) return;
+  ring_fetch(ring, mask, head, count);
+  if (picks + count >= STARVATION_PERIOD) __builtin_prefetch(&queue->front_tail);
 }
 
 /* The next elements, `most` or all, of one ring, if nothing waits elsewhere and they are of one type; else none. */
@@ -220,28 +244,22 @@ static __attribute__((noinline)) uint32_t take_ring(const struct pdlb_engine_use
                                                     struct pdlb_event *events, uint32_t most) {
   struct engine_port *port = user->port;
   if (!engine_try_lock_as(user->owner, &queue->egress)) return 0;
-  uint32_t count = 0;
-  const uint32_t priority = only_ring(queue, &count); /* before the front is looked at: what lies there is older */
-  if (UNLIKELY(priority == NIL || engine_slow(queue) != SLOW_RINGS ||
-               engine_get(&queue->front_taken) != atomic_load_explicit(&queue->front_tail, memory_order_acquire) ||
-               atomic_load_explicit(link, memory_order_relaxed) != linked))
-    goto otherwise;
+  engine_fetch_to_write(&queue->front_taken); /* the line that the commit is in */
+  uint32_t count = 0, picks = 0;
+  if (most > port->room) most = port->room;
+  const uint32_t priority = next_ring(queue, most, &count, &picks);
+  if (UNLIKELY(priority == NIL || !count || atomic_load_explicit(link, memory_order_relaxed) != linked)) goto otherwise;
   const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
-  const uint32_t at = head & engine_ring_mask(user->engine), to_end = engine_ring_mask(user->engine) + 1 - at;
-  if (count > most) count = most;
-  if (count > port->room) count = port->room;
-  const uint32_t straight = count < to_end ? count : to_end;
+  const uint32_t mask = engine_ring_mask(user->engine);
   const struct pdlb_event *ring = engine_ring(user->engine, queue->index, priority);
-  const uint32_t way = engine_event_key(&ring[at]), type = engine_key_type(way);
+  const uint32_t others = ring_get(ring, mask, head, events, count), type = pdlb_event_type(events);
   uint32_t history_tail = atomic_load_explicit(&port->history_tail, memory_order_relaxed);
-  if (UNLIKELY(!count || !copy_alike(events, ring + at, straight, way) ||
-               !copy_alike(events + straight, ring, count - straight, way) ||
-               !hold_all(user, queue, events, count, type, &history_tail)))
-    goto otherwise;
-  queue->picks = (queue->picks + count) % STARVATION_PERIOD;
+  if (UNLIKELY(others || !hold_all(user, queue, events, count, type, &history_tail))) goto otherwise;
+  queue->picks = picks;
   atomic_store_explicit(&queue->head[priority], head + count, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, count);
   engine_take_hold(port, queue, count, history_tail, type);
+  fetch_next(queue, ring, mask, head + count, count, picks);
   return count;
 
 otherwise:
@@ -323,7 +341,7 @@ static inline bool take_next_of_run(const struct pdlb_engine_user *user, struct 
   if (UNLIKELY(!left_of_run(queue) || queue->picks + 1 >= STARVATION_PERIOD || (engine_slow(queue) & ~SLOW_RINGS) ||
                atomic_load_explicit(&user->port->only_link, memory_order_relaxed) != linked))
     goto otherwise;
-  if (LIKELY(queue->run_in_ring ? take_head(user, queue, 0, event) : take_oldest(user, queue, event))) return true;
+  if (LIKELY(run_is_in_ring(queue) ? take_head(user, queue, 0, event) : take_oldest(user, queue, event))) return true;
 
 otherwise:
   engine_unlock(&queue->egress);
@@ -453,13 +471,19 @@ static __attribute__((noinline)) uint32_t schedule_only(const struct pdlb_engine
   return LIKELY(engine_take_only(user, events)) ? engine_one() : schedule_links(user, events, max, retry_at);
 }
 
-/* Nothing waits in the queue's front. */
+/* Nothing waits in the front, or the rings are in use. Senders' lines are looked at where there is no run, and no lock
+ * is taken where nothing waits at all. */
 static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engine_user *user, struct pdlb_event *events,
                                                          uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
                                                          uint32_t only) {
   struct engine_port *port = user->port;
   const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
   uint32_t taken = 0;
+  if (!run_is_in_ring(queue) || !left_of_run(queue)) {
+    if (atomic_load_explicit(&queue->front_tail, memory_order_acquire) != engine_get(&queue->front_taken))
+      return schedule_front(user, events, max, retry_at, queue, only);
+    if (!engine_any_queued(queue)) return 0;
+  }
   if (engine_slow(queue) == SLOW_RINGS)
     taken = max == 1 ? take_from_rings(user, queue, only, events)
                      : take_ring(user, queue, &port->only_link, only, events, most);
@@ -477,6 +501,7 @@ static inline __attribute__((always_inline)) uint32_t schedule_queue(const struc
                                                                      struct pdlb_event *events, uint32_t max,
                                                                      uint64_t *retry_at, uint32_t only) {
   struct engine_queue *queue = user->queue;
+  if (UNLIKELY(engine_is(&queue->slow, SLOW_RINGS))) return schedule_rings(user, events, max, retry_at, queue, only);
   const uint64_t tail = atomic_load_explicit(&queue->front_tail, memory_order_acquire);
   const uint64_t waiting = tail - engine_get(&queue->front_taken);
   if (waiting == 1 && max) return schedule_only(user, events, max, retry_at);

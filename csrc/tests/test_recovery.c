@@ -128,6 +128,19 @@ static void send_of(struct child *child, uint32_t count, uint8_t queue, enum pdl
   pdlb_port_send(child->producer, events, count, &why);
 }
 
+/* As urgent as each other. */
+static void make_urgent(struct world *world, struct pdlb_event *events, uint32_t count) {
+  make(world, events, count, world->work, PDLB_SCHED_ATOMIC, 16);
+  for (uint32_t i = 0; i < count; i++) events[i].sched = pdlb_sched_byte(PDLB_SCHED_ATOMIC, 0);
+}
+
+static void act_send_urgent(struct child *child) {
+  struct pdlb_event events[20];
+  enum pdlb_refusal why;
+  make_urgent(own_copy(child), events, 20);
+  pdlb_port_send(child->producer, events, 20, &why);
+}
+
 static void act_send_one(struct child *child) { send_of(child, 1, child->world->work, PDLB_SCHED_ATOMIC, 4); }
 static void act_send_batch(struct child *child) { send_of(child, 20, child->world->work, PDLB_SCHED_ATOMIC, 4); }
 static void act_send_wrapping(struct child *child) { send_of(child, 30, child->world->work, PDLB_SCHED_ATOMIC, 4); }
@@ -151,6 +164,13 @@ static void before_unordered(struct world *world) { send(world, 12, world->work,
 static void before_limited(struct world *world) { send(world, 12, world->limited, PDLB_SCHED_ATOMIC, 16); }
 static void before_line(struct world *world) { send(world, 12, world->line, PDLB_SCHED_ORDERED, 1); }
 static void before_directed(struct world *world) { send(world, 12, world->direct, PDLB_SCHED_DIRECTED, 1); }
+
+/* All that waits is in one ring: a front has no room for so many in one go. */
+static void before_in_one_ring(struct world *world) {
+  struct pdlb_event events[100];
+  make_urgent(world, events, 100);
+  rig_send(world->producer, events, 100);
+}
 
 /* Some flows are in flight with the survivor. */
 static void let_survivor_own(struct world *world) {
@@ -188,9 +208,11 @@ static void receive(struct child *child, struct pdlb_port *port, uint32_t max) {
 static void act_receive_all(struct child *child) { receive(child, child->port, 64); }
 static void act_receive_single(struct child *child) { receive(child, child->single, 64); }
 static void act_receive_some(struct child *child) { receive(child, child->single, 5); }
+static void act_receive_dozen(struct child *child) { receive(child, child->single, 12); }
 static void act_receive_directed(struct child *child) { receive(child, child->direct, 64); }
 static void act_wait(struct child *child) { pdlb_port_recv(child->port, child->held, 64, pdlb_now() + 100000); }
 
+static void prepare_dozen(struct child *child) { receive(child, child->single, 12); }
 static void prepare_held(struct child *child) { receive(child, child->port, 8); }
 
 /* The first places in line are the survivor's, then the child's. */
@@ -291,6 +313,9 @@ static const struct operation operations[] = {
     {"release the only one, unordered", before_one_unordered, prepare_only, act_release_only},
     {"release the only one and receive the next", before_one, prepare_two, act_exchange_only},
     {"forward from a flow", before_some, prepare_held, act_forward},
+    {"send into one ring", before_in_one_ring, nothing_to_prepare, act_send_urgent},
+    {"receive from one ring", before_in_one_ring, nothing_to_prepare, act_receive_dozen},
+    {"receive the next ones of a run", before_in_one_ring, prepare_dozen, act_receive_dozen},
 };
 
 enum { OPERATIONS = sizeof operations / sizeof *operations };
