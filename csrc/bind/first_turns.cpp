@@ -77,6 +77,7 @@ int begin(PyObject *self, const Bare &bare, PyObject *connection, PyObject *data
   return begin_prompt(transport.ptr(), data) < 0 ? -1 : noted;
 }
 
+// Those that were begun are noted in `begun`.
 int serve_one(PyObject *self, PyObject *connection, PyObject *begun) {
   const Bare bare = pays(beginnings_of(self)) ? bare_descriptor(connection) : Bare{-1, 0, false};
   bool more = false;
@@ -92,7 +93,8 @@ int end_later(PyObject *self, PyObject *begun) {
   return done(PyObject_CallMethodObjArgs(beginnings_of(self).loop, call_soon_name, end_turns, begun, nullptr));
 }
 
-// serve(connections)
+// serve(connections) -> bool: their handlers will have had what there is in the loop's next turn, and no more is to be
+// done for them
 PyObject *serve(PyObject *self, PyObject *connections) {
   const auto all = py::reinterpret_steal<py::object>(PySequence_Fast(connections, "connections are a sequence"));
   const auto begun = py::reinterpret_steal<py::object>(all ? PyList_New(0) : nullptr);
@@ -105,7 +107,9 @@ PyObject *serve(PyObject *self, PyObject *connections) {
   const int later = end_later(self, begun.ptr());
   if (rc < 0) PyErr_Restore(type, value, trace);
   if (rc < 0 || later < 0) return nullptr;
-  Py_RETURN_NONE;
+  const bool all_rest =
+      beginnings_of(self).set >= 0 && PyList_GET_SIZE(begun.ptr()) == PySequence_Fast_GET_SIZE(all.ptr());
+  return PyBool_FromLong(all_rest);
 }
 
 // transport(link, descriptor, family)

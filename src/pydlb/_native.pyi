@@ -356,8 +356,12 @@ class Beginnings:
         move: Callable[[Any, Any], object] | None,
         /,
     ) -> Self: ...
-    def serve(self, connections: Sequence[Connection], /) -> None:
-        """Serve connections; those of which no bytes are there by the adapter's `_submit`, if they do not rest."""
+    def serve(self, connections: Sequence[Connection], /) -> bool:
+        """Serve connections; those of which no bytes are there by the adapter's `_submit`, if they do not rest.
+
+        Returns:
+            Whether all is done for them in the loop's next turn that can be done now.
+        """
 
     def let_rest(self) -> int:
         """Keep connections that go on from the loop, while they wait for their clients alone.

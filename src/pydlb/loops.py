@@ -198,7 +198,7 @@ class LoopWorker:
             return
         self._taken = len(connections)
         left = len(self.adapter.active)
-        self._submit_all(connections)
+        quick = self._submit_all(connections)
         now = self.loop.time()
         if more:
             self._more_since = now
@@ -206,13 +206,14 @@ class LoopWorker:
             self._selector.more |= more
         elif connections or more:
             self._left = left
-            self._be_busy(now, more=more)
+            self._be_busy(now, more=more, turns=1 if quick else _FIRST_TURNS)
         else:
             self._be_there()
 
-    def _submit_each(self, connections: Sequence[Connection]) -> None:
+    def _submit_each(self, connections: Sequence[Connection]) -> bool:
         for connection in connections:
             self.adapter.submit(connection)
+        return False
 
     def _listen_no_more(self) -> None:
         self.worker.sleeps_in(None)
@@ -231,16 +232,19 @@ class LoopWorker:
         return _MOST if busy <= _QUICK * max(1, self._taken) and not self._selector.slow else 1
 
     # A loop that others made does not tell when it sleeps. But after it took a connection it is busy until that one's
-    # first request was read and answered: some turns later, or as soon as it has no more connections than before.
+    # first request was read and answered: some turns later, or as soon as it has no more connections than before; or in
+    # its next turn, where the adapter says so.
 
-    def _be_busy(self, now: float, *, more: bool) -> None:
-        """Be given nothing more until a few turns have passed, then look for more, if there is, or be there again."""
+    def _be_busy(self, now: float, *, more: bool, turns: int) -> None:
+        """Be given nothing more until some turns have passed, then look for more, if there is, or be there again."""
         self._tell(there=False)
         self._more = more
         self._busy_since = now
-        before, self._turns = self._turns, _FIRST_TURNS
-        if before == 0:
+        if self._turns == 0:
+            self._turns = turns
             self.loop.call_soon(self._turn)
+        else:  # the next one may come before what was given now
+            self._turns = max(self._turns, turns + 1)
 
     def _turn(self) -> None:
         self._turns -= 1

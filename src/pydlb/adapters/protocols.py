@@ -158,20 +158,24 @@ class ProtocolAdapter:
         """Serve one more connection."""
         self._submit_together((connection,))
 
-    def submit_all(self, connections: Sequence[Connection]) -> None:
-        """Serve several more, whose first turn ends together; one after the other where a subclass extends `submit`."""
+    def submit_all(self, connections: Sequence[Connection]) -> bool:
+        """Serve several more, whose first turn ends together; one after the other where a subclass extends `submit`.
+
+        Returns:
+            Whether all is done for them in the loop's next turn that can be done now.
+        """
         if type(self).submit is ProtocolAdapter.submit:
-            self._submit_together(connections)
-            return
+            return self._submit_together(connections)
         for connection in connections:
             self.submit(connection)
+        return False
 
-    def _submit_together(self, connections: Sequence[Connection]) -> None:
+    def _submit_together(self, connections: Sequence[Connection]) -> bool:
         if self.beginnings is not None:
-            self.beginnings.serve(connections)
-            return
+            return self.beginnings.serve(connections)
         for connection in connections:
             self._submit(connection)
+        return False
 
     def _submit(self, connection: Connection) -> None:
         if not self._by_descriptor:
