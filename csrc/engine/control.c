@@ -348,9 +348,11 @@ void pdlb_engine_use(struct pdlb_engine *engine, uint32_t index, struct pdlb_eng
       .history = engine_history(engine, port),
       .flows = engine->base + engine->header->flows_at,
       .flows_stride = engine->header->flows_stride,
+      .rings = engine_ring(engine, 0, 0),
       .holds_one = port->owns + 1,
       .index = index,
       .owner = engine->owner,
+      .ring_mask = engine_ring_mask(engine),
 #ifdef ENGINE_HAS_WIDE
       .wide = front_wide_here(),
 #endif

@@ -61,15 +61,18 @@ struct pdlb_engine_user {
   _Atomic uint64_t *history; /* the port's slice of the history list */
   char *flows;               /* the flow words of load-balanced queue 0; those of the next one are */
   uint64_t flows_stride;     /* so many bytes further on */
+  struct pdlb_event *rings;  /* queue 0's of the highest priority; then those of the others, and of the next queue */
   /* The queue that the port is linked to, where it is but one: as the port's only link was when last looked at. */
   struct engine_queue *queue;
   _Atomic uint32_t *queue_flows; /* its flow words */
+  struct pdlb_event *queue_ring; /* its ring of the highest priority */
   uint64_t queue_entry;          /* what a history says of one atomic element of it, but for the flow; or of nothing */
   uint32_t only;                 /* that link; or what no link is, and `queue` is one without elements */
   uint32_t holds_one;            /* what a flow word says while one element of the flow is in flight on the port */
   uint32_t index;
-  uint32_t owner; /* the engine's */
-  bool wide;      /* this processor has what front_wide.h takes */
+  uint32_t owner;     /* the engine's */
+  uint32_t ring_mask; /* a ring's places less one */
+  bool wide;          /* this processor has what front_wide.h takes */
 };
 
 size_t pdlb_engine_size(const struct pdlb_engine_config *config);

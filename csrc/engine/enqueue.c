@@ -54,10 +54,6 @@ static __attribute__((noinline)) uint32_t reserve(struct pdlb_engine *engine, st
   return count < free ? count : free;
 }
 
-static inline bool has_credits(const struct engine_queue *queue, uint32_t count) {
-  return engine_get(&queue->front_tail) + engine_get(&queue->ring_in) + count <= queue->credit_until;
-}
-
 /* Under the ingress lock. */
 static uint32_t give_up_reserve(struct pdlb_engine *engine, struct engine_queue *queue) {
   const uint64_t tail = engine_get(&queue->front_tail), in = tail + engine_get(&queue->ring_in);
@@ -88,11 +84,6 @@ bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but) {
 /* Once the rings are in use, at least so many elements go there, and as many as wait there: to see whether they are
  * empty again takes the line that those write who schedule. */
 #define RINGS_STAY 64u
-
-/* What comes goes into the rings, if there are credits for it. */
-static inline bool rings_take(const struct engine_queue *queue) {
-  return engine_get(&queue->ring_in) < queue->rings_until;
-}
 
 /* Whether the front takes elements for which there are credits: it was full, or without credits, when last looked at;
  * or the rings are in use; or it has elements of another type. */
@@ -140,18 +131,6 @@ static inline void store_front_tail(struct engine_queue *queue, uint64_t tail) {
   atomic_store_explicit(&queue->front_tail, tail, memory_order_release);
 }
 
-static inline void put_one_in_ring(const struct pdlb_engine *engine, struct engine_queue *queue,
-                                   const struct pdlb_event *event) {
-  const uint32_t priority = pdlb_event_priority(event), mask = engine_ring_mask(engine);
-  const uint32_t tail = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
-  struct pdlb_event *const ring = engine_ring(engine, queue->index, priority);
-  ring[tail & mask] = *event;
-  engine_fetch_to_write(&ring[(tail + RING_AHEAD) & mask]);
-  atomic_store_explicit(&queue->tail_next[priority], tail + 1, memory_order_relaxed);
-  engine_add(&queue->ring_in, 1); /* the commit */
-  atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
-}
-
 /* The commit. Each tail is moved by a store of its own: what is loaded as one before its parts have left for the cache
  * waits for all that is being stored, the elements too. */
 static inline void commit_rings(struct engine_queue *queue, uint32_t first, uint32_t end, uint32_t count) {
@@ -179,7 +158,8 @@ static bool put_in_rings(const struct pdlb_engine *engine, struct engine_queue *
   if (LIKELY(!ring_put(ring, mask, tail, events, count))) { /* all are for this one */
     atomic_store_explicit(&queue->tail_next[urgent], tail + count, memory_order_relaxed);
     commit_rings(queue, urgent, urgent + 1, count);
-    if (has_credits(queue, count)) ring_fetch_to_write(ring, mask, tail + count, count); /* the next ones' places */
+    if (engine_has_credits(queue, count))
+      ring_fetch_to_write(ring, mask, tail + count, count); /* the next ones' places */
     return true;
   }
   uint32_t other = 0;
@@ -201,11 +181,13 @@ static bool put_in_rings(const struct pdlb_engine *engine, struct engine_queue *
 static __attribute__((noinline)) void put_otherwise(struct pdlb_engine *engine, struct engine_queue *queue,
                                                     const struct pdlb_event *events, uint32_t count, uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail);
-  if (front_takes(queue, tail, count, way) || (!rings_take(queue) && front_can_take(queue, count, way))) {
+  if (front_takes(queue, tail, count, way) || (!engine_rings_take(queue) && front_can_take(queue, count, way))) {
     put_in_front(queue, tail, events, count, way);
     store_front_tail(queue, tail + count);
   } else if (count == 1) {
-    put_one_in_ring(engine, queue, events);
+    const uint32_t priority = pdlb_event_priority(events);
+    engine_put_one_in_ring(queue, engine_ring(engine, queue->index, priority), engine_ring_mask(engine), priority,
+                           events);
   } else {
     put_in_rings(engine, queue, events, count, way);
   }
@@ -237,7 +219,7 @@ void engine_append_with_credits(struct pdlb_engine *engine, uint32_t index, cons
 static inline uint32_t append_some(struct pdlb_engine *engine, struct engine_queue *queue,
                                    const struct pdlb_event *events, uint32_t count) {
   engine_lock(engine, &queue->ingress);
-  if (!has_credits(queue, count)) count = reserve(engine, queue, count);
+  if (!engine_has_credits(queue, count)) count = reserve(engine, queue, count);
   if (LIKELY(count)) put(engine, queue, events, count);
   engine_unlock_and_fence(&queue->ingress);
   return count;
@@ -339,7 +321,7 @@ static __attribute__((noinline)) uint32_t send_behind(const struct pdlb_engine_u
                                                       const struct pdlb_event *events, uint32_t count,
                                                       enum pdlb_refusal *why, struct engine_queue *queue,
                                                       uint32_t way) {
-  if (LIKELY(rings_take(queue)) && LIKELY(has_credits(queue, count)) &&
+  if (LIKELY(engine_rings_take(queue)) && LIKELY(engine_has_credits(queue, count)) &&
       LIKELY(put_in_rings(user->engine, queue, events, count, way)))
     return leave(user, queue, count, why);
   engine_unlock(&queue->ingress);
@@ -350,7 +332,7 @@ typedef bool put_function(struct engine_queue *queue, uint32_t slot, const struc
                           uint32_t way);
 
 static bool room_for(struct pdlb_engine *engine, struct engine_queue *queue, uint32_t count, uint32_t way) {
-  return (has_credits(queue, count) || reserve(engine, queue, count) == count) && !rings_take(queue) &&
+  return (engine_has_credits(queue, count) || reserve(engine, queue, count) == count) && !engine_rings_take(queue) &&
          front_can_take(queue, count, way);
 }
 
@@ -387,12 +369,11 @@ static __attribute__((noinline)) uint32_t send_batch(const struct pdlb_engine_us
   return send_batch_by(user, events, count, why, queue, way, front_put);
 }
 
-/* Under the lock: not, or not at first sight, into the front. */
-static __attribute__((noinline)) uint32_t send_one_otherwise(const struct pdlb_engine_user *user,
+__attribute__((noinline)) uint32_t engine_send_one_otherwise(const struct pdlb_engine_user *user,
                                                              const struct pdlb_event *event, enum pdlb_refusal *why,
                                                              struct engine_queue *queue) {
   struct pdlb_engine *engine = user->engine;
-  if (UNLIKELY(!has_credits(queue, 1)) && !reserve(engine, queue, 1)) {
+  if (UNLIKELY(!engine_has_credits(queue, 1)) && !reserve(engine, queue, 1)) {
     engine_unlock(&queue->ingress);
     return send_runs(user, event, 1, why);
   }
@@ -400,22 +381,11 @@ static __attribute__((noinline)) uint32_t send_one_otherwise(const struct pdlb_e
   return leave(user, queue, 1, why);
 }
 
-uint32_t engine_send_one_behind(const struct pdlb_engine_user *user, const struct pdlb_event *event,
-                                enum pdlb_refusal *why, struct engine_queue *queue) {
-  if (UNLIKELY(!rings_take(queue) || !has_credits(queue, 1))) return send_one_otherwise(user, event, why, queue);
-  put_one_in_ring(user->engine, queue, event);
-  return leave(user, queue, engine_one(), why);
-}
-
 /* One element: what engine_send_one does, or did not do. */
 static __attribute__((noinline)) uint32_t send_one(const struct pdlb_engine_user *user, const struct pdlb_event *event,
                                                    enum pdlb_refusal *why, struct engine_queue *queue, uint32_t way) {
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return send_runs(user, event, 1, why);
-  const uint64_t tail = engine_get(&queue->front_tail);
-  if (UNLIKELY(!front_takes(queue, tail, 1, way))) return engine_send_one_behind(user, event, why, queue);
-  engine_put_one_in_front(queue, tail, event);
-  store_front_tail(queue, tail + 1);
-  return leave(user, queue, engine_one(), why);
+  return engine_send_one_locked(user, event, why, queue, way);
 }
 
 /* On the way that is hoped for nothing is called but to end with it, so that no register need be saved. What is not as

@@ -120,10 +120,10 @@ void engine_append_with_credits(struct pdlb_engine *engine, uint32_t queue, cons
                                 uint32_t count);
 /* With no ingress lock held: as many as there are credits for. Wakes nobody. */
 uint32_t engine_append(struct pdlb_engine *engine, uint32_t queue, const struct pdlb_event *events, uint32_t count);
-/* Under the queue's ingress lock, which is given up: one element that the front does not take, at least not at first
- * sight. Wakes whom it is for. */
-uint32_t engine_send_one_behind(const struct pdlb_engine_user *user, const struct pdlb_event *event,
-                                enum pdlb_refusal *why, struct engine_queue *queue);
+/* Under the queue's ingress lock, which is given up: one element that neither the front nor the rings take, at least
+ * not at first sight. Wakes whom it is for. */
+uint32_t engine_send_one_otherwise(const struct pdlb_engine_user *user, const struct pdlb_event *event,
+                                   enum pdlb_refusal *why, struct engine_queue *queue);
 /* How many of the elements, from the first on, have the first one's key. */
 uint32_t engine_run_of_key(const struct pdlb_event *events, uint32_t count);
 

@@ -8,6 +8,7 @@
 #define PDLB_ENGINE_ONE_H
 
 #include "front.h"
+#include "ring.h"
 
 /* What keeps a port from being given one element at once. */
 #define NOTICES_TO_TAKE_ONE \
@@ -20,13 +21,61 @@ static inline __attribute__((always_inline)) void engine_put_one_in_front(struct
   queue->front_key[slot] = front_key_of(event);
 }
 
-/* pdlb_engine_send of one. Whether somebody is idle is seen without a fence: who has become so since the lock was taken
- * goes through it, and looks again (wake.c). */
+/* The ring of one queue and priority; as engine_ring, with what the port has at hand. */
+static inline struct pdlb_event *engine_ring_for(const struct pdlb_engine_user *user, const struct engine_queue *queue,
+                                                 uint32_t priority) {
+  return user->rings + (uint64_t)(queue->index * PDLB_PRIORITIES + priority) * (user->ring_mask + 1);
+}
+
+/* What comes goes into the rings, if there are credits for it. */
+static inline bool engine_rings_take(const struct engine_queue *queue) {
+  return engine_get(&queue->ring_in) < queue->rings_until;
+}
+
+static inline bool engine_has_credits(const struct engine_queue *queue, uint32_t count) {
+  return engine_get(&queue->front_tail) + engine_get(&queue->ring_in) + count <= queue->credit_until;
+}
+
+static inline __attribute__((always_inline)) void engine_put_one_in_ring(struct engine_queue *queue,
+                                                                         struct pdlb_event *ring, uint32_t mask,
+                                                                         uint32_t priority,
+                                                                         const struct pdlb_event *event) {
+  const uint32_t tail = atomic_load_explicit(&queue->tail[priority], memory_order_relaxed);
+  ring[tail & mask] = *event;
+  engine_fetch_to_write(&ring[(tail + RING_AHEAD) & mask]);
+  atomic_store_explicit(&queue->tail_next[priority], tail + 1, memory_order_relaxed);
+  engine_add(&queue->ring_in, 1); /* the commit */
+  atomic_store_explicit(&queue->tail[priority], tail + 1, memory_order_release);
+}
+
+/* Under the ingress lock, which is given up. Whether somebody is idle is seen without a fence: who has become so since
+ * the lock was taken goes through it, and looks again (wake.c). */
+static inline __attribute__((always_inline)) uint32_t engine_send_one_locked(const struct pdlb_engine_user *user,
+                                                                             const struct pdlb_event *event,
+                                                                             enum pdlb_refusal *why,
+                                                                             struct engine_queue *queue, uint32_t way) {
+  const uint64_t tail = engine_get(&queue->front_tail);
+  if (tail < queue->front_until && LIKELY(engine_is(&queue->front_way, way))) {
+    engine_put_one_in_front(queue, tail, event);
+    atomic_store_explicit(&queue->front_tail, tail + 1, memory_order_release); /* the commit */
+  } else if (LIKELY(engine_rings_take(queue)) && LIKELY(engine_has_credits(queue, 1))) {
+    const uint32_t priority = pdlb_event_priority(event);
+    engine_put_one_in_ring(queue, engine_ring_for(user, queue, priority), user->ring_mask, priority, event);
+  } else {
+    return engine_send_one_otherwise(user, event, why, queue);
+  }
+  engine_unlock(&queue->ingress);
+  engine_add(&user->port->sent, 1);
+  *why = PDLB_TAKEN;
+  if (UNLIKELY(engine_may_offer(user->idle, queue))) return engine_offer_sent(user->engine, queue->index, 1);
+  return engine_one();
+}
+
+/* pdlb_engine_send of one. */
 static inline __attribute__((always_inline)) uint32_t engine_send_one(const struct pdlb_engine_user *user,
                                                                       const struct pdlb_event *event,
                                                                       enum pdlb_refusal *why) {
-  struct engine_port *port = user->port;
-  if (UNLIKELY(engine_has_any(&port->notice, NOTICE_STOPPED | NOTICE_DISABLED)))
+  if (UNLIKELY(engine_has_any(&user->port->notice, NOTICE_STOPPED | NOTICE_DISABLED)))
     return pdlb_engine_send(user, event, 1, why);
   size_t way = engine_event_key(event);
   __asm__("" : "+r"(way)); /* so that it is kept, and not computed for each use */
@@ -34,16 +83,7 @@ static inline __attribute__((always_inline)) uint32_t engine_send_one(const stru
   if (UNLIKELY(!at)) return pdlb_engine_send(user, event, 1, why);
   struct engine_queue *queue = (struct engine_queue *)(user->base + at);
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->ingress))) return pdlb_engine_send(user, event, 1, why);
-  const uint64_t tail = engine_get(&queue->front_tail);
-  if (UNLIKELY(tail >= queue->front_until || !engine_is(&queue->front_way, (uint32_t)way)))
-    return engine_send_one_behind(user, event, why, queue);
-  engine_put_one_in_front(queue, tail, event);
-  atomic_store_explicit(&queue->front_tail, tail + 1, memory_order_release); /* the commit */
-  engine_unlock(&queue->ingress);
-  engine_add(&port->sent, 1);
-  *why = PDLB_TAKEN;
-  if (UNLIKELY(engine_may_offer(user->idle, queue))) return engine_offer_sent(user->engine, queue->index, 1);
-  return engine_one();
+  return engine_send_one_locked(user, event, why, queue, (uint32_t)way);
 }
 
 /* Ordered elements get their places in line. False if there are not enough. */
@@ -135,9 +175,9 @@ otherwise:
 /* What the history says of one unordered element of a queue, beside what it says of an atomic one. */
 #define ENTRY_UNORDERED ((uint64_t)PDLB_SCHED_UNORDERED << ENTRY_TYPE_SHIFT)
 
-static inline uint64_t engine_oldest_beside_atomic(const struct pdlb_engine_user *user, uint32_t head) {
-  return atomic_load_explicit(&user->history[head & user->port->history_mask], memory_order_relaxed) ^
-         user->queue_entry;
+static inline uint64_t engine_oldest_beside_atomic(const struct pdlb_engine_user *user, const struct engine_port *port,
+                                                   uint32_t head) {
+  return atomic_load_explicit(&user->history[head & port->history_mask], memory_order_relaxed) ^ user->queue_entry;
 }
 
 static inline bool engine_holds_any(const struct engine_port *port, uint32_t head) {
@@ -149,7 +189,7 @@ static inline bool engine_holds_any(const struct engine_port *port, uint32_t hea
 static inline __attribute__((always_inline)) bool engine_release_oldest(const struct pdlb_engine_user *user) {
   struct engine_port *port = user->port;
   const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
-  const uint64_t flow = engine_oldest_beside_atomic(user, head);
+  const uint64_t flow = engine_oldest_beside_atomic(user, port, head);
   uint32_t word = user->holds_one;
   if (LIKELY(flow < FLOWS)) {
     if (UNLIKELY(!atomic_compare_exchange_strong_explicit(&user->queue_flows[flow], &word, 0, memory_order_release,
@@ -165,10 +205,10 @@ static inline __attribute__((always_inline)) bool engine_release_oldest(const st
 
 /* The same under the egress lock of the queue, where a look at the flow's word and a store will do; and what it gives,
  * the port is about to take again, so that its room stays as it is. */
-static inline __attribute__((always_inline)) bool engine_exchange_oldest(const struct pdlb_engine_user *user) {
-  struct engine_port *port = user->port;
+static inline __attribute__((always_inline)) bool engine_exchange_oldest(const struct pdlb_engine_user *user,
+                                                                         struct engine_port *port) {
   const uint32_t head = atomic_load_explicit(&port->history_head, memory_order_relaxed);
-  const uint64_t flow = engine_oldest_beside_atomic(user, head);
+  const uint64_t flow = engine_oldest_beside_atomic(user, port, head);
   if (LIKELY(flow < FLOWS)) {
     if (UNLIKELY(!engine_is(&user->queue_flows[flow], user->holds_one))) return false;
     atomic_store_explicit(&user->queue_flows[flow], 0, memory_order_release);
@@ -180,6 +220,22 @@ static inline __attribute__((always_inline)) bool engine_exchange_oldest(const s
   return true;
 }
 
+/* The port has an element that left the queue, whose egress lock is given up, instead of the one that it had. */
+static inline __attribute__((always_inline)) void engine_hold_instead(struct engine_port *port,
+                                                                      struct engine_queue *queue,
+                                                                      uint32_t history_tail) {
+  atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
+  engine_add(&port->received, 1);
+  engine_add(&queue->scheduled, 1);
+  engine_unlock(&queue->egress);
+}
+
+/* It has none after all. */
+static inline void engine_hold_nothing(struct engine_port *port) {
+  port->last_received = 0;
+  port->room++;
+}
+
 /* A port that releases what the receive before returned: engine_take_only, and if that was one, it is released. */
 static inline __attribute__((always_inline)) bool engine_exchange_only(const struct pdlb_engine_user *user,
                                                                        struct pdlb_event *event) {
@@ -189,20 +245,70 @@ static inline __attribute__((always_inline)) bool engine_exchange_only(const str
   const uint64_t taken = engine_get(&queue->front_taken);
   if (UNLIKELY(tail != taken + 1) || UNLIKELY(port->last_received != 1)) return false;
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
-  if (UNLIKELY(!engine_only_waits(user, port, queue, taken)) || UNLIKELY(!engine_exchange_oldest(user))) goto otherwise;
+  if (UNLIKELY(!engine_only_waits(user, port, queue, taken)) || UNLIKELY(!engine_exchange_oldest(user, port)))
+    goto otherwise;
   *event = queue->front[taken & FRONT_MASK];
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
   if (UNLIKELY(!engine_hold_one(user, port, event, type, &history_tail))) {
-    port->last_received = 0;
-    port->room++;
+    engine_hold_nothing(port);
     goto otherwise;
   }
   atomic_store_explicit(&queue->front_taken, taken + 1, memory_order_release); /* the commit */
-  atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
-  engine_add(&port->received, 1);
-  engine_add(&queue->scheduled, 1);
+  engine_hold_instead(port, queue, history_tail);
+  return true;
+
+otherwise:
   engine_unlock(&queue->egress);
+  return false;
+}
+
+/* How many elements of a run (region.h) are known to come next. */
+static inline uint64_t engine_left_of_run(const struct engine_queue *queue) {
+  const uint64_t until = engine_get(&queue->run_until), scheduled = engine_get(&queue->scheduled);
+  return until > scheduled ? until - scheduled : 0;
+}
+
+static inline bool engine_run_is_in_ring(const struct engine_queue *queue) {
+  return atomic_load_explicit(&queue->run_in_ring, memory_order_relaxed);
+}
+
+/* Under the egress lock: the next one of the run is the next one of the queue. While the run lasts in the ring, the
+ * ring is not empty, and so nothing is put into the front. */
+static inline bool engine_run_goes_on(const struct pdlb_engine_user *user, const struct engine_queue *queue) {
+  return LIKELY(queue->picks + 1 < STARVATION_PERIOD) && LIKELY(!(engine_slow(queue) & ~SLOW_RINGS)) &&
+         LIKELY(engine_is(&user->port->only_link, user->only));
+}
+
+/* The same of the next one of a run. */
+static inline __attribute__((always_inline)) bool engine_exchange_next(const struct pdlb_engine_user *user,
+                                                                       struct pdlb_event *event) {
+  struct engine_port *port = user->port;
+  struct engine_queue *queue = user->queue;
+  if (UNLIKELY(!engine_left_of_run(queue)) || UNLIKELY(port->last_received != 1)) return false;
+  if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
+  const uint64_t left = engine_left_of_run(queue);
+  if (UNLIKELY(!left) || UNLIKELY(!engine_run_goes_on(user, queue)) || UNLIKELY(!engine_exchange_oldest(user, port)))
+    goto otherwise;
+  const bool in_ring = engine_run_is_in_ring(queue);
+  const uint32_t head = atomic_load_explicit(&queue->head[0], memory_order_relaxed);
+  const uint64_t taken = engine_get(&queue->front_taken);
+  *event = in_ring ? user->queue_ring[head & user->ring_mask] : queue->front[taken & FRONT_MASK];
+  uint32_t history_tail;
+  if (UNLIKELY(!engine_hold_one(user, port, event, pdlb_event_type(event), &history_tail))) {
+    engine_hold_nothing(port);
+    goto otherwise;
+  }
+  queue->picks++;
+  if (LIKELY(in_ring)) {
+    atomic_store_explicit(&queue->head[0], head + 1, memory_order_release); /* the commit */
+    engine_add(&queue->ring_out, 1);
+    /* Not so far on that the sender is about to write there. */
+    if (LIKELY(left > RING_AHEAD)) __builtin_prefetch(&user->queue_ring[(head + RING_AHEAD) & user->ring_mask]);
+  } else {
+    atomic_store_explicit(&queue->front_taken, taken + 1, memory_order_release); /* the commit */
+  }
+  engine_hold_instead(port, queue, history_tail);
   return true;
 
 otherwise:

@@ -108,15 +108,6 @@ static inline void begin_run(struct engine_queue *queue, bool in_ring, uint32_t 
   atomic_store_explicit(&queue->run_until, engine_get(&queue->scheduled) + count, memory_order_relaxed);
 }
 
-static inline uint64_t left_of_run(const struct engine_queue *queue) {
-  const uint64_t until = engine_get(&queue->run_until), scheduled = engine_get(&queue->scheduled);
-  return until > scheduled ? until - scheduled : 0;
-}
-
-static inline bool run_is_in_ring(const struct engine_queue *queue) {
-  return atomic_load_explicit(&queue->run_in_ring, memory_order_relaxed);
-}
-
 /* Whether the `most` oldest of the front's `count` elements are the next ones: as urgent as each other, where none can
  * be more urgent. */
 static bool front_begins_alike(struct engine_queue *queue, uint64_t taken, uint32_t count, uint32_t most) {
@@ -213,7 +204,7 @@ static inline uint32_t only_ring(const struct engine_queue *queue, uint32_t *dep
 /* Under the egress lock: which ring the next elements are in, and how many of at most `most`; NIL if that is not one
  * ring, or none. Where a run has as many, senders' lines are not looked at, unless it is a lower priority's turn. */
 static inline uint32_t next_ring(struct engine_queue *queue, uint32_t most, uint32_t *count, uint32_t *picks) {
-  if (run_is_in_ring(queue) && left_of_run(queue) >= most && engine_slow(queue) == SLOW_RINGS &&
+  if (engine_run_is_in_ring(queue) && engine_left_of_run(queue) >= most && engine_slow(queue) == SLOW_RINGS &&
       queue->picks + most < STARVATION_PERIOD) {
     *count = most;
     *picks = queue->picks + most;
@@ -233,7 +224,7 @@ static inline uint32_t next_ring(struct engine_queue *queue, uint32_t most, uint
  * sees to what it has got. `picks`: as in the queue, when the lock was given up. */
 static inline void fetch_next(const struct engine_queue *queue, const struct pdlb_event *ring, uint32_t mask,
                               uint32_t head, uint32_t count, uint32_t picks) {
-  if (left_of_run(queue) < count) return;
+  if (engine_left_of_run(queue) < count) return;
   ring_fetch(ring, mask, head, count);
   if (picks + count >= STARVATION_PERIOD) __builtin_prefetch(&queue->front_tail);
 }
@@ -282,12 +273,11 @@ static inline uint32_t urgent_ring(const struct engine_queue *queue) {
 static inline bool take_head(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t priority,
                              struct pdlb_event *event) {
   struct engine_port *port = user->port;
-  const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed);
-  const uint32_t mask = engine_ring_mask(user->engine);
-  const struct pdlb_event *ring = engine_ring(user->engine, queue->index, priority);
+  const uint32_t head = atomic_load_explicit(&queue->head[priority], memory_order_relaxed), mask = user->ring_mask;
+  const struct pdlb_event *ring = engine_ring_for(user, queue, priority);
   *event = ring[head & mask];
   /* Not so far on that the sender is about to write there. */
-  if (left_of_run(queue) > RING_AHEAD) __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
+  if (engine_left_of_run(queue) > RING_AHEAD) __builtin_prefetch(&ring[(head + RING_AHEAD) & mask]);
   const uint32_t type = pdlb_event_type(event);
   uint32_t history_tail;
   if (UNLIKELY(!engine_hold_one(user, port, event, type, &history_tail))) return false;
@@ -333,17 +323,12 @@ otherwise:
   return false;
 }
 
-/* The next one of a run, if it is not a lower priority's turn. While it lasts in the ring, the ring is not empty, and
- * so nothing is put into the front. */
-static inline bool take_next_of_run(const struct pdlb_engine_user *user, struct engine_queue *queue, uint32_t linked,
+static inline bool take_next_of_run(const struct pdlb_engine_user *user, struct engine_queue *queue,
                                     struct pdlb_event *event) {
   if (UNLIKELY(!engine_try_lock_as(user->owner, &queue->egress))) return false;
-  if (UNLIKELY(!left_of_run(queue) || queue->picks + 1 >= STARVATION_PERIOD || (engine_slow(queue) & ~SLOW_RINGS) ||
-               atomic_load_explicit(&user->port->only_link, memory_order_relaxed) != linked))
-    goto otherwise;
-  if (LIKELY(run_is_in_ring(queue) ? take_head(user, queue, 0, event) : take_oldest(user, queue, event))) return true;
-
-otherwise:
+  if (LIKELY(engine_left_of_run(queue)) && LIKELY(engine_run_goes_on(user, queue)) &&
+      LIKELY(engine_run_is_in_ring(queue) ? take_head(user, queue, 0, event) : take_oldest(user, queue, event)))
+    return true;
   engine_unlock(&queue->egress);
   return false;
 }
@@ -479,7 +464,7 @@ static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engin
   struct engine_port *port = user->port;
   const uint32_t most = max < port->cq_depth ? max : port->cq_depth;
   uint32_t taken = 0;
-  if (!run_is_in_ring(queue) || !left_of_run(queue)) {
+  if (!engine_run_is_in_ring(queue) || !engine_left_of_run(queue)) {
     if (atomic_load_explicit(&queue->front_tail, memory_order_acquire) != engine_get(&queue->front_taken))
       return schedule_front(user, events, max, retry_at, queue, only);
     if (!engine_any_queued(queue)) return 0;
@@ -491,10 +476,8 @@ static __attribute__((noinline)) uint32_t schedule_rings(const struct pdlb_engin
 }
 
 static __attribute__((noinline)) uint32_t schedule_run(const struct pdlb_engine_user *user, struct pdlb_event *events,
-                                                       uint32_t max, uint64_t *retry_at, struct engine_queue *queue,
-                                                       uint32_t only) {
-  return LIKELY(take_next_of_run(user, queue, only, events)) ? engine_one()
-                                                             : schedule_links(user, events, max, retry_at);
+                                                       uint32_t max, uint64_t *retry_at, struct engine_queue *queue) {
+  return LIKELY(take_next_of_run(user, queue, events)) ? engine_one() : schedule_links(user, events, max, retry_at);
 }
 
 static inline __attribute__((always_inline)) uint32_t schedule_queue(const struct pdlb_engine_user *user,
@@ -522,7 +505,7 @@ static __attribute__((noinline)) uint32_t schedule_releasing(const struct pdlb_e
   port->last_received = 0;
   /* Ports that release with a receive are those that take one after the other at a rate where this pays. */
   struct engine_queue *queue = user->queue;
-  if (max == 1 && left_of_run(queue)) return schedule_run(user, events, max, retry_at, queue, only);
+  if (max == 1 && engine_left_of_run(queue)) return schedule_run(user, events, max, retry_at, queue);
   return schedule_queue(user, events, max, retry_at, only);
 }
 
@@ -540,6 +523,7 @@ void engine_look_at_only_link(struct pdlb_engine_user *user) {
   const bool simple = only && !user->queue->limited && !user->queue->directed;
   user->queue_entry = simple ? user->queue->entry : UINT64_MAX;
   user->queue_flows = flows_of(user->engine, user->queue);
+  user->queue_ring = engine_ring_for(user, user->queue, 0);
 }
 
 /* The port has not the one link that it had when last looked at. */
@@ -574,5 +558,5 @@ uint32_t pdlb_engine_share(const struct pdlb_engine_user *user, uint32_t most) {
 
 bool pdlb_engine_knows_next(const struct pdlb_engine_user *user) {
   const uint32_t only = atomic_load_explicit(&user->port->only_link, memory_order_acquire);
-  return only && left_of_run(engine_queue_of(user->engine, only));
+  return only && engine_left_of_run(engine_queue_of(user->engine, only));
 }

@@ -46,15 +46,22 @@ static __attribute__((noinline)) int recv_at_pace(struct software_port *port, st
   return count;
 }
 
+static __attribute__((noinline)) int recv_next(struct software_port *port, struct pdlb_event *event,
+                                               uint64_t deadline) {
+  return LIKELY(engine_exchange_next(&port->user, event)) ? (int)engine_one() : recv_at_pace(port, event, 1, deadline);
+}
+
+/* The port is known to find one alone. */
+static __attribute__((noinline)) int recv_alone(struct software_port *port, struct pdlb_event *event) {
+  if (UNLIKELY(!engine_exchange_only(&port->user, event))) return recv_next(port, event, 0);
+  port->pace.looks_left--;
+  return (int)engine_one();
+}
+
 int software_successive_recv(struct pdlb_port *base, struct pdlb_event *events, uint32_t max, uint64_t deadline) {
   struct software_port *port = (struct software_port *)base;
-  if (max != 1 || deadline) return recv_at_pace(port, events, max, deadline);
-  /* It is known to find one alone, and one alone is there. */
-  if (LIKELY(port->pace.alone) && LIKELY(port->pace.looks_left) &&
-      LIKELY(!engine_has_any(&port->user.port->notice, NOTICES_TO_TAKE_ONE & ~NOTICE_RELEASES)) &&
-      LIKELY(engine_exchange_only(&port->user, events))) {
-    port->pace.looks_left--;
-    return (int)engine_one();
-  }
-  return recv_at_pace(port, events, 1, 0);
+  if (UNLIKELY(max != 1) || UNLIKELY(engine_has_any(&port->user.port->notice, NOTICES_TO_TAKE_ONE & ~NOTICE_RELEASES)))
+    return recv_at_pace(port, events, max, deadline);
+  if (port->pace.alone && port->pace.looks_left && !deadline) return recv_alone(port, events);
+  return recv_next(port, events, deadline);
 }

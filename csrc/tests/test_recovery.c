@@ -114,6 +114,14 @@ static void send(struct world *world, uint32_t count, uint8_t queue, enum pdlb_s
   rig_send(world->producer, events, count);
 }
 
+/* The same of the highest priority. */
+static void send_urgent(struct world *world, uint32_t count, enum pdlb_sched type) {
+  struct pdlb_event events[256];
+  make(world, events, count, world->work, type, 16);
+  for (uint32_t i = 0; i < count; i++) events[i].sched = pdlb_sched_byte((unsigned)type, 0);
+  rig_send(world->producer, events, count);
+}
+
 /* ---- operations -------------------------------------------------------------------------------------------------- */
 
 static void nothing_before(struct world *world) { (void)world; }
@@ -162,6 +170,9 @@ static void before_some(struct world *world) { send(world, 12, world->work, PDLB
 static void before_one(struct world *world) { send(world, 1, world->work, PDLB_SCHED_ATOMIC, 16); }
 static void before_unordered(struct world *world) { send(world, 12, world->work, PDLB_SCHED_UNORDERED, 16); }
 static void before_limited(struct world *world) { send(world, 12, world->limited, PDLB_SCHED_ATOMIC, 16); }
+static void before_urgent(struct world *world) { send_urgent(world, 12, PDLB_SCHED_ATOMIC); }
+static void before_urgent_unordered(struct world *world) { send_urgent(world, 12, PDLB_SCHED_UNORDERED); }
+static void before_urgent_in_rings(struct world *world) { send_urgent(world, 100, PDLB_SCHED_ATOMIC); }
 static void before_line(struct world *world) { send(world, 12, world->line, PDLB_SCHED_ORDERED, 1); }
 static void before_directed(struct world *world) { send(world, 12, world->direct, PDLB_SCHED_DIRECTED, 1); }
 
@@ -266,6 +277,22 @@ static void prepare_two(struct child *child) {
 static void act_release_only(struct child *child) { pdlb_port_release(child->single, 1); }
 static void act_exchange_only(struct child *child) { engine_exchange_only(user_of(child->single), child->held); }
 
+/* One is held, and the next ones are known to be at hand: in the front, in a ring. */
+static void prepare_run(struct child *child) {
+  receive(child, child->single, 1);
+  CHECK(engine_left_of_run(user_of(child->single)->queue));
+}
+
+static void prepare_run_in_ring(struct child *child) {
+  struct pdlb_event events[64];
+  CHECK_EQ(pdlb_port_recv(child->single, events, 64, 0), 64);
+  CHECK_EQ(pdlb_port_release(child->single, 64), 64);
+  prepare_run(child);
+  CHECK(engine_run_is_in_ring(user_of(child->single)->queue));
+}
+
+static void act_exchange_next(struct child *child) { engine_exchange_next(user_of(child->single), child->held); }
+
 static void before_one_unordered(struct world *world) { send(world, 1, world->work, PDLB_SCHED_UNORDERED, 16); }
 
 /* Somebody is asleep for whom the child's element is. */
@@ -280,6 +307,7 @@ static const struct operation operations[] = {
     {"send a batch", nothing_before, nothing_to_prepare, act_send_batch},
     {"send a batch over the front's end", before_full, prepare_held, act_send_wrapping},
     {"send into rings", before_in_rings, nothing_to_prepare, act_send_batch},
+    {"send one into rings", before_in_rings, nothing_to_prepare, act_send_one},
     {"send to several queues", nothing_before, nothing_to_prepare, act_send_mixed},
     {"send to a line", nothing_before, nothing_to_prepare, act_send_to_line},
     {"send directed", nothing_before, nothing_to_prepare, act_send_directed},
@@ -312,6 +340,10 @@ static const struct operation operations[] = {
     {"release the only one", before_one, prepare_only, act_release_only},
     {"release the only one, unordered", before_one_unordered, prepare_only, act_release_only},
     {"release the only one and receive the next", before_one, prepare_two, act_exchange_only},
+    {"release one of a run and receive the next", before_urgent, prepare_run, act_exchange_next},
+    {"release one unordered of a run and receive the next", before_urgent_unordered, prepare_run, act_exchange_next},
+    {"release one of a run in a ring and receive the next", before_urgent_in_rings, prepare_run_in_ring,
+     act_exchange_next},
     {"forward from a flow", before_some, prepare_held, act_forward},
     {"send into one ring", before_in_one_ring, nothing_to_prepare, act_send_urgent},
     {"receive from one ring", before_in_one_ring, nothing_to_prepare, act_receive_dozen},
