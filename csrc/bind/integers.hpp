@@ -47,15 +47,29 @@ inline bool two_digits(PyObject *, uint64_t *) { return false; }
 
 #endif
 
-// Makes the integers that one function returns. Most receivers have thrown the last one away when they ask for the
-// next: it is then nobody's but ours, and takes the next value. To have memory for an integer and to give it back costs
-// as much as all else that a receive does. zip and enumerate do the same with the tuples that they return.
+// Whether nobody but the caller, who has the object, refers to it, or can come to.
+inline bool is_ours_alone(PyObject *object) {
+#ifndef Py_GIL_DISABLED
+  return Py_REFCNT(object) == 1;
+#elif PY_VERSION_HEX >= 0x030E0000
+  return PyUnstable_Object_IsUniquelyReferenced(object);
+#else
+  // Who finds no shared reference has to fail to make one.
+  return _Py_IsOwnedByCurrentThread(object) && _Py_atomic_load_uint32_relaxed(&object->ob_ref_local) == 1 &&
+         _Py_atomic_load_ssize_relaxed(&object->ob_ref_shared) == 0;
+#endif
+}
+
+// Makes the integers that one function returns, in one thread at a time. Most receivers have thrown the last one away
+// when they ask for the next: it is then nobody's but ours, and takes the next value. To have memory for an integer and
+// to give it back costs as much as all else that a receive does. zip and enumerate do the same with the tuples that
+// they return.
 class Integers {
  public:
   PyObject *make(uint64_t value) {
-#if defined(PDLB_KNOWS_DIGITS) && !defined(Py_GIL_DISABLED)
+#ifdef PDLB_KNOWS_DIGITS
     if (value >> kDigitBits && !(value >> 2 * kDigitBits)) {
-      if (!last_ || Py_REFCNT(last_) != 1) return renew(value);
+      if (!last_ || !is_ours_alone(last_)) return renew(value);
       digit *const digits = digits_in(last_);
       digits[0] = static_cast<digit>(value & ((1u << kDigitBits) - 1));
       digits[1] = static_cast<digit>(value >> kDigitBits);

@@ -220,26 +220,30 @@ __attribute__((noinline)) bool timeout_of(PyObject *const *arguments, Py_ssize_t
   return recv_one_signature.read(arguments, count, names, &values) && (!values[0] || wait_of(values[0], wait));
 }
 
-__attribute__((noinline)) int wait_for_one(const Calls *calls, pdlb_event *event, uint64_t wait, int rc) {
+__attribute__((noinline)) PyObject *wait_for_one(const Calls *calls, uint64_t wait, int rc) {
   const Use use(*calls->port);
-  return use ? wait_to_receive(calls->port->raw(), event, 1, wait, rc) : -1;
+  if (!use) return nullptr;
+  pdlb_event event;
+  rc = wait_to_receive(calls->port->raw(), &event, 1, wait, rc);
+  if (rc < 0) return nullptr;
+  if (rc == 0) Py_RETURN_NONE;
+  return PyLong_FromUnsignedLong(event.data);
 }
 
+// Who holds the port makes the integer: without an interpreter lock, another thread could be about to.
 PyObject *recv_one(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names) {
   Calls *calls = calls_of(self);
   uint64_t wait = PDLB_FOREVER;
   if ((count || names) && !timeout_of(arguments, count, names, &wait)) return nullptr;
-  pdlb_event event;
   int received = 0;
   {
     const BriefUse use(*calls->port);
     if (!use) return nullptr;
+    pdlb_event event;
     received = pdlb_port_recv(calls->port->raw(), &event, 1, 0);
+    if (received > 0) return calls->received.make(event.data);
   }
-  if (received <= 0) received = wait_for_one(calls, &event, wait, received);
-  if (received < 0) return nullptr;
-  if (received == 0) Py_RETURN_NONE;
-  return calls->received.make(event.data);
+  return wait_for_one(calls, wait, received);
 }
 
 // ---- what is held

@@ -55,6 +55,36 @@ def test_an_integer_that_was_received_never_changes(line: Line) -> None:
     assert keys == {number: turn for turn, number in enumerate(numbers) if turn % 7 == 0}
 
 
+def test_nor_does_one_that_another_thread_keeps(line: Line) -> None:
+    """Each thread receives some, and keeps what the other one received."""
+    numbers = [2**40 + number for number in range(300)]
+    given: dict[int, int | None] = {}
+    turns = threading.Barrier(2)
+
+    def receive(own: int) -> None:
+        kept = []
+        for turn in range(len(numbers)):
+            if turn % 2 == own:
+                number = line.port.recv_one(timeout=0)
+                given[0] = number if turn % 3 == 0 else None
+                line.port.release()
+            turns.wait(timeout=60)
+            if turn % 2 != own and given[0] is not None:
+                kept.append((turn, given.pop(0)))
+            turns.wait(timeout=60)
+        outcome.append(kept)
+
+    outcome: list[list[tuple[int, int | None]]] = []
+    for number in numbers:
+        assert line.sender.send_one(number, line.queue)
+    threads = [threading.Thread(target=receive, args=(own,)) for own in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcome[0] + outcome[1]) == [(turn, numbers[turn]) for turn in range(0, len(numbers), 3)]
+
+
 @pytest.mark.parametrize("wrong", [-1, -(2**40), 2**64, 1.5, "1", None])
 def test_what_is_no_number_of_64_bits_is_refused(line: Line, wrong: Any) -> None:
     line.sender.send_one(2**40, line.queue)
