@@ -89,7 +89,7 @@ bool engine_collect_credits(struct pdlb_engine *engine, uint32_t but) {
  * or the rings are in use; or it has elements of another type. */
 static bool front_can_take(struct engine_queue *queue, uint32_t count, uint32_t way) {
   const uint64_t tail = engine_get(&queue->front_tail), ring_in = engine_get(&queue->ring_in);
-  if (engine_slow(queue) & SLOW_RINGS) {
+  if (queue->rings_until) {
     const uint64_t waiting = ring_in - atomic_load_explicit(&queue->ring_out, memory_order_acquire);
     if (waiting) {
       queue->rings_until = ring_in + (waiting > RINGS_STAY ? waiting : RINGS_STAY);

@@ -335,6 +335,12 @@ static inline uint32_t engine_queued(const struct engine_queue *queue) {
   return in > out ? (uint32_t)(in - out) : 0;
 }
 
+/* Under the egress lock: so many more were given to a port. */
+static inline void engine_count_given(struct engine_queue *queue, uint64_t count) {
+  engine_add(&queue->given, count);
+  engine_add(&queue->scheduled, count);
+}
+
 /* ---- flows.c: all under the queue's egress lock ------------------------------------------------------------------ */
 
 /* Set an element aside because its flow is in flight elsewhere, or has elements set aside before it. `from`: the

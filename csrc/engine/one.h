@@ -135,7 +135,7 @@ static inline __attribute__((always_inline)) void engine_take_hold(struct engine
   else
     engine_take_room(port, count);
   port->last_received = count;
-  engine_add(&queue->scheduled, count);
+  engine_count_given(queue, count);
   engine_unlock(&queue->egress);
 }
 
@@ -226,7 +226,7 @@ static inline __attribute__((always_inline)) void engine_hold_instead(struct eng
                                                                       uint32_t history_tail) {
   atomic_store_explicit(&port->history_tail, history_tail, memory_order_release);
   engine_add(&port->received, 1);
-  engine_add(&queue->scheduled, 1);
+  engine_count_given(queue, 1);
   engine_unlock(&queue->egress);
 }
 
@@ -265,8 +265,8 @@ otherwise:
 
 /* How many elements of a run (region.h) are known to come next. */
 static inline uint64_t engine_left_of_run(const struct engine_queue *queue) {
-  const uint64_t until = engine_get(&queue->run_until), scheduled = engine_get(&queue->scheduled);
-  return until > scheduled ? until - scheduled : 0;
+  const uint64_t until = engine_get(&queue->run_until), given = engine_get(&queue->given);
+  return until > given ? until - given : 0;
 }
 
 static inline bool engine_run_is_in_ring(const struct engine_queue *queue) {

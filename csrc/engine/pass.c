@@ -308,7 +308,7 @@ static void commit(struct pass *pass, uint32_t taken, bool *offer) {
     const uint32_t before = atomic_fetch_add_explicit(&queue->inflight, taken, memory_order_seq_cst);
     if (UNLIKELY(pass->limited) && before + taken < queue->inflight_limit) *offer = true;
   }
-  engine_add(&queue->scheduled, taken);
+  engine_count_given(queue, taken);
   if (queue->even) pass->freed = engine_given_evenly(pass->engine, pass->queue_index, pass->port_index, taken);
 }
 

@@ -243,7 +243,7 @@ void engine_mend_ingress(struct engine_queue *queue) {
                             atomic_load_explicit(&queue->tail[priority], memory_order_relaxed), memory_order_relaxed);
   /* Credits and places are looked at again. */
   queue->front_until = tail;
-  queue->rings_until = 0;
+  queue->rings_until = engine_slow(queue) & SLOW_RINGS ? 1 : 0;
   queue->credit_until = engine_enqueued(queue);
 }
 
@@ -305,6 +305,7 @@ static void mend_egress(struct burial *burial, uint32_t index) {
                             atomic_load_explicit(&queue->front_gone, memory_order_relaxed) +
                             engine_get(&queue->ring_out) - atomic_load_explicit(&queue->parked, memory_order_relaxed),
                         memory_order_release);
+  atomic_store_explicit(&queue->given, engine_get(&queue->scheduled), memory_order_relaxed);
   atomic_store_explicit(&queue->run_until, 0, memory_order_relaxed);
 }
 

@@ -21,10 +21,10 @@
  * reserves some, more than it needs at the moment, and who sends need not look further: what has left the queue is that
  * much room for what comes. When the domain has none left, the sender collects what other queues have and do not need.
  *
- * Lines. Those who send and those who schedule may be on two processors, and a cache line that both touch moves from one
- * to the other each time, which takes as long as hundreds of instructions. So each side has a line that it alone looks
- * at, with its lock in it, and one in which it tells the other side what that must know, and that looks as rarely as it
- * can. benchmarks/shared_lines.py counts which lines move.
+ * Lines. Those who send and those who schedule may be on two processors, and a cache line that both touch moves from
+ * one to the other each time, which takes as long as hundreds of instructions. So each side has a line that it alone
+ * looks at, with its lock in it, and one in which it tells the other side what that must know, and that looks as rarely
+ * as it can. benchmarks/shared_lines.py counts which lines move.
  *
  * Locks. Each queue has two: `ingress` for those who append, `egress` for those who schedule or release. The order is
  * control, then egress, then ingress; at most one of each kind is held, but by recovery, which holds all of the last
@@ -146,7 +146,9 @@ struct engine_queue {
   _Atomic uint32_t reserved; /* credits: for what waits, and for what may come */
   uint64_t front_until;      /* up to here the front has places, and the queue credits, as last looked at */
   uint64_t credit_until;     /* so many elements may ever come before credits are looked at again */
-  uint64_t rings_until;      /* until so many have, what comes goes there without a look at whether they are empty */
+  /* Until so many elements ever came to the rings, what comes goes there without a look at whether they are empty; 0
+   * while they are not in use, as SLOW_RINGS tells those who schedule. */
+  uint64_t rings_until;
   /* What the tails become when `ring_in` has grown; else they are the same. */
   _Atomic uint32_t tail_next[PDLB_PRIORITIES];
 
@@ -154,21 +156,23 @@ struct engine_queue {
   alignas(LINE_PAIR) _Atomic uint64_t front_taken; /* all before it are gone */
   _Atomic uint64_t scheduled;                      /* elements that were ever given to ports */
   _Atomic uint64_t ring_out;                       /* the sum of the rings' heads */
-  _Atomic uint32_t slow;
-  _Atomic uint32_t head[PDLB_PRIORITIES];
 
-  /* What those who schedule alone look at. */
+  /* What those who schedule alone look at; but who sends sets and clears SLOW_RINGS. */
   alignas(LINE_PAIR) _Atomic uint32_t egress;
-  _Atomic uint32_t front_gone; /* of those from `front_taken` on */
-  uint64_t front_looked;       /* up to here the front is sorted into `left`; or it is below `front_taken` */
-  _Atomic uint32_t parked;
-  uint32_t picks;       /* elements scheduled since a lower priority was last served first, while others waited */
-  uint32_t starve_turn; /* the priority that was then served */
+  _Atomic uint32_t slow;
+  uint32_t picks; /* elements scheduled since a lower priority was last served first, while others waited */
   _Atomic uint32_t run_in_ring; /* a run is in the ring of the first priority, and not in the front */
   /* A run: until so many were ever scheduled, what comes next is known to be at hand, as urgent as can be, and with
    * nothing older before it, whatever is sent meanwhile; unless something is parked or left behind. */
   _Atomic uint64_t run_until;
-  alignas(CACHE_LINE) uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
+  _Atomic uint64_t given; /* as `scheduled`, for those who schedule */
+  _Atomic uint32_t head[PDLB_PRIORITIES];
+
+  uint64_t front_looked;       /* up to here the front is sorted into `left`; or it is below `front_taken` */
+  _Atomic uint32_t front_gone; /* of those from `front_taken` on */
+  _Atomic uint32_t parked;
+  uint32_t starve_turn;           /* the priority that was served first last, out of turn */
+  uint64_t left[PDLB_PRIORITIES]; /* the front's elements by priority: a bit for each slot */
 
   alignas(CACHE_LINE) _Atomic uint32_t inflight; /* where it is limited */
   /* When the element that waits longest began to, as far as known (0: unknown), and how many had been scheduled then.

@@ -105,7 +105,7 @@ static inline uint32_t front_alike(const struct engine_queue *queue, uint32_t tu
  * at what senders write. Whatever leaves the queue counts against them: a run ends early rather than late. */
 static inline void begin_run(struct engine_queue *queue, bool in_ring, uint32_t count) {
   atomic_store_explicit(&queue->run_in_ring, in_ring, memory_order_relaxed);
-  atomic_store_explicit(&queue->run_until, engine_get(&queue->scheduled) + count, memory_order_relaxed);
+  atomic_store_explicit(&queue->run_until, engine_get(&queue->given) + count, memory_order_relaxed);
 }
 
 /* Whether the `most` oldest of the front's `count` elements are the next ones: as urgent as each other, where none can
@@ -220,11 +220,10 @@ static inline uint32_t next_ring(struct engine_queue *queue, uint32_t most, uint
   return priority;
 }
 
-/* With no lock held. What the next call of this kind will look at, if senders are done with it: it comes while the port
- * sees to what it has got. `picks`: as in the queue, when the lock was given up. */
+/* With no lock held. What the next call of this kind will look at, where senders are done with it: it comes while the
+ * port sees to what it has got. `picks`: as in the queue, when the lock was given up. */
 static inline void fetch_next(const struct engine_queue *queue, const struct pdlb_event *ring, uint32_t mask,
                               uint32_t head, uint32_t count, uint32_t picks) {
-  if (engine_left_of_run(queue) < count) return;
   ring_fetch(ring, mask, head, count);
   if (picks + count >= STARVATION_PERIOD) __builtin_prefetch(&queue->front_tail);
 }
@@ -249,8 +248,9 @@ static __attribute__((noinline)) uint32_t take_ring(const struct pdlb_engine_use
   queue->picks = picks;
   atomic_store_explicit(&queue->head[priority], head + count, memory_order_release); /* the commit */
   engine_add(&queue->ring_out, count);
+  const bool as_many_wait = engine_left_of_run(queue) >= 2ull * count;
   engine_take_hold(port, queue, count, history_tail, type);
-  fetch_next(queue, ring, mask, head + count, count, picks);
+  if (as_many_wait) fetch_next(queue, ring, mask, head + count, count, picks);
   return count;
 
 otherwise:

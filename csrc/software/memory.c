@@ -9,7 +9,7 @@
 
 #include "software.h"
 
-#define MAGIC 0x34626c6470ull /* "pdlb4": to be counted up when anything in the region changes its place or meaning */
+#define MAGIC 0x35626c6470ull /* "pdlb5": to be counted up when anything in the region changes its place or meaning */
 #define PAGE 4096u
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 

@@ -54,7 +54,8 @@ static void name_queue(const struct pdlb_engine *engine, uint32_t index) {
   NAME(ingress), NAME(front_tail), NAME(front_until), NAME(front_way), NAME(reserved), NAME(credit_until);
   NAME(ring_in), NAME(rings_until), NAME(tail), NAME(tail_next);
   NAME(egress), NAME(slow), NAME(front_taken), NAME(scheduled), NAME(ring_out), NAME(head);
-  NAME(left), NAME(front_looked), NAME(front_gone), NAME(parked), NAME(picks), NAME(starve_turn), NAME(run_until);
+  NAME(left), NAME(front_looked), NAME(front_gone), NAME(parked), NAME(picks), NAME(starve_turn), NAME(run_until),
+      NAME(given);
   NAME(run_in_ring), NAME(front_key), NAME(front);
 #undef NAME
   const struct pdlb_event *ring = engine_ring(engine, index, 0);
