@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """pydlb's servers beside others, in C and Python, under the same load.
 
-    python benchmarks/against_c.py spread|slow|floor|short|light|calls [--rounds 5] [--json FILE]
+    python benchmarks/against_c.py spread|slow|floor|short|light|calls [--rounds 5] [--only WORD] [--json FILE]
 
 spread: connections that are held, opened in three ways. slow: one worker of four blocks in each of its connections.
 floor: what one asyncio or uvloop loop has under the load of slow, where nothing blocks.
 short: as many connections as can be served, 64 at a time. light: 500 connections a second.
 calls: of what a connection of short costs: processor time, system calls, switches of threads (needs perf).
+With --only uvloop, say, only servers take part in short, light and calls in whose name that is.
 
 Builds peers/csrv.c and peers/connload.c with cc into build/peers. The contenders alternate, and ratios are taken round
 by round; the median is shown. Runs on 127.0.0.1 only, a minute or two for five rounds.
@@ -212,8 +213,8 @@ PEERS = {
 LOOPS = ("asyncio", "uvloop")
 
 
-def everybody() -> dict[str, list[str]]:
-    return {
+def everybody(only: str) -> dict[str, list[str]]:
+    servers = {
         "pydlb threads": pydlb_server("threads"),
         "pydlb asyncio": pydlb_server("asyncio"),
         "pydlb uvloop": pydlb_server("uvloop"),
@@ -222,6 +223,11 @@ def everybody() -> dict[str, list[str]]:
         "asyncio, one loop": python_server("asyncio"),
         "uvloop, one loop": python_server("uvloop"),
     }
+    return having(only, servers)
+
+
+def having(word: str, servers: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: server for name, server in servers.items() if word in name}
 
 
 def compared(runs: dict[str, list[dict[str, Any]]], key: str) -> list[dict[str, Any]]:
@@ -229,6 +235,8 @@ def compared(runs: dict[str, list[dict[str, Any]]], key: str) -> list[dict[str, 
     rows = []
     for ours, peers in PEERS.items():
         for peer in peers:
+            if ours not in runs or peer not in runs:
+                continue
             ratios = [mine[key] / other[key] for mine, other in zip(runs[ours], runs[peer], strict=True) if other[key]]
             rows.append(
                 {
@@ -245,21 +253,22 @@ def compared(runs: dict[str, list[dict[str, Any]]], key: str) -> list[dict[str, 
     return rows
 
 
-def short(rounds: int) -> list[dict[str, Any]]:
+def short(rounds: int, only: str = "") -> list[dict[str, Any]]:
     """8,000 connections, 64 at a time: how many for each second of the server's processor time."""
-    return compared(beside(["-k", "64", "-n", "8000", "-w", "200", "-t", "20"], rounds, everybody()), "per_cpu")
+    return compared(beside(["-k", "64", "-n", "8000", "-w", "200", "-t", "20"], rounds, everybody(only)), "per_cpu")
 
 
-def calls(rounds: int) -> list[dict[str, Any]]:
+def calls(rounds: int, only: str = "") -> list[dict[str, Any]]:
     """What a connection of `short` costs: microseconds of processor time, and how often the kernel is called for it.
 
     The time is of runs in which nothing is counted. Loops by themselves (SO_REUSEPORT) are as many as pydlb has, in
     threads or processes, of which each accepts for itself: what is more there than with one loop is no hand-off's.
     """
-    servers = {**everybody(), **{f"pydlb {kind} processes": pydlb_server(f"{kind}-processes") for kind in LOOPS}}
+    servers = {**everybody(""), **{f"pydlb {kind} processes": pydlb_server(f"{kind}-processes") for kind in LOOPS}}
     for kind in LOOPS:
         for how in ("threads", "processes"):
             servers[f"{kind}, {WORKERS} {how} by themselves"] = python_server(f"{kind}-{how}")
+    servers = having(only, servers)
     load = ["-k", "64", "-n", "8000", "-w", "200", "-t", "20"]
     timed = beside(load, rounds, servers)
     rows = []
@@ -269,12 +278,13 @@ def calls(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def light(rounds: int) -> list[dict[str, Any]]:
+def light(rounds: int, only: str = "") -> list[dict[str, Any]]:
     """500 connections a second: microseconds until the answer."""
-    return compared(beside(["-r", "500", "-n", "1000", "-w", "50", "-t", "10"], rounds, everybody()), "p50")
+    return compared(beside(["-r", "500", "-n", "1000", "-w", "50", "-t", "10"], rounds, everybody(only)), "p50")
 
 
-WHAT = {"spread": spread, "slow": slow, "floor": floor, "short": short, "light": light, "calls": calls}
+WHAT = {"spread": spread, "slow": slow, "floor": floor}
+OF_ALL = {"short": short, "light": light, "calls": calls}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -286,13 +296,18 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="pydlb's servers beside others, in C and Python, under the same load.")
-    parser.add_argument("what", choices=list(WHAT))
+    parser.add_argument("what", choices=[*WHAT, *OF_ALL])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     build()
     try:
-        rows = WHAT[options.what](options.rounds)
+        rows = (
+            WHAT[options.what](options.rounds)
+            if options.what in WHAT
+            else OF_ALL[options.what](options.rounds, options.only)
+        )
     except LeftOut as why:
         raise SystemExit(f"{options.what}: {why}") from None
     show(rows)
