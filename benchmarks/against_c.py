@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -32,7 +33,7 @@ from results import LeftOut
 
 HERE = Path(__file__).parent
 BUILT = HERE.parent / "build" / "peers"
-WORKERS = 4
+WORKERS = int(os.environ.get("PDLB_WORKERS", "4"))
 BLOCK_MS = 50
 
 
@@ -261,10 +262,12 @@ def short(rounds: int, only: str = "") -> list[dict[str, Any]]:
 def calls(rounds: int, only: str = "") -> list[dict[str, Any]]:
     """What a connection of `short` costs: microseconds of processor time, and how often the kernel is called for it.
 
-    The time is of runs in which nothing is counted. Loops by themselves (SO_REUSEPORT) are as many as pydlb has, in
-    threads or processes, of which each accepts for itself: what is more there than with one loop is no hand-off's.
+    The time is of runs in which nothing is counted. What is by itself hands nothing on: plain threads that accept from
+    one listener, or as many loops as pydlb has, in threads or processes, with a listener each (SO_REUSEPORT). What is
+    more there than in one C server, or one loop, is no hand-off's.
     """
     servers = {**everybody(""), **{f"pydlb {kind} processes": pydlb_server(f"{kind}-processes") for kind in LOOPS}}
+    servers[f"plain, {WORKERS} threads by themselves"] = python_server("accept")
     for kind in LOOPS:
         for how in ("threads", "processes"):
             servers[f"{kind}, {WORKERS} {how} by themselves"] = python_server(f"{kind}-{how}")

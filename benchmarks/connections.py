@@ -48,6 +48,9 @@ def short(servers: dict[str, list[str]], loops: list[str], rounds: int) -> Itera
     what = "short connections, 64 at a time"
     yield compared("11", what, runs, "threads", "C acceptor + shared queue", "per_cpu", 0.8)
     yield compared("11", what, runs, "threads", "acceptor + SimpleQueue", "per_cpu", 1.15)
+    # Python's threads with nothing handed on: what is lost there no hand-off has cost.
+    yield compared("11", what, runs, "threads", "threads by themselves", "per_cpu", None)
+    yield compared("11", what, runs, "threads by themselves", "acceptor + SimpleQueue", "per_cpu", None)
     for loop in loops:
         for kind, _ in KINDS:
             ours, alone = f"{loop} {kind}", f"{loop} {kind} by themselves"
@@ -98,6 +101,7 @@ def measure(rounds: int) -> Iterator[Result]:
         **{f"{loop} processes": pydlb_server(f"{loop}-processes") for loop in loops},
         "C acceptor + shared queue": c_server("pull", 0),
         "acceptor + SimpleQueue": python_server("queue"),
+        "threads by themselves": python_server("accept"),
         **{f"one {loop} loop": python_server(loop) for loop in loops},
         **{f"{loop} {kind} by themselves": python_server(f"{loop}-{how}") for loop in loops for kind, how in KINDS},
     }

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What people use without pydlb, as servers of the load generator's protocol (connload.c).
 
-    python benchmarks/peers/python_server.py asyncio|uvloop|queue|LOOP-threads|LOOP-processes PORT [WORKERS]
+    python benchmarks/peers/python_server.py asyncio|uvloop|queue|accept|LOOP-threads|LOOP-processes PORT [WORKERS]
 
 asyncio, uvloop: one event loop accepts and serves. asyncio-threads and so on: WORKERS of these, each with a listener of
 its own (SO_REUSEPORT), so that nothing is handed on. queue: one thread accepts and puts sockets into a
-queue.SimpleQueue, WORKERS others get them. Ends on SIGTERM.
+queue.SimpleQueue, WORKERS others get them. accept: WORKERS threads accept for themselves, and nothing is handed on.
+Ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import signal
 import socket
 import sys
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def listener(port: int, *, shared: bool = False) -> socket.socket:
@@ -78,20 +83,27 @@ def serve_in_many_loops(kind: str, port: int, workers: int, *, processes: bool) 
         os.kill(child, signal.SIGTERM)
 
 
+def work(next_one: Callable[[], socket.socket], answer: bytes) -> None:
+    while True:
+        with next_one() as sock:
+            try:
+                if sock.recv(1):
+                    sock.send(answer)
+            except OSError:
+                pass
+
+
+def accept_on_threads(port: int, workers: int) -> None:
+    with listener(port) as sock:
+        for index in range(workers):
+            threading.Thread(target=work, args=(lambda: sock.accept()[0], letter(index)), daemon=True).start()
+        signal.pause()
+
+
 def serve_on_threads(port: int, workers: int) -> None:
     accepted: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
-
-    def work(answer: bytes) -> None:
-        while True:
-            with accepted.get() as sock:
-                try:
-                    if sock.recv(1):
-                        sock.send(answer)
-                except OSError:
-                    pass
-
     for index in range(workers):
-        threading.Thread(target=work, args=(letter(index),), daemon=True).start()
+        threading.Thread(target=work, args=(accepted.get, letter(index)), daemon=True).start()
     with listener(port) as sock:
         while True:
             accepted.put(sock.accept()[0])
@@ -102,6 +114,8 @@ def main() -> None:
     workers = int(sys.argv[3]) if len(sys.argv) > 3 else 4
     if mode == "queue":
         serve_on_threads(port, workers)
+    elif mode == "accept":
+        accept_on_threads(port, workers)
     elif "-" in mode:
         kind, _, how = mode.partition("-")
         serve_in_many_loops(kind, port, workers, processes=how == "processes")
