@@ -136,6 +136,13 @@ int close_now(PyObject *self) {
   return rested && end_turn_later(prompt.beginnings, self) < 0 ? -1 : rc;
 }
 
+// By what errno says.
+int abort_with_errno(PyObject *self) {
+  PyErr_SetFromErrno(PyExc_OSError);
+  set(&prompt_of(self).error, fetch_error());
+  return done(PyObject_CallMethodNoArgs(self, names.abort));
+}
+
 // Two pieces in one packet; the second may be missing.
 int send_pieces(PyObject *self, PyObject *first, PyObject *second, bool more) {
   Prompt &prompt = prompt_of(self);
@@ -148,11 +155,7 @@ int send_pieces(PyObject *self, PyObject *first, PyObject *second, bool more) {
   const size_t size = pieces[0].iov_len + pieces[1].iov_len;
   ssize_t sent = second ? sendmsg(prompt.fd, &message, flags) : send(prompt.fd, pieces[0].iov_base, size, flags);
   if (sent == static_cast<ssize_t>(size)) return 0;
-  if (sent < 0 && !is_not_now()) {
-    PyErr_SetFromErrno(PyExc_OSError);
-    set(&prompt.error, fetch_error());
-    return done(PyObject_CallMethodNoArgs(self, names.abort));
-  }
+  if (sent < 0 && !is_not_now()) return abort_with_errno(self);
   PyObject *all = Py_NewRef(first);
   if (second) PyBytes_Concat(&all, second);
   const auto both = py::reinterpret_steal<py::object>(all);
@@ -356,6 +359,7 @@ PyTypeObject *link_class() { return class_of_links; }
 
 PyObject *bytes_of(int fd, bool *more) {
   std::array<char, kBlock> buffer;
+  errno = 0;
   const ssize_t got = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
   *more = got > 0 || (got < 0 && is_not_now());
   return got > 0 ? PyBytes_FromStringAndSize(buffer.data(), got) : nullptr;
@@ -397,7 +401,7 @@ int abort_if_failed(PyObject *self, int rc) {
 // At once, at most.
 constexpr int kLook = 64;
 
-// The end, and errors, are the loop's business.
+// The end is the loop's business. An error is not: the kernel tells it once, and the loop would take it for the end.
 int read_resting(PyObject *self) {
   const Prompt &prompt = prompt_of(self);
   if (!is_prompt(self) || prompt.set < 0) return 0;  // what others read before it has ended it
@@ -405,7 +409,8 @@ int read_resting(PyObject *self) {
   const auto data = py::reinterpret_steal<py::object>(bytes_of(prompt.fd, &more));
   if (data) return abort_if_failed(self, give(self, data.ptr()));
   if (PyErr_Occurred()) return -1;
-  return more ? 0 : done(PyObject_CallMethodNoArgs(self, names.pass_on));
+  if (more) return 0;
+  return errno ? abort_with_errno(self) : done(PyObject_CallMethodNoArgs(self, names.pass_on));
 }
 
 }  // namespace

@@ -5,8 +5,8 @@
 
 #include "link.hpp"
 
-// What has come, at most as much as a loop reads at a time. nullptr if nothing has, at the end, and with errors, of
-// which no Python error is set; with one if there is no memory. `more`: there may be more later.
+// What has come, at most as much as a loop reads at a time. nullptr if nothing has, at the end, where errno is 0, and
+// with errors, of which no Python error is set; with one if there is no memory. `more`: there may be more later.
 PyObject *bytes_of(int fd, bool *more);
 
 // The transport of one that begins. Takes the descriptor over, also if it fails.

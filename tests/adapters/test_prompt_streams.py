@@ -213,6 +213,34 @@ def test_what_rests_is_written_to_at_once_and_without_limit(run: Any, serve: Any
     run(main())
 
 
+def test_who_rests_is_told_of_a_reset(run: Any, serve: Any, told: Any) -> None:
+    """It is no end: what came before it is not all."""
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        try:
+            await reader.read()
+        except ConnectionResetError as error:
+            told.put(error)
+        else:
+            told.put(None)
+        writer.close()
+        told.put(writer.get_extra_info("peername"))
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n") as (client,):
+                assert await get(client, 4) == b"one\n"
+                client.sendall(b"a part")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                client.close()
+                assert isinstance(await found(told), ConnectionResetError)
+                await found(told)
+        account(server, 1)
+
+    run(main())
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_what_rests_may_be_closed_at_any_time(run: Any, serve: Any, told: Any, end: str) -> None:
     """Its handler is told of the end, and its descriptor watched no more."""
