@@ -3,6 +3,8 @@
 // to it else in Python.
 #include "prompt.hpp"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -430,6 +432,16 @@ int begin_prompt(PyObject *self, PyObject *data) {
   return abort_if_failed(self, rc);
 }
 
+namespace {
+
+// As loops do. What is kept in the kernel, for an end that did not follow, is sent by that.
+void send_without_delay(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+}  // namespace
+
 int rest_prompt(PyObject *self, int set) {
   Prompt &prompt = prompt_of(self);
   const auto held = py::reinterpret_steal<py::object>(take_held(prompt));
@@ -443,6 +455,7 @@ int rest_prompt(PyObject *self, int set) {
     return done(PyObject_CallMethodNoArgs(self, names.pass_on));
   prompt.set = set;
   Py_INCREF(self);
+  send_without_delay(prompt.fd);
   return 0;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import queue
 import random
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGE = random.Random(0).randbytes(1 << 16) * 128
 RESET = struct.pack("ii", 1, 0)
+SIOCOUTQNSD = 0x894B
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -208,6 +210,39 @@ def test_what_rests_is_written_to_at_once_and_without_limit(run: Any, serve: Any
                 assert await get(client, len(LARGE)) == LARGE
                 client.sendall(b"last\n")
                 assert await rest(client) == b""
+        account(server, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n\r\n"])
+def test_what_rests_sends_each_piece_at_once(run: Any, serve: Any, told: Any, header: bytes) -> None:
+    """Whether or not its client acknowledges the one before, and however it began."""
+
+    def unsent(writer: asyncio.StreamWriter) -> int:
+        found = fcntl.ioctl(writer.get_extra_info("socket").fileno(), SIOCOUTQNSD, b"\0" * 4)
+        return int(struct.unpack("i", found)[0])
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(header + await reader.readline())
+        writer.write(b"body")
+        await asyncio.sleep(0.01)
+        told.put(unsent(writer))
+        assert await reader.readline() == b"two\n"
+        writer.write(b"header")
+        writer.write(b"body")
+        told.put(unsent(writer))
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"one\n") as (client,):
+                assert await found(told) == 0
+                assert await get(client, len(header) + 8) == header + b"one\nbody"
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                client.sendall(b"two\n")
+                assert await found(told) == 0
+                assert await rest(client) == b"headerbody"
         account(server, 1)
 
     run(main())
