@@ -78,6 +78,7 @@ static void mend_port(struct burial *burial, struct engine_port *port, uint32_t 
   while (head_of(port) != tail_of(port) && is_completed(burial, port, engine_oldest(burial->engine, port)))
     engine_shorten_oldest(burial->engine, port, 1);
   for (uint32_t at = head_of(port); at != tail_of(port); at++) held += ENTRY_COUNT(entry_at(burial, port, at));
+  port->last_received = held; /* a receive of the heir releases it, where a receive does */
   const uint64_t received = engine_get(&port->received), released = engine_get(&port->released);
   if (received - released < held)
     atomic_store_explicit(&port->received, released + held, memory_order_relaxed);

@@ -234,7 +234,7 @@ static __attribute__((noinline)) uint32_t take_ring(const struct pdlb_engine_use
                                                     struct pdlb_event *events, uint32_t most) {
   struct engine_port *port = user->port;
   if (!engine_try_lock_as(user->owner, &queue->egress)) return 0;
-  engine_fetch_to_write(&queue->front_taken); /* the line that the commit is in */
+  engine_fetch_to_write(&queue->front_taken); /* the line in which senders are told */
   uint32_t count = 0, picks = 0;
   if (most > port->room) most = port->room;
   const uint32_t priority = next_ring(queue, most, &count, &picks);

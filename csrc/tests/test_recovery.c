@@ -588,16 +588,38 @@ static void check_heir(struct world *world) {
   check_account(world);
 }
 
-static uint32_t kill_full_port_at(const struct operation *operation, uint32_t most) {
-  after = (struct after){.operation = operation, .steps = most};
+/* A port that releases with a receive: the first one releases all that the dead one held. */
+static void check_releasing_heir(struct world *world) {
+  struct pdlb_error error = {0};
+  struct pdlb_event events[64];
+  uint32_t count;
+  const int lost = pdlb_domain_bury(world->rig.domain, MEMBER, &error);
+  CHECK_OK(lost, error);
+  CHECK_OK(pdlb_port_enable(world->their_single, &error), error);
+  do {
+    count = rig_poll(world->their_single, events, 64);
+    CHECK_EQ(pdlb_port_in_flight(world->their_single), count);
+  } while (count);
+  check_account(world);
+}
+
+/* An operation on a port that is made as `config` says, and then is the heir's. */
+struct inheritance {
+  struct operation operation;
+  struct pdlb_port_config config;
+  void (*check)(struct world *world);
+};
+
+static uint32_t kill_predecessor_at(const struct inheritance *inheritance, uint32_t most) {
+  after = (struct after){.operation = &inheritance->operation, .steps = most};
   struct world world = open_world();
   rig_close_port(world.their_single);
-  world.their_single = rig_port_with(&world.rig, &(struct pdlb_port_config){.cq_depth = 1, .history_entries = 1});
+  world.their_single = rig_port_with(&world.rig, &inheritance->config);
   rig_link(world.their_single, world.work, 0);
-  operation->before(&world);
-  const uint32_t steps = run_and_kill(&world, operation, most);
+  inheritance->operation.before(&world);
+  const uint32_t steps = run_and_kill(&world, &inheritance->operation, most);
   after.steps = steps;
-  check_heir(&world);
+  inheritance->check(&world);
   struct pdlb_port *const theirs[] = {world.their_single, world.their_port, world.their_producer, world.their_direct};
   for (uint32_t i = 0; i < 4; i++) rig_close_port(theirs[i]);
   close_world(&world);
@@ -611,19 +633,30 @@ static uint32_t stride_for(uint32_t length) {
   return kills && kills < length ? length / kills : 1;
 }
 
-static void full_port_has_an_heir(void) {
-  static const struct operation filling = {"fill a port", before_one, nothing_to_prepare, act_take_only};
-  static const struct operation emptying = {"make room in a port", before_one, prepare_only, act_release_only};
-  const struct operation *const both[] = {&filling, &emptying};
+static void port_has_an_heir(const struct inheritance *inheritance) {
   make_stage();
-  for (uint32_t i = 0; i < 2; i++) {
-    const uint32_t length = kill_full_port_at(both[i], UINT32_MAX);
-    for (uint32_t n = 0; n < length; n += stride_for(length)) {
-      kill_full_port_at(both[i], n);
-      check_still_alive();
-    }
+  const uint32_t length = kill_predecessor_at(inheritance, UINT32_MAX);
+  for (uint32_t n = 0; n < length; n += stride_for(length)) {
+    kill_predecessor_at(inheritance, n);
+    check_still_alive();
   }
   check_explain_with(NULL);
+}
+
+static void full_port_has_an_heir(void) {
+  const struct pdlb_port_config one = {.cq_depth = 1, .history_entries = 1};
+  port_has_an_heir(
+      &(struct inheritance){{"fill a port", before_one, nothing_to_prepare, act_take_only}, one, check_heir});
+  port_has_an_heir(
+      &(struct inheritance){{"make room in a port", before_one, prepare_only, act_release_only}, one, check_heir});
+}
+
+static void releasing_port_has_an_heir(void) {
+  const struct pdlb_port_config releasing = {.cq_depth = 8, .history_entries = 16, .release_on_recv = true};
+  port_has_an_heir(&(struct inheritance){
+      {"receive", before_one, nothing_to_prepare, act_take_only}, releasing, check_releasing_heir});
+  port_has_an_heir(&(struct inheritance){
+      {"release and receive", before_urgent, prepare_run, act_exchange_next}, releasing, check_releasing_heir});
 }
 
 /* ---- nobody says so ---------------------------------------------------------------------------------------------- */
@@ -691,8 +724,8 @@ static void members_find_out_by_the_clock(void) { kill_without_a_word(true); }
 
 static void creator_finds_out(void) { kill_without_a_word(false); }
 
-CHECK_MAIN(CASE(killed_at_any_instruction), CASE(full_port_has_an_heir), CASE(members_find_out_by_the_clock),
-           CASE(creator_finds_out))
+CHECK_MAIN(CASE(killed_at_any_instruction), CASE(full_port_has_an_heir), CASE(releasing_port_has_an_heir),
+           CASE(members_find_out_by_the_clock), CASE(creator_finds_out))
 
 #else
 
