@@ -31,10 +31,12 @@ uint32_t engine_take_credits(struct pdlb_engine *engine, uint32_t wanted) {
 }
 
 /* Under the ingress lock: how many credits more the queue is to reserve. So many that it is not asked for every batch,
- * which takes the line that those write who schedule; and none if there are none, which is seen without a try. */
+ * which takes the line that those write who schedule; not all that the domain has, as others' senders need some too;
+ * and none if there are none, which is seen without a try. */
 static inline uint32_t to_reserve(const struct engine_header *header, uint32_t needed, uint32_t reserved) {
-  const uint32_t ahead = header->credits_ahead;
-  if (atomic_load_explicit(&header->credits, memory_order_relaxed) <= 0) return 0;
+  const int32_t there = atomic_load_explicit(&header->credits, memory_order_relaxed);
+  if (there <= 0) return 0;
+  const uint32_t half = (uint32_t)there / 2, ahead = half < header->credits_ahead ? half : header->credits_ahead;
   return reserved >= needed + ahead / 2 ? 0 : needed + ahead - reserved;
 }
 
@@ -227,7 +229,11 @@ static inline uint32_t append_some(struct pdlb_engine *engine, struct engine_que
 
 static __attribute__((noinline)) uint32_t append_rest(struct pdlb_engine *engine, struct engine_queue *queue,
                                                       const struct pdlb_event *events, uint32_t count) {
-  return engine_collect_credits(engine, queue->index) ? append_some(engine, queue, events, count) : 0;
+  uint32_t done = 0;
+  /* Another sender may take what was collected before this one does. */
+  while (done < count && engine_collect_credits(engine, queue->index))
+    done += append_some(engine, queue, events + done, count - done);
+  return done;
 }
 
 static inline uint32_t append(struct pdlb_engine *engine, struct engine_queue *queue, const struct pdlb_event *events,
