@@ -6,12 +6,13 @@ import asyncio
 import selectors
 import sys
 from asyncio import events, selector_events
-from typing import TYPE_CHECKING, Any, Final, TypeVarTuple, Unpack
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from contextvars import Context
 
     from .selector import WorkerSelector
@@ -35,6 +36,7 @@ _SocketTransport: Any = selector_events._SelectorSocketTransport  # type: ignore
 _Transport: Final[Any] = _Freed if sys.version_info < (3, 12) else _SocketTransport
 
 _Ts = TypeVarTuple("_Ts")
+_Kind = TypeVar("_Kind", bound=asyncio.BaseTransport)
 
 
 class WorkerLoop(asyncio.SelectorEventLoop):
@@ -87,6 +89,42 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         self._ready.append(handle)
         return handle
 
+    # What needs asyncio's own transport.
+
+    async def sendfile(
+        self,
+        transport: asyncio.WriteTransport,
+        file: IO[bytes],
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        fallback: bool = True,
+    ) -> int:
+        """As in asyncio, also over a connection of which the loop does not know yet."""
+        return await super().sendfile(await _of_the_loop(transport), file, offset, count, fallback=fallback)
+
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
+        """As in asyncio, also over a connection of which the loop does not know yet."""
+        return await super().start_tls(
+            await _of_the_loop(transport),
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+
     # As asyncio has them since 3.12: to ask for what is not there costs no exception.
 
     def _add_reader(self, descriptor: int, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts) -> asyncio.Handle:
@@ -100,3 +138,8 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         if not self._worker_selector.has(descriptor):
             return False
         return super()._remove_writer(descriptor)  # type: ignore[misc, no-any-return]
+
+
+async def _of_the_loop(transport: _Kind) -> _Kind:
+    become: Callable[[], Awaitable[_Kind]] | None = getattr(transport, "become_the_loops", None)
+    return transport if become is None else await become()

@@ -202,8 +202,11 @@ class _Transport(_Base):
         """Its descriptor."""
         return self.socket().fileno()  # type: ignore[no-any-return]
 
-    async def become_the_loops(self) -> None:
+    async def become_the_loops(self) -> Any:
         """Wait until the protocol has the loop's transport, unless it was replaced by one that does not move to that.
+
+        Returns:
+            What the protocol has then: the loop's transport, or this one.
 
         Raises:
             ConnectionResetError: The connection has ended.
@@ -213,8 +216,9 @@ class _Transport(_Base):
             if type(self) is _Closed or self._protocol is None:
                 raise ConnectionResetError("Connection lost")
             if self._entrance is not None:
-                return
+                return self
             await sleep(0)
+        return self._transport
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """It is the loop's already."""
