@@ -330,6 +330,16 @@ static void what_lay_on_the_shelf_of_the_dead_goes_to_others(void) {
   close_place(place);
 }
 
+/* Worker 1 accepts, perhaps at a second try: on a busy machine it may be too late itself. */
+static void accept_in_time(struct place *place) {
+  struct pdlb_accepted accepted;
+  int rc;
+  do rc = pdlb_receiver_accept(place->receivers[1], receive_permit(place, 1), &accepted);
+  while (rc == -EAGAIN);
+  CHECK_EQ(rc, 0);
+  close(accepted.fd);
+}
+
 static void what_one_does_not_come_for_is_taken_back(void) {
   struct picking picking;
   struct place *place = &picking.place;
@@ -337,12 +347,12 @@ static void what_one_does_not_come_for_is_taken_back(void) {
   open_picking(&picking, MILLISECOND);
   int clients[2];
   clients[0] = connect_to(&place->address);
-  accept_by(place, 1, receive_permit(place, 1));
+  accept_in_time(place);
   const uint64_t late = receive_permit(place, 0);
   CHECK_EQ(pdlb_receiver_accept(place->receivers[0], late, &accepted), -EAGAIN);
   CHECK_EQ(worker_of(&picking, 0).stalled, false); /* it has come */
   clients[1] = connect_to(&place->address);
-  accept_by(place, 1, receive_permit(place, 1));
+  accept_in_time(place);
   for (int i = 0; i < 2; i++) close(clients[i]);
   close_place(place);
 }
