@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .selector import WorkerSelector
 
-__all__ = ["WorkerLoop"]
+__all__ = ["WorkerLoop", "let_begin_tls"]
 
 
 class _Freed(selector_events._SelectorSocketTransport):  # type: ignore[misc, name-defined]
@@ -116,7 +116,7 @@ class WorkerLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Transport | None:
         """As in asyncio, also over a connection of which the loop does not know yet."""
         return await super().start_tls(
-            await _of_the_loop(transport),
+            await _of_the_loop(transport, reading=False),
             protocol,
             sslcontext,
             server_side=server_side,
@@ -140,6 +140,25 @@ class WorkerLoop(asyncio.SelectorEventLoop):
         return super()._remove_writer(descriptor)  # type: ignore[misc, no-any-return]
 
 
-async def _of_the_loop(transport: _Kind) -> _Kind:
-    become: Callable[[], Awaitable[_Kind]] | None = getattr(transport, "become_the_loops", None)
-    return transport if become is None else await become()
+def let_begin_tls(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop of another maker's begin TLS over a connection of which it does not know yet, as `WorkerLoop` does.
+
+    Args:
+        loop: uvloop's, whose methods are looked up in the instance first; of one that allows none, nothing changes.
+    """
+    if isinstance(loop, WorkerLoop) or "start_tls" in getattr(loop, "__dict__", {"start_tls": None}):
+        return
+    begin = loop.start_tls
+
+    async def start_tls(
+        transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, sslcontext: ssl.SSLContext, **options: object
+    ) -> asyncio.Transport | None:
+        own = await _of_the_loop(transport, reading=False)
+        return await begin(own, protocol, sslcontext, **options)  # type: ignore[arg-type]
+
+    loop.start_tls = start_tls  # type: ignore[method-assign]
+
+
+async def _of_the_loop(transport: _Kind, *, reading: bool = True) -> _Kind:
+    become: Callable[..., Awaitable[_Kind]] | None = getattr(transport, "become_the_loops", None)
+    return transport if become is None else await become(reading=reading)

@@ -851,26 +851,45 @@ def test_more_than_the_reader_takes(run: Any, serve: Any, told: Any) -> None:
 
 
 @pytest.mark.parametrize("rests", [False, True])
-@pytest.mark.parametrize("loop", ["asyncio"], indirect=True)  # uvloop sends no files, and takes its own transports only
-def test_what_the_loop_is_asked_to_do_with_a_transport(
-    run: Any, serve: Any, told: Any, rests: bool, certificate: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("loop", ["asyncio"], indirect=True)  # uvloop sends no files
+def test_the_loop_sends_a_file_over_a_transport(run: Any, serve: Any, told: Any, rests: bool, tmp_path: Path) -> None:
     """It can, although it does not know of it yet."""
     (tmp_path / "file").write_bytes(LARGE)
+
+    async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"go\n")
+        await asyncio.sleep(0.01 if rests else 0)
+        with (tmp_path / "file").open("rb") as file:
+            told.put(await asyncio.get_running_loop().sendfile(writer.transport, file))
+        writer.close()
+
+    async def main() -> None:
+        async with await serve(handle) as server:
+            with waiting(server, b"FILE\n") as (client,):
+                assert await rest(client) == b"go\n" + LARGE
+                assert await found(told) == len(LARGE)
+        account(server, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_the_loop_begins_tls_over_a_transport(
+    run: Any, serve: Any, told: Any, rests: bool, certificate: Path, client_context: ssl.SSLContext
+) -> None:
+    """It can, although it does not know of it yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
     async def handle(told: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = await reader.readline()
-        writer.write(b"go\n")
+        await reader.readline()
         await asyncio.sleep(0.01 if rests else 0)
-        loop, transport = asyncio.get_running_loop(), writer.transport
-        if asked == b"FILE\n":
-            with (tmp_path / "file").open("rb") as file:
-                told.put(await loop.sendfile(transport, file))
-            writer.close()
-            return
-        safe = await loop.start_tls(transport, transport.get_protocol(), context, server_side=True)
+        writer.write(b"go\n")
+        transport = writer.transport
+        safe = await asyncio.get_running_loop().start_tls(
+            transport, transport.get_protocol(), context, server_side=True
+        )
         assert safe is not None
         safe.write(b"safe")
         told.put(await reader.read(4))
@@ -878,16 +897,13 @@ def test_what_the_loop_is_asked_to_do_with_a_transport(
 
     async def main() -> None:
         async with await serve(handle) as server:
-            with waiting(server, b"FILE\n", b"STARTTLS\n") as (client, other):
-                assert await rest(client) == b"go\n" + LARGE
-                assert await found(told) == len(LARGE)
-                assert await get(other, 3) == b"go\n"
-                trusting = ssl.create_default_context(cafile=certificate)
-                with await asyncio.to_thread(trusting.wrap_socket, other, server_hostname="localhost") as safe:
+            with waiting(server, b"STARTTLS\n") as (client,):
+                assert await get(client, 3) == b"go\n"
+                with await asyncio.to_thread(client_context.wrap_socket, client, server_hostname="localhost") as safe:
                     assert await get(safe, 4) == b"safe"
                     await asyncio.to_thread(safe.sendall, b"fine")
                     assert await found(told) == b"fine"
-        account(server, 2)
+        account(server, 1)
 
     run(main())
 

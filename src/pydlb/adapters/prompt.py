@@ -173,7 +173,18 @@ class _Transport(_Base):
     then this; or at last `_Left`, where its protocol is moved to the loop's transport.
     """
 
-    __slots__ = ("__weakref__", "_closing", "_entrance", "_eof", "_full", "_later", "_reads", "_waiting", "_water")
+    __slots__ = (
+        "__weakref__",
+        "_closing",
+        "_entrance",
+        "_eof",
+        "_full",
+        "_later",
+        "_reads",
+        "_silent",
+        "_waiting",
+        "_water",
+    )
 
     @_as_it_is
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -202,8 +213,11 @@ class _Transport(_Base):
         """Its descriptor."""
         return self.socket().fileno()  # type: ignore[no-any-return]
 
-    async def become_the_loops(self) -> Any:
+    async def become_the_loops(self, *, reading: bool = True) -> Any:
         """Wait until the protocol has the loop's transport, unless it was replaced by one that does not move to that.
+
+        Args:
+            reading: What comes is for the protocol. Else the transport is paused.
 
         Returns:
             What the protocol has then: the loop's transport, or this one.
@@ -212,6 +226,9 @@ class _Transport(_Base):
             ConnectionResetError: The connection has ended.
         """
         self.pass_on()
+        if not reading:
+            self.pause_reading()
+            self._keep_silent()
         while type(self) is not _Left:
             if type(self) is _Closed or self._protocol is None:
                 raise ConnectionResetError("Connection lost")
@@ -219,6 +236,17 @@ class _Transport(_Base):
                 return self
             await sleep(0)
         return self._transport
+
+    def _keep_silent(self) -> None:
+        """Have the kernel tell of nothing until the loop's transport is paused: it begins to read before it can be."""
+        if self._descriptor < 0:
+            return
+        own = socket.socket(fileno=self._descriptor)
+        try:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MOST_WATER)
+        finally:
+            own.detach()
+        self._silent = True
 
     def pass_on(self, *later: Callable[[Any], object]) -> None:
         """It is the loop's already."""
@@ -250,6 +278,9 @@ class _Transport(_Base):
     def _stay_paused(self) -> None:
         if not self._reads and not self._transport.is_closing():
             self._transport.pause_reading()
+            if self._silent:
+                own = self._transport.get_extra_info("socket")
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if self._entrance is None and self._protocol is not None:
             self._leave()
 
@@ -318,7 +349,7 @@ class _Prompt(_Transport):
         self._later += later
         self._call_soon = self._beginnings.loop.call_soon
         self._entrance = None
-        self._reads, self._closing, self._eof = True, False, False
+        self._reads, self._closing, self._eof, self._silent = True, False, False, False
         self._waiting, self._full = 0, False
         self._water = _WATER
         self.__class__ = _PassedOn

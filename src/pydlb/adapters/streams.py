@@ -7,6 +7,8 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from pydlb.eventloop import let_begin_tls
+
 from .descriptors import connect_descriptor
 from .prompt import Beginnings
 from .protocols import Link, ProtocolAdapter
@@ -93,7 +95,8 @@ class _FirstWriter(asyncio.StreamWriter):
 
     async def start_tls(self, *arguments: Any, **options: Any) -> None:
         if type(self) is _FirstWriter:
-            await self._transport.become_the_loops()  # only with its own transport it does
+            # Only with its own transport the loop does. What the client sends now is no stream's.
+            await self._transport.become_the_loops(reading=False)
         await asyncio.StreamWriter.start_tls(self, *arguments, **options)
 
 
@@ -166,6 +169,7 @@ class StreamAdapter(ProtocolAdapter):
     def _let_rest(self, beginnings: Beginnings) -> None:
         self._rests_in = beginnings.let_rest()
         self._loop.add_reader(self._rests_in, beginnings.look)
+        let_begin_tls(self._loop)
 
     async def stop(self) -> None:
         """End all connections that are still open."""
