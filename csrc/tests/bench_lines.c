@@ -15,13 +15,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bench_ports.h"
 #include "region.h"
 #include "software.h"
 
-enum { MAX_CONSUMERS = 16, MAX_BATCH = 256, FLOWS_USED = 1024 };
+enum { MAX_CONSUMERS = 16 };
 
 struct buffer {
-  alignas(4096) struct pdlb_event events[FLOWS_USED + MAX_BATCH];
+  alignas(4096) struct pdlb_event events[BENCH_FLOWS + BENCH_MAX_BATCH];
 };
 
 static uint32_t consumers = 1, batch = 32, ahead = 8, batches = 64;
@@ -31,12 +32,6 @@ static struct pdlb_port *producer, *consumer[MAX_CONSUMERS];
 static struct {
   alignas(CACHE_LINE) volatile uint8_t here;
 } marker[3]; /* two processors; and what is before and after it */
-
-static void require(int result, const struct pdlb_error *error) {
-  if (result >= 0) return;
-  fprintf(stderr, "%s: %s\n", error->op, error->text);
-  exit(1);
-}
 
 int main(int argc, char **argv);
 
@@ -94,7 +89,7 @@ static void send(uint32_t *next) {
   enum pdlb_refusal why;
   marker[0].here = 1;
   const uint32_t count = pdlb_port_send(producer, sent.events + *next, batch, &why);
-  *next = (*next + count) % FLOWS_USED;
+  *next = (*next + count) % BENCH_FLOWS;
 }
 
 static void receive(uint32_t index) {
@@ -104,31 +99,9 @@ static void receive(uint32_t index) {
 }
 
 static void open_ports(void) {
-  struct pdlb_error error = {0};
-  const struct pdlb_domain_config config = {.ldb_queues = 1,
-                                            .ldb_ports = consumers,
-                                            .dir_ports = 1,
-                                            .ldb_credits = 1024,
-                                            .history_entries = 2 * MAX_BATCH * consumers,
-                                            .atomic_inflights = 2048,
-                                            .shared = true};
-  const struct pdlb_port_config depth = {.cq_depth = MAX_BATCH, .history_entries = 2 * MAX_BATCH};
-  const struct pdlb_ldb_queue_config queue_config = {.atomic_inflights = 2048};
-  struct pdlb_device *device;
-  struct pdlb_domain *domain;
-  require(pdlb_device_open_software(PDLB_LIMITS_LARGE, &device, &error), &error);
-  require(pdlb_domain_create(device, &config, &domain, &error), &error);
-  const int queue = pdlb_ldb_queue_create(domain, &queue_config, &error);
-  require(queue, &error);
-  require(pdlb_dir_port_create(domain, &depth, PDLB_NONE, &producer, &error), &error);
-  for (uint32_t i = 0; i < consumers; i++) {
-    require(pdlb_ldb_port_create(domain, &depth, &consumer[i], &error), &error);
-    require(pdlb_port_link(consumer[i], (uint32_t)queue, 0, &error), &error);
-  }
-  require(pdlb_domain_start(domain, &error), &error);
-  for (uint32_t i = 0; i < FLOWS_USED + MAX_BATCH; i++)
-    sent.events[i] = (struct pdlb_event){
-        .queue = (uint8_t)queue, .sched = pdlb_sched_byte(type, 0), .flow = (uint16_t)(i * 37 % FLOWS_USED)};
+  uint8_t queue;
+  struct pdlb_domain *domain = bench_open(1, &producer, consumers, consumer, &queue);
+  bench_fill(sent.events, queue, type);
   print_names(&((struct software_domain *)domain)->engine);
 }
 
@@ -141,16 +114,9 @@ static struct {
   alignas(LINE_PAIR) _Atomic uint32_t turn;
 } ball;
 
-static void pin(unsigned processor) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(processor, &set);
-  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
-
 /* Even turns are one player's, odd ones the other's. */
 static void play(uint32_t which) {
-  pin(which);
+  bench_pin(which);
   for (uint32_t turn = which; turn < 2 * TIMES; turn += 2) {
     while (atomic_load_explicit(&ball.turn, memory_order_acquire) != turn) continue;
     atomic_store_explicit(&ball.turn, turn + 1, memory_order_release);
@@ -189,7 +155,7 @@ static bool read_options(int argc, char **argv) {
       continue;
     }
     const uint32_t value = option == '?' ? 0 : (uint32_t)strtoul(optarg, NULL, 10);
-    const uint32_t most = option == 'b' ? MAX_BATCH : option == 'c' ? MAX_CONSUMERS : 1000000;
+    const uint32_t most = option == 'b' ? BENCH_MAX_BATCH : option == 'c' ? MAX_CONSUMERS : 1000000;
     if (value > most || (!value && option != 'a')) {
       fprintf(stderr, "bench_lines: numbers from 1 to %" PRIu32 "\n", most);
       exit(2);

@@ -17,9 +17,10 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "bench_ports.h"
 #include "pdlb.h"
 
-enum { MAX_THREADS = 16, MAX_BATCH = 256, FLOWS = 1024, TRIES = 64 };
+enum { MAX_THREADS = 16, TRIES = 64 };
 
 struct member {
   pthread_t thread;
@@ -34,19 +35,6 @@ static struct member members[2 * MAX_THREADS];
 static _Atomic bool go, stop;
 static uint8_t queue;
 static enum pdlb_sched type = PDLB_SCHED_ATOMIC;
-
-static void require(int result, const struct pdlb_error *error) {
-  if (result >= 0) return;
-  fprintf(stderr, "%s: %s\n", error->op, error->text);
-  exit(1);
-}
-
-static void pin(unsigned processor) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(processor, &set);
-  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
 
 static void look_again(uint32_t *tries) {
   if (++*tries < TRIES) {
@@ -65,20 +53,18 @@ static uint32_t consume(struct member *member, struct pdlb_event *events) {
 
 static void *run(void *argument) {
   struct member *member = argument;
-  struct pdlb_event events[FLOWS + MAX_BATCH]; /* to send: all flows in turn; or received */
+  struct pdlb_event events[BENCH_FLOWS + BENCH_MAX_BATCH]; /* to send: all flows in turn; or received */
   enum pdlb_refusal why;
   uint32_t tries = 0, next = 0;
 
-  for (uint32_t i = 0; i < FLOWS + MAX_BATCH; i++)
-    events[i] =
-        (struct pdlb_event){.queue = queue, .sched = pdlb_sched_byte(type, 0), .flow = (uint16_t)(i * 37 % FLOWS)};
-  pin(member->processor);
+  bench_fill(events, queue, type);
+  bench_pin(member->processor);
   while (!atomic_load_explicit(&go, memory_order_acquire)) sched_yield();
   while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
     const uint32_t moved =
         member->producing ? pdlb_port_send(member->port, events + next, batch, &why) : consume(member, events);
     member->moved += moved;
-    if (member->producing) next = (next + moved) % FLOWS;
+    if (member->producing) next = (next + moved) % BENCH_FLOWS;
     if (moved)
       tries = 0;
     else
@@ -87,37 +73,13 @@ static void *run(void *argument) {
   return NULL;
 }
 
-static struct pdlb_device *open_members(void) {
-  struct pdlb_error error = {0};
-  const struct pdlb_domain_config config = {.ldb_queues = 1,
-                                            .ldb_ports = consumers,
-                                            .dir_ports = producers,
-                                            .ldb_credits = 1024,
-                                            .history_entries = 2 * MAX_BATCH * consumers,
-                                            .atomic_inflights = 2048,
-                                            .shared = true};
-  const struct pdlb_port_config depth = {.cq_depth = MAX_BATCH, .history_entries = 2 * MAX_BATCH};
-  const struct pdlb_ldb_queue_config queue_config = {.atomic_inflights = 2048};
-  struct pdlb_device *device;
-  struct pdlb_domain *domain;
-
-  require(pdlb_device_open_software(PDLB_LIMITS_LARGE, &device, &error), &error);
-  require(pdlb_domain_create(device, &config, &domain, &error), &error);
-  const int id = pdlb_ldb_queue_create(domain, &queue_config, &error);
-  require(id, &error);
-  queue = (uint8_t)id;
-  for (uint32_t i = 0; i < producers; i++) {
-    members[i] = (struct member){.producing = true, .processor = i % 2};
-    require(pdlb_dir_port_create(domain, &depth, PDLB_NONE, &members[i].port, &error), &error);
-  }
-  for (uint32_t i = 0; i < consumers; i++) {
-    struct member *member = &members[producers + i];
-    *member = (struct member){.processor = 1 - i % 2};
-    require(pdlb_ldb_port_create(domain, &depth, &member->port, &error), &error);
-    require(pdlb_port_link(member->port, queue, 0, &error), &error);
-  }
-  require(pdlb_domain_start(domain, &error), &error);
-  return device;
+static void open_members(void) {
+  struct pdlb_port *ports[2 * MAX_THREADS];
+  bench_open(producers, ports, consumers, ports + producers, &queue);
+  for (uint32_t i = 0; i < producers; i++)
+    members[i] = (struct member){.producing = true, .processor = i % 2, .port = ports[i]};
+  for (uint32_t i = 0; i < consumers; i++)
+    members[producers + i] = (struct member){.processor = 1 - i % 2, .port = ports[producers + i]};
 }
 
 static void read_options(int argc, char **argv) {
@@ -132,7 +94,7 @@ static void read_options(int argc, char **argv) {
       continue;
     }
     const uint32_t value = option == '?' ? 0 : (uint32_t)strtoul(optarg, NULL, 10);
-    const uint32_t most = option == 'b' ? MAX_BATCH : option == 'm' ? 60000 : MAX_THREADS;
+    const uint32_t most = option == 'b' ? BENCH_MAX_BATCH : option == 'm' ? 60000 : MAX_THREADS;
     if (value < 1 || value > most) {
       fprintf(stderr, "bench_threads: numbers from 1 to %" PRIu32 "\n", most);
       exit(2);
