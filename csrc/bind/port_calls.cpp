@@ -227,7 +227,7 @@ __attribute__((noinline)) PyObject *wait_for_one(const Calls *calls, uint64_t wa
   rc = wait_to_receive(calls->port->raw(), &event, 1, wait, rc);
   if (rc < 0) return nullptr;
   if (rc == 0) Py_RETURN_NONE;
-  return PyLong_FromUnsignedLong(event.data);
+  return PyLong_FromUnsignedLongLong(event.data);
 }
 
 // Who holds the port makes the integer: without an interpreter lock, another thread could be about to.

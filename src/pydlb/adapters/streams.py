@@ -173,11 +173,13 @@ class StreamAdapter(ProtocolAdapter):
 
     async def stop(self) -> None:
         """End all connections that are still open."""
-        await super().stop()
-        if self.beginnings is not None and self._rests_in >= 0:
-            self._loop.remove_reader(self._rests_in)
-            self._rests_in = -1
-            self.beginnings.rest_no_more()
+        try:
+            await super().stop()
+        finally:
+            if self.beginnings is not None and self._rests_in >= 0:
+                self._loop.remove_reader(self._rests_in)
+                self._rests_in = -1
+                self.beginnings.rest_no_more()
 
     def _make_begun(self, link: Link) -> _Begun:
         reader = asyncio.StreamReader(self._limit, self._loop)
